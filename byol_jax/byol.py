@@ -1,0 +1,313 @@
+"""BYOL, top to bottom: what is trained, the loss, and one update.
+
+Grill et al. 2020, "Bootstrap your own latent" (arXiv 2006.07733). An online network (parameters
+theta) learns to predict, from one view of an image, what a target network (parameters xi) makes of
+another view of it; xi follows theta slowly. No negative pairs: what keeps the two from agreeing on
+a constant is the predictor, which only the online network has, and the slowness of the target.
+
+Everything here is a pure function over arrays and a Flax module. To drive it by hand:
+
+    learner = byol.learner(encoder, policy, optimizer, tau)
+    state = byol.init(learner, seed=0, image_shape=(32, 32, 3))
+    update = jax.jit(functools.partial(byol.update, learner), donate_argnums=0)
+    state, metrics = update(state, batch)
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from byol_jax import views
+from byol_jax.networks import MLP
+
+Tree = Any  # a pytree of arrays
+
+
+class Batch(NamedTuple):
+    """What one update sees: two crops of each image, as they come from the input pipeline."""
+
+    views: jax.Array  # uint8 (2, batch, height, width, channels)
+    labels: jax.Array | None  # int32 (batch,), or None: without labels the probe is off
+    positions: jax.Array  # int32 (batch,): place of the example in the global batch
+
+
+class State(NamedTuple):
+    """All that changes during training; one pytree, the same on every replica."""
+
+    step: jax.Array  # int32 (): updates done so far
+    seed: jax.Array  # uint32 (): with step and position, the source of all randomness
+    online_params: Tree  # theta: encoder, projector, predictor, probe
+    target_params: Tree  # xi: encoder, projector
+    online_stats: Tree  # running batch-norm statistics of the online network
+    target_stats: Tree  # and the target's own
+    opt_state: optax.OptState
+
+
+class Outputs(NamedTuple):
+    """What a network makes of a batch of images; a target network has the first two only."""
+
+    embedding: jax.Array  # y = f(v), float32 (batch, features)
+    projection: jax.Array  # z = g(y), float32 (batch, size)
+    prediction: jax.Array | None = None  # q(z), float32 (batch, size)
+    logits: jax.Array | None = None  # probe on stop_gradient(y), float32 (batch, classes)
+
+
+class TargetNetwork(nn.Module):
+    """Encoder f and projector g (section 3.1)."""
+
+    encoder: nn.Module
+    projector: nn.Module
+
+    def __call__(self, images: jax.Array, train: bool) -> Outputs:
+        """Embeds and projects float32 (batch, height, width, channels)."""
+        embedding = encode(self.encoder, images, train)
+        return Outputs(embedding, self.projector(embedding, train).astype(jnp.float32))
+
+
+class OnlineNetwork(nn.Module):
+    """Encoder f, projector g and predictor q, with a linear probe to watch the training by."""
+
+    encoder: nn.Module
+    projector: nn.Module
+    predictor: nn.Module
+    probe: nn.Module | None = None
+
+    def __call__(self, images: jax.Array, train: bool) -> Outputs:
+        """Embeds, projects and predicts float32 (batch, height, width, channels)."""
+        embedding = encode(self.encoder, images, train)
+        projection = self.projector(embedding, train)
+        prediction = self.predictor(projection, train).astype(jnp.float32)
+        logits = None
+        if self.probe is not None:
+            # The probe learns from the labels; the encoder must not.
+            logits = self.probe(jax.lax.stop_gradient(embedding)).astype(jnp.float32)
+        return Outputs(embedding, projection.astype(jnp.float32), prediction, logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """What stays fixed during training.
+
+    `online` and `target` hold encoders and projectors of the same shapes. Under `axis_name` the
+    batch is split over replicas, and batch norm should be synchronised by the same name.
+    """
+
+    online: OnlineNetwork
+    target: TargetNetwork
+    policy: views.Policy  # photometric augmentation of both views, and the normalisation
+    optimizer: optax.GradientTransformation
+    tau: Callable[[jax.Array], jax.Array]  # target decay as a function of the step
+    axis_name: str | None = None
+
+
+def learner(
+    encoder: nn.Module,
+    policy: views.Policy,
+    optimizer: optax.GradientTransformation,
+    tau: Callable[[jax.Array], jax.Array],
+    *,
+    hidden_size: int = 4096,
+    output_size: int = 256,
+    num_classes: int | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    axis_name: str | None = None,
+) -> Learner:
+    """BYOL with its usual heads around any encoder.
+
+    Args:
+      encoder: Flax module, float32 images (batch, height, width, channels) -> (batch, features).
+        If its call takes `train`, it is told. It may keep `batch_stats`; it may not draw random
+        numbers of its own.
+      policy: photometric augmentation and normalisation.
+      optimizer: for the online parameters, `optim.lars` for one.
+      tau: target decay by step, `optim.target_decay` for one.
+      hidden_size: of projector and predictor.
+      output_size: of projection and prediction.
+      num_classes: with labels, the classes of the linear probe; None leaves the probe out.
+      dtype: what the heads' dense layers compute in.
+      axis_name: mapped axis of replicas (see `Learner`); give the encoder's batch norm the same.
+    """
+
+    def head() -> MLP:
+        return MLP(hidden_size, output_size, dtype=dtype, axis_name=axis_name)
+
+    probe = None if num_classes is None else nn.Dense(num_classes)
+    online = OnlineNetwork(encoder, projector=head(), predictor=head(), probe=probe)
+    target = TargetNetwork(encoder.clone(), projector=head())
+    return Learner(online, target, policy, optimizer, tau, axis_name)
+
+
+def encode(encoder: nn.Module, images: jax.Array, train: bool) -> jax.Array:
+    """Runs any Flax module as an encoder; it is told `train` if its call takes that argument.
+
+    Raises:
+      ValueError: the encoder does not return one vector for each image.
+    """
+    takes_train = "train" in inspect.signature(type(encoder).__call__).parameters
+    embedding = encoder(images, train=train) if takes_train else encoder(images)
+    if embedding.ndim != 2 or embedding.shape[0] != images.shape[0]:
+        raise ValueError(
+            f"The encoder must return (batch, features), but it made {embedding.shape} of images "
+            f"{images.shape}: end it with a mean over height and width, or a reshape."
+        )
+    return embedding.astype(jnp.float32)
+
+
+def init(learner: Learner, seed: int, image_shape: tuple[int, int, int]) -> State:
+    """The state before the first update; the target starts as a copy of the online network.
+
+    Args:
+      learner: what to train.
+      seed: non-negative; initial weights and all later randomness follow from it.
+      image_shape: (height, width, channels) of one view.
+    """
+    images = jnp.zeros((2, *image_shape), jnp.float32)
+    variables = learner.online.init(jax.random.key(seed), images, train=True)
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    of_target = ("encoder", "projector")
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(seed, jnp.uint32),
+        online_params=params,
+        # Copies, so that the whole state can be donated to the update.
+        target_params={k: jax.tree.map(jnp.copy, params[k]) for k in of_target if k in params},
+        online_stats=stats,
+        target_stats={k: jax.tree.map(jnp.copy, stats[k]) for k in of_target if k in stats},
+        opt_state=learner.optimizer.init(params),
+    )
+
+
+def apply(network: nn.Module, params: Tree, stats: Tree, images: jax.Array) -> tuple[Outputs, Tree]:
+    """Runs a network in training mode; returns its outputs and its new running statistics."""
+    variables = {"params": params, "batch_stats": stats}
+    outputs, changed = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    return outputs, changed.get("batch_stats", stats)
+
+
+def l2_normalize(x: jax.Array) -> jax.Array:
+    """x / |x| over the last axis; zero, with a finite gradient, where x is zero."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-12))
+
+
+def regression_loss(prediction: jax.Array, target_projection: jax.Array) -> jax.Array:
+    """|q^ - z'^|^2 = 2 - 2 cos(q, z'), equation 2; (batch, size) twice -> (batch,), 0 to 4."""
+    chex.assert_equal_shape([prediction, target_projection])
+    difference = l2_normalize(prediction) - l2_normalize(target_projection)
+    return jnp.sum(difference**2, axis=-1)
+
+
+def loss_fn(
+    online_params: Tree,
+    learner: Learner,
+    state: State,
+    view1: jax.Array,
+    view2: jax.Array,
+    labels: jax.Array | None,
+) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
+    """The loss of a batch, with the new running statistics of both networks and the metrics."""
+    # Each view passes on its own: batch-norm statistics are those of one view, never of both.
+    online1, online_stats = apply(learner.online, online_params, state.online_stats, view1)
+    online2, online_stats = apply(learner.online, online_params, online_stats, view2)
+    target1, target_stats = apply(learner.target, state.target_params, state.target_stats, view1)
+    target2, target_stats = apply(learner.target, state.target_params, target_stats, view2)
+
+    # Both directions, summed rather than averaged (end of section 3.1): parameters that LARS does
+    # not adapt see the size of the gradient. The target is a constant here: no gradient enters it.
+    z1, z2 = jax.lax.stop_gradient((target1.projection, target2.projection))
+    byol_loss = jnp.mean(
+        regression_loss(online1.prediction, z2) + regression_loss(online2.prediction, z1)
+    )
+    metrics = {"byol_loss": byol_loss}
+    loss = byol_loss
+    if labels is not None and online1.logits is not None:
+        probe_loss = jnp.mean(
+            optax.softmax_cross_entropy_with_integer_labels(online1.logits, labels)
+        )
+        correct = jnp.argmax(online1.logits, axis=-1) == labels
+        metrics |= {"probe_loss": probe_loss, "probe_train_top1": jnp.mean(correct)}
+        loss = loss + probe_loss
+    metrics["loss"] = loss
+    return loss, (online_stats, target_stats, metrics)
+
+
+@jax.jit
+def update_target(target_params: Tree, online_params: Tree, tau: jax.Array) -> Tree:
+    """xi <- tau xi + (1 - tau) theta, over what the target has; equation 1, in float32."""
+    followed = {k: online_params[k] for k in target_params}
+    return jax.tree.map(lambda xi, theta: tau * xi + (1 - tau) * theta, target_params, followed)
+
+
+def update(learner: Learner, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+    """One step of BYOL (algorithm 1): the online network by gradient, then the target by EMA.
+
+    Under `learner.axis_name` each replica gets its rows of the batch and the same state, and all
+    return the same new state and metrics (float32 scalars).
+    """
+    view1, view2 = augmented(learner.policy, state, batch)
+    gradients, (online_stats, target_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
+        state.online_params, learner, state, view1, view2, batch.labels
+    )
+    if learner.axis_name is not None:
+        # Statistics are equal already where batch norm is synchronised; an encoder of the user's
+        # may not be, and the state must be the same everywhere.
+        gradients, online_stats, target_stats, metrics = jax.lax.pmean(
+            (gradients, online_stats, target_stats, metrics), learner.axis_name
+        )
+    updates, opt_state = learner.optimizer.update(gradients, state.opt_state, state.online_params)
+    online_params = optax.apply_updates(state.online_params, updates)
+
+    tau = learner.tau(state.step)
+    target_params = update_target(state.target_params, online_params, tau)
+    metrics |= {"tau": tau, "gradient_norm": optax.global_norm(gradients)}
+    new_state = State(
+        step=state.step + 1,
+        seed=state.seed,
+        online_params=online_params,
+        target_params=target_params,
+        online_stats=online_stats,
+        target_stats=target_stats,
+        opt_state=opt_state,
+    )
+    return new_state, metrics
+
+
+def augmented(
+    policy: views.Policy, state: State, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """The two normalised float32 views of this step, from (seed, step, position) alone."""
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    return views.augment(policy, key, batch.views, batch.positions)
+
+
+def embed(learner: Learner, state: State, images: jax.Array) -> jax.Array:
+    """Embeddings f(x) in evaluation mode: uint8 (n, h, w, channels) -> float32 (n, features)."""
+    variables = {
+        "params": {"encoder": state.online_params["encoder"]},
+        "batch_stats": {"encoder": state.online_stats.get("encoder", {})},
+    }
+    images = views.normalize(learner.policy, images)
+    return learner.online.apply(
+        variables, images, method=lambda network, x: encode(network.encoder, x, train=False)
+    )
+
+
+def inspect_features(
+    learner: Learner, state: State, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """What the health checks look at: view 1's embeddings and the target's projections of view 2.
+
+    Returns:
+      Float32 (batch, features) and (batch, size), both in training mode: batch statistics, as the
+      loss sees them.
+    """
+    view1, view2 = augmented(learner.policy, state, batch)
+    online, _ = apply(learner.online, state.online_params, state.online_stats, view1)
+    target, _ = apply(learner.target, state.target_params, state.target_stats, view2)
+    return online.embedding, target.projection

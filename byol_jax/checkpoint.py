@@ -1,0 +1,58 @@
+"""Saving and restoring the state: the only file that knows Orbax."""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from byol_jax import byol
+
+
+class Checkpoints:
+    """The checkpoints of one run, by step; the newest `keep` stay.
+
+    Saving goes on in the background, and a checkpoint appears under its name only when it is
+    whole. Use as a context manager, or call `close`.
+    """
+
+    def __init__(self, directory: Path, keep: int | None = None):
+        # With `keep`, for writing; without, for reading only: nothing is made or deleted.
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=keep is not None, read_only=keep is None
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """The step of the newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """All steps that have a whole checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: byol.State) -> None:
+        """Saves a state unless this step is saved already; the state may be donated afterwards."""
+        if self.latest_step() != step:
+            # A dictionary, so that a reader needs no class of ours to make sense of the files.
+            self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+
+    def restore(self, step: int, abstract: byol.State) -> byol.State:
+        """Reads a state of the shapes and dtypes of `abstract` onto the first local device."""
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract._asdict()
+        )
+        return byol.State(**self._manager.restore(step, args=ocp.args.StandardRestore(wanted)))

@@ -1,0 +1,296 @@
+"""The tree of all knobs, its checks, and the objects it describes.
+
+A preset (experiments/configs/*.py) starts from `default()` and changes what it must; the command
+line changes single keys (`--config.batch_size=512`). `resolve` then fills what depends on other
+keys and refuses what cannot work, before anything is loaded or compiled.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict, config_dict
+
+from byol_jax import byol, networks, optim, views
+from byol_jax.errors import UserError
+
+# What an optimiser gets where the config leaves these open. The learning rates mean different
+# things: under LARS an update is as large as rate * 1e-3 * |w|, whatever the gradient.
+OPTIMIZER_DEFAULTS = {
+    "lars": {"base_learning_rate": 0.2, "weight_decay": 1.5e-6},
+    "adamw": {"base_learning_rate": 1e-3, "weight_decay": 1e-2},
+    "sgd": {"base_learning_rate": 0.03, "weight_decay": 5e-4},
+}
+# Above this, scaled to the batch, AdamW's steps are hundredths of a weight's usual size.
+LARGEST_SENSIBLE_ADAMW_RATE = 0.02
+
+
+def default() -> ConfigDict:
+    """The paper's 1000-epoch ImageNet setting (section 3.3), on one tree."""
+    imagenet = views.IMAGENET
+    config = ConfigDict()
+    config.seed = 0
+    config.epochs = 0  # length of the run: one of epochs and steps, the other 0
+    config.steps = 0
+    config.batch_size = 4096  # over all devices and hosts
+    config.dtype = "float32"  # what convolutions and dense layers compute in; or bfloat16
+
+    config.data = ConfigDict()
+    config.data.source = ""  # tfds:NAME, folder:PATH or embedded
+    config.data.dir = ""  # where TFDS keeps its data; empty: its own default
+    config.data.train_split = "train"
+    config.data.test_split = ""  # held-out examples with labels, for kNN; empty: none
+    config.data.image_size = 224
+    config.data.channels = 3
+
+    config.crop = ConfigDict()  # the geometric half of a view
+    config.crop.area_min = 0.08
+    config.crop.area_max = 1.0
+    config.crop.ratio_min = 3 / 4
+    config.crop.ratio_max = 4 / 3
+    config.crop.flip_prob = 0.5
+    config.crop.test_fraction = 0.875  # centre crop in evaluation, of the shorter side
+
+    config.views = ConfigDict()  # the photometric half
+    config.views.view1 = ConfigDict(dataclasses.asdict(imagenet.view1))
+    config.views.view2 = ConfigDict(dataclasses.asdict(imagenet.view2))
+    config.views.mean = imagenet.mean
+    config.views.std = imagenet.std
+
+    config.encoder = ConfigDict()
+    config.encoder.name = "resnet50"
+    config.encoder.width_multiplier = 1.0
+    config.encoder.stem = "imagenet"
+    config.encoder.padding = "torch"
+    config.encoder.zero_init_scale = False
+
+    config.heads = ConfigDict()
+    config.heads.hidden_size = 4096
+    config.heads.output_size = 256
+
+    config.tau_base = 0.996
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "lars"
+    # For a batch of 256; multiplied by batch_size / 256. Open: the optimiser's own default.
+    config.optimizer.base_learning_rate = config_dict.placeholder(float)
+    config.optimizer.weight_decay = config_dict.placeholder(float)
+    config.optimizer.momentum = 0.9  # LARS and SGD
+    config.optimizer.trust_coefficient = 1e-3  # LARS
+    config.optimizer.warmup_epochs = 10.0
+
+    config.log_every_steps = 50
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 1000
+    config.checkpoint.keep = 3
+    config.knn = ConfigDict()  # on held-out labels, while training
+    config.knn.every_steps = 5000  # 0: never
+    config.knn.train_examples = 10_000
+    config.knn.test_examples = 2_000
+    config.health = ConfigDict()
+    config.health.patience = 5  # bad readings in a row before a collapse is said
+    config.health.stop_on_collapse = False
+    return config
+
+
+def set_policy(config: ConfigDict, policy: views.Policy) -> None:
+    """Writes one of the named policies of `views` into the tree."""
+    config.views.view1.update(dataclasses.asdict(policy.view1))
+    config.views.view2.update(dataclasses.asdict(policy.view2))
+    config.views.mean = policy.mean
+    config.views.std = policy.std
+
+
+def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
+    """A copy with nothing left open, and warnings in words.
+
+    Raises:
+      UserError: a value that cannot work; the text names the key.
+    """
+    config = config.copy_and_resolve_references()
+    _one_of(config, "optimizer.name", OPTIMIZER_DEFAULTS)
+    _one_of(config, "encoder.name", networks.ENCODERS)
+    _one_of(config, "encoder.stem", ("imagenet", "cifar", "strided"))
+    _one_of(config, "encoder.padding", ("torch", "same"))
+    _one_of(config, "dtype", ("float32", "bfloat16"))
+    _one_of(config, "data.channels", (1, 3))
+    if not config.data.source:
+        raise UserError(
+            "config.data.source is empty: say where the images are, such as "
+            "--config.data.source=folder:PATH or tfds:NAME."
+        )
+    if (config.epochs > 0) == (config.steps > 0):
+        raise UserError(
+            f"config.epochs={config.epochs} and config.steps={config.steps}: set one of them to "
+            "the length of the run and the other to 0."
+        )
+    for key in (
+        *("batch_size", "data.image_size", "heads.hidden_size", "heads.output_size"),
+        *("encoder.width_multiplier", "log_every_steps", "checkpoint.every_steps"),
+        *("checkpoint.keep", "health.patience", "knn.train_examples", "knn.test_examples"),
+        *("optimizer.trust_coefficient", "views.view1.blur_divider", "views.view2.blur_divider"),
+    ):
+        _in_range(config, key, above=0)
+    for key in (
+        *("epochs", "steps", "knn.every_steps", "optimizer.warmup_epochs"),
+        *("optimizer.weight_decay", "optimizer.base_learning_rate"),
+    ):
+        if config_get(config, key) is not None:
+            _in_range(config, key, at_least=0)
+    _in_range(config, "seed", at_least=0, at_most=2**31 - 1)
+    for key in ("tau_base", "crop.flip_prob", "optimizer.momentum"):
+        _in_range(config, key, at_least=0, at_most=1)
+    for key in ("crop.area_min", "crop.area_max", "crop.test_fraction"):
+        _in_range(config, key, above=0, at_most=1)
+    _in_range(config, "crop.ratio_min", above=0)
+    for low, high in (
+        *(("crop.area_min", "crop.area_max"), ("crop.ratio_min", "crop.ratio_max")),
+        ("views.view1.blur_sigma_min", "views.view1.blur_sigma_max"),
+        ("views.view2.blur_sigma_min", "views.view2.blur_sigma_max"),
+    ):
+        _in_range(config, high, at_least=config_get(config, low))
+    for view in ("view1", "view2"):
+        for key in ("jitter_prob", "gray_prob", "blur_prob", "solarize_prob"):
+            _in_range(config, f"views.{view}.{key}", at_least=0, at_most=1)
+        for key in ("brightness", "contrast", "saturation", "hue", "solarize_threshold"):
+            _in_range(config, f"views.{view}.{key}", at_least=0)
+        _in_range(config, f"views.{view}.blur_sigma_min", above=0)
+    for key in ("mean", "std"):
+        values = config.views[key]
+        if len(values) != config.data.channels or (key == "std" and min(values) <= 0):
+            raise UserError(
+                f"config.views.{key}={tuple(values)}: give {config.data.channels} number(s), one "
+                "for each of config.data.channels" + (", above 0." if key == "std" else ".")
+            )
+    for key, value in OPTIMIZER_DEFAULTS[config.optimizer.name].items():
+        if config.optimizer[key] is None:
+            config.optimizer[key] = value
+    warnings = []
+    if (
+        config.optimizer.name == "adamw"
+        and learning_rate_peak(config) > LARGEST_SENSIBLE_ADAMW_RATE
+    ):
+        warnings.append(
+            f"config.optimizer.base_learning_rate={config.optimizer.base_learning_rate} looks "
+            f"like a rate for LARS; AdamW peaks at {learning_rate_peak(config):g} with this batch. "
+            "Around 0.001 is usual."
+        )
+    return config, warnings
+
+
+def config_get(config: ConfigDict, key: str) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _one_of(config: ConfigDict, key: str, allowed: Any) -> None:
+    if config_get(config, key) not in allowed:
+        names = ", ".join(str(name) for name in allowed)
+        raise UserError(f"config.{key}={config_get(config, key)!r} is not one of {names}.")
+
+
+def _in_range(
+    config: ConfigDict,
+    key: str,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    value = config_get(config, key)
+    checks = [
+        ("above", above, lambda: value > above),
+        ("at least", at_least, lambda: value >= at_least),
+        ("at most", at_most, lambda: value <= at_most),
+    ]
+    wanted = [(words, bound, holds) for words, bound, holds in checks if bound is not None]
+    if not np.isfinite(value) or not all(holds() for _, _, holds in wanted):
+        bounds = " and ".join(f"{words} {bound:g}" for words, bound, _ in wanted)
+        raise UserError(f"config.{key}={value} must be {bounds}.")
+
+
+def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Updates in the whole run."""
+    return config.steps or config.epochs * steps_per_epoch
+
+
+def learning_rate_peak(config: ConfigDict) -> float:
+    """base_learning_rate * batch_size / 256 (section 3.3)."""
+    return config.optimizer.base_learning_rate * config.batch_size / 256
+
+
+def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate by step.
+
+    Raises:
+      UserError: the warm-up is longer than the run.
+    """
+    total = total_steps(config, steps_per_epoch)
+    warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
+    if warmup >= total:
+        raise UserError(
+            f"config.optimizer.warmup_epochs={config.optimizer.warmup_epochs:g} is {warmup} steps, "
+            f"but the whole run has {total}: shorten the warm-up or lengthen the run."
+        )
+    return optim.warmup_cosine(learning_rate_peak(config), warmup, total)
+
+
+def optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser of a resolved config."""
+    chosen = config.optimizer
+    if chosen.name == "adamw":
+        return optim.adamw(schedule, chosen.weight_decay)
+    if chosen.name == "sgd":
+        return optim.sgd(schedule, chosen.weight_decay, chosen.momentum)
+    return optim.lars(schedule, chosen.weight_decay, chosen.momentum, chosen.trust_coefficient)
+
+
+def policy(config: ConfigDict) -> views.Policy:
+    """The photometric policy of a resolved config."""
+    return views.Policy(
+        view1=views.View(**config.views.view1),
+        view2=views.View(**config.views.view2),
+        mean=tuple(config.views.mean),
+        std=tuple(config.views.std),
+    )
+
+
+def encoder(config: ConfigDict, axis_name: str | None = None) -> networks.ResNet:
+    """The encoder of a resolved config."""
+    return networks.ENCODERS[config.encoder.name](
+        width_multiplier=config.encoder.width_multiplier,
+        stem=config.encoder.stem,
+        padding=config.encoder.padding,
+        zero_init_scale=config.encoder.zero_init_scale,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """(height, width, channels) of a view."""
+    return config.data.image_size, config.data.image_size, config.data.channels
+
+
+def learner(
+    config: ConfigDict,
+    schedule: optax.Schedule,
+    total: int,
+    num_classes: int | None,
+    axis_name: str | None,
+) -> byol.Learner:
+    """BYOL as a resolved config describes it, for a run of `total` steps."""
+    return byol.learner(
+        encoder(config, axis_name),
+        policy(config),
+        optimizer(config, schedule),
+        optim.target_decay(config.tau_base, total),
+        hidden_size=config.heads.hidden_size,
+        output_size=config.heads.output_size,
+        num_classes=num_classes,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )

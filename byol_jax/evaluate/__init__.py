@@ -1,0 +1,13 @@
+"""Evaluators: how much a frozen encoder's features know about labels it has never seen.
+
+Each is `f(train_features, train_labels, test_features, test_labels, *, num_classes, ...) -> dict`
+from NumPy arrays to Python numbers. None of them sees a training state, a file or a device mesh, so
+they work on features from anywhere. `PROTOCOLS` is the table the command line looks names up in.
+"""
+
+from byol_jax.evaluate.knn import knn
+from byol_jax.evaluate.linear import linear
+
+PROTOCOLS = {"knn": knn, "linear": linear}
+
+__all__ = ["PROTOCOLS", "knn", "linear"]

@@ -1,0 +1,83 @@
+"""What a source of images is: the contract between datasets and the pipeline.
+
+A source hands out *raw* examples (an index, or the bytes of a file) in an order that the pipeline
+asks for, and decodes one raw example when told to. The two are separate so that shuffling, skipping
+and sharing the work between hosts never pay for decoding.
+"""
+
+import abc
+from typing import Any
+
+from byol_jax.errors import UserError
+from byol_jax.input._tensorflow import tf
+
+
+class Source(abc.ABC):
+    """A finite set of images, with or without labels.
+
+    Attributes:
+      name: what to call the source in logs, e.g. "tfds:cifar10/train".
+      num_examples: how many images it holds, at least 1.
+      channels: channels of every decoded image: 1 (gray) or 3 (RGB).
+      class_names: one name per class, in the order of the labels; None without labels.
+    """
+
+    def __init__(
+        self, name: str, num_examples: int, channels: int, class_names: tuple[str, ...] | None
+    ):
+        """Keeps the attributes. Raises UserError if there is not a single example."""
+        if num_examples < 1:
+            raise UserError(f"{name} holds no images; choose a source with at least one.")
+        self.name = name
+        self.num_examples = num_examples
+        self.channels = channels
+        self.class_names = class_names
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the labels name; None without labels."""
+        return None if self.class_names is None else len(self.class_names)
+
+    @abc.abstractmethod
+    def raw(self, positions: tf.Tensor, shuffle_seed: tf.Tensor | None = None) -> tf.data.Dataset:
+        """The raw examples at some positions of an order of the source.
+
+        Args:
+          positions: int64 (n,), ascending and distinct, each in [0, num_examples).
+          shuffle_seed: int64 (2,), chooses the order; None stands for the source's own order.
+
+        Returns:
+          n raw examples, in the order of `positions`. The same arguments always give the same.
+        """
+
+    @abc.abstractmethod
+    def decode(self, raw: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Turns one raw example into an image, uint8 (H, W, channels), and a label, int32 ().
+
+        The label is -1 in a source without labels. Runs inside a TensorFlow graph.
+        """
+
+    @abc.abstractmethod
+    def describe(self, raw: Any) -> str:
+        """Names one raw example, so that a person can find it."""
+
+
+class RandomAccessSource(Source):
+    """A source whose raw example is its index, an int64 scalar: any order costs the same."""
+
+    def raw(self, positions, shuffle_seed=None):  # noqa: D102 (see Source)
+        if shuffle_seed is not None:
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(self.num_examples, dtype=tf.int64), shuffle_seed, alg="philox"
+            )
+            positions = tf.gather(order, positions)
+        return tf.data.Dataset.from_tensor_slices(positions)
+
+
+def check_channels(name: str, has: int, wanted: int) -> None:
+    """Raises UserError if a source's images have another number of channels than asked for."""
+    if has != wanted:
+        raise UserError(
+            f"{name} has images with {has} channel{'s' if has != 1 else ''} but {wanted} "
+            f"{'were' if wanted != 1 else 'was'} asked for; set --config.data.channels={has}."
+        )

@@ -1,0 +1,138 @@
+"""The geometric half of a view: which part of an image it shows, resized, perhaps mirrored.
+
+Resizing is bicubic without antialiasing, as in the BYOL authors' own code; the result overshoots
+the range of the pixels and is clipped and rounded back to uint8.
+
+References: "Inception" crops, Szegedy et al. 2015, arXiv:1409.4842; their ten attempts and their
+fallback follow torchvision's RandomResizedCrop.
+"""
+
+from math import log
+from typing import NamedTuple
+
+from byol_jax.errors import UserError
+from byol_jax.input._tensorflow import tf
+
+ATTEMPTS = 10
+# Uniform numbers that a view takes: area and ratio of each attempt, two for where, one to flip.
+DRAWS = 2 * ATTEMPTS + 3
+
+
+class Crop(NamedTuple):
+    """The distribution of a training view's box.
+
+    Attributes:
+      area: smallest and largest share of the image's area, uniform in between; within (0, 1].
+      ratio: smallest and largest width / height, uniform in its logarithm; above 0.
+      flip: the probability of a mirror image; within [0, 1].
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+
+def check_crop(crop: Crop) -> None:
+    """Raises UserError if there is no such distribution."""
+    if not 0 < crop.area[0] <= crop.area[1] <= 1:
+        raise UserError(f"the area of a crop must lie within (0, 1], ascending, not {crop.area}.")
+    if not 0 < crop.ratio[0] <= crop.ratio[1]:
+        raise UserError(f"the ratio of a crop must be above 0, ascending, not {crop.ratio}.")
+    if not 0 <= crop.flip <= 1:
+        raise UserError(f"the probability of a flip must lie within [0, 1], not {crop.flip}.")
+
+
+def random_views(
+    image: tf.Tensor, size: int, crop: Crop, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Two independent random views of one image, a function of `seed` alone.
+
+    Args:
+      image: uint8 (H, W, C).
+      size: height and width of a view.
+      crop: the distribution of boxes and flips.
+      seed: int64 (2,).
+
+    Returns:
+      Two views, uint8 (size, size, C).
+    """
+    # One draw for everything: small operations cost more than the numbers they compute.
+    uniform = tf.random.stateless_uniform((2, DRAWS), seed, alg="philox")
+    boxes = random_boxes(uniform[:, :-1], tf.shape(image), crop)
+    flips = uniform[:, -1] < crop.flip
+    first, second = (_resize(_cut(image, boxes[view]), size) for view in range(2))
+    return _mirror_if(flips[0], first), _mirror_if(flips[1], second)
+
+
+def random_boxes(uniform: tf.Tensor, image_shape: tf.Tensor, crop: Crop) -> tf.Tensor:
+    """Boxes of random area, aspect ratio and place.
+
+    The first of ATTEMPTS draws of area and ratio that fits into the image counts. If none fits, the
+    box is the largest central one whose ratio is within `crop.ratio`.
+
+    Args:
+      uniform: float32 (n, DRAWS - 1), uniform in [0, 1).
+      image_shape: int32, height and width first.
+      crop: the distribution.
+
+    Returns:
+      int32 (n, 4): top, left, height, width.
+    """
+    height, width = tf.cast(image_shape[0], tf.float32), tf.cast(image_shape[1], tf.float32)
+    low, high = crop.ratio
+    area = height * width * _between(*crop.area, uniform[:, :ATTEMPTS])
+    ratio = tf.exp(_between(log(low), log(high), uniform[:, ATTEMPTS : 2 * ATTEMPTS]))
+    # Height first, width second, in the last axis of everything that follows.
+    sizes = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio], -1)))
+    limits = tf.stack([height, width])
+    fits = tf.reduce_all((sizes >= 1) & (sizes <= limits), -1)
+    first = tf.argmax(fits, 1)
+    fallback = tf.maximum(
+        tf.round(tf.stack([tf.minimum(height, width / low), tf.minimum(width, height * high)])), 1
+    )
+    found = tf.reduce_any(fits, 1)[:, None]
+    size = tf.where(found, tf.gather(sizes, first, batch_dims=1), fallback)
+    margin = limits - size
+    anywhere = tf.floor(uniform[:, 2 * ATTEMPTS :] * (margin + 1))
+    corner = tf.where(found, tf.minimum(anywhere, margin), tf.floor(margin / 2))
+    return tf.cast(tf.concat([corner, size], 1), tf.int32)
+
+
+def center_crop(image: tf.Tensor, size: int, fraction: float) -> tf.Tensor:
+    """The evaluation view: the central square, resized.
+
+    Args:
+      image: uint8 (H, W, C).
+      size: height and width of the view.
+      fraction: side of the square as a share of min(H, W); within (0, 1].
+
+    Returns:
+      The view, uint8 (size, size, C): the image itself if it has this size and `fraction` is 1.
+    """
+    shape = tf.shape(image)[:2]
+    side = tf.cast(tf.round(fraction * tf.cast(tf.reduce_min(shape), tf.float32)), tf.int32)
+    side = tf.maximum(side, 1)
+    corner = (shape - side) // 2
+    return _resize(_cut(image, tf.concat([corner, [side, side]], 0)), size)
+
+
+def _between(low: float, high: float, uniform: tf.Tensor) -> tf.Tensor:
+    return low + (high - low) * uniform
+
+
+def _cut(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    top, left, height, width = tf.unstack(box)
+    return image[top : top + height, left : left + width]
+
+
+def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
+    # The operation behind tf.image.resize, without the many small ones that check its arguments.
+    resized = tf.raw_ops.ResizeBicubic(
+        images=image[None], size=[size, size], half_pixel_centers=True
+    )[0]
+    return tf.saturate_cast(tf.round(resized), tf.uint8)
+
+
+def _mirror_if(condition: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    # tf.reverse has a fast path for this: image[:, ::-1] takes as long as the whole rest of a view.
+    return tf.cond(condition, lambda: tf.reverse(image, [1]), lambda: image)

@@ -1,0 +1,37 @@
+"""How a source is named on the command line, and how the name becomes a source."""
+
+from byol_jax.errors import UserError
+from byol_jax.input.arrays import from_arrays
+from byol_jax.input.base import Source, check_channels
+from byol_jax.input.embedded import CLASS_NAMES, load
+from byol_jax.input.folder import open_folder
+from byol_jax.input.records import open_records
+
+
+def open_source(spec: str, split: str, *, data_dir: str | None = None, channels: int = 3) -> Source:
+    """Opens a source of images.
+
+    Args:
+      spec: "tfds:NAME" (a dataset that TFDS has prepared), "folder:PATH" (JPEG and PNG files) or
+        "embedded" (textures drawn on the fly, 32 x 32, gray).
+      split: "train", "test" or whatever else the source has.
+      data_dir: where TFDS keeps its datasets; None for its own default. Others ignore it.
+      channels: 3 for colour, 1 for gray.
+
+    Raises:
+      UserError: if there is no such source or split, or its images have other channels.
+    """
+    if channels not in (1, 3):
+        raise UserError(
+            f"images have 1 or 3 channels, not {channels}; mend --config.data.channels."
+        )
+    kind, _, rest = spec.partition(":")
+    if kind == "tfds" and rest:
+        return open_records(rest, split, data_dir, channels)
+    if kind == "folder" and rest:
+        return open_folder(rest, split, channels)
+    if spec == "embedded":
+        images, labels = load(split)
+        check_channels(spec, images.shape[-1], channels)
+        return from_arrays(images, labels, f"embedded/{split}", CLASS_NAMES)
+    raise UserError(f"unknown source {spec!r}; use tfds:NAME, folder:PATH or embedded.")

@@ -1,0 +1,70 @@
+"""LARS and its peers, the learning-rate schedule, and the schedule of the target's decay."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def is_adapted(params: optax.Params) -> optax.Params:
+    """A tree of booleans: True for kernels, False for biases and the parameters of norms.
+
+    Those get neither weight decay nor, under LARS, adaptation (section 3.3 of the paper).
+    """
+
+    def kernel(path: tuple, leaf: jax.Array) -> bool:
+        name = getattr(path[-1], "key", None) if path else None
+        return leaf.ndim > 1 and name not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(kernel, params)
+
+
+def lars(
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: float = 1.5e-6,
+    momentum: float = 0.9,
+    trust_coefficient: float = 1e-3,
+) -> optax.GradientTransformation:
+    """m <- momentum m + eta |w| / |g + decay w| (g + decay w);  w <- w - learning_rate m.
+
+    You et al. 2017 (arXiv 1708.03888). Unlike optax.lars, the learning rate comes after the
+    momentum, as in the authors' code: a changing rate then acts on the whole of m at once.
+    """
+    return optax.chain(
+        optax.masked(optax.add_decayed_weights(weight_decay), is_adapted),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), is_adapted),
+        optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: float = 1e-2
+) -> optax.GradientTransformation:
+    """AdamW (arXiv 1711.05101), with no decay on biases and norms."""
+    return optax.adamw(learning_rate, weight_decay=weight_decay, mask=is_adapted)
+
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: float = 5e-4, momentum: float = 0.9
+) -> optax.GradientTransformation:
+    """m <- momentum m + g + decay w;  w <- w - learning_rate m; no decay on biases and norms."""
+    return optax.chain(
+        optax.masked(optax.add_decayed_weights(weight_decay), is_adapted),
+        optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear from 0 at step 0 to `peak` at `warmup_steps`, then half a cosine to 0 at the end."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps, end_value=0.0)
+
+
+def target_decay(base: float, total_steps: int) -> optax.Schedule:
+    """tau_t = 1 - (1 - base) (cos(pi t / T) + 1) / 2, from `base` at 0 to 1 at T (section 3.3)."""
+
+    def tau(step: jax.Array) -> jax.Array:
+        progress = jnp.minimum(jnp.asarray(step, jnp.float32) / total_steps, 1.0)
+        return 1 - (1 - base) * (jnp.cos(jnp.pi * progress) + 1) / 2
+
+    return tau

@@ -1,0 +1,120 @@
+"""Devices and hosts: the only file that says pmap.
+
+The state is replicated and whole on every device (no leading device axis); batches are split by
+rows. pmap's `out_axes=None` trusts that a value is the same on every replica, which is why
+`byol.update` averages all it returns.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from byol_jax import byol
+from byol_jax.errors import UserError
+
+AXIS = "batch"
+# Where the rows are in each field of a batch.
+ROWS = byol.Batch(views=1, labels=0, positions=0)
+
+
+def host() -> tuple[int, int]:
+    """(index of this process, number of processes)."""
+    return jax.process_index(), jax.process_count()
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises UserError where the global batch does not divide among all devices."""
+    devices = jax.device_count()
+    if batch_size <= 0 or batch_size % devices:
+        raise UserError(
+            f"config.batch_size={batch_size} does not divide among {devices} devices: make it a "
+            f"multiple of {devices}."
+        )
+
+
+def replicate(state: byol.State) -> byol.State:
+    """Puts the same state on every device, as `update` returns it (so nothing compiles twice)."""
+    mesh = Mesh(np.asarray(jax.devices()), (AXIS,))
+    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+
+def local(tree: Any) -> Any:
+    """This host's first copy of replicated arrays, without communication or a copy."""
+    return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
+
+
+def split(batch: byol.Batch) -> byol.Batch:
+    """Rows of this host -> (local devices, rows of a device), in place of the row axis."""
+    devices = jax.local_device_count()
+
+    def split_axis(axis: int, x: np.ndarray | None) -> np.ndarray | None:
+        if x is None:
+            return None
+        return x.reshape(*x.shape[:axis], devices, x.shape[axis] // devices, *x.shape[axis + 1 :])
+
+    return byol.Batch(*(split_axis(axis, x) for axis, x in zip(ROWS, batch, strict=True)))
+
+
+def update(learner: byol.Learner) -> Callable[[byol.State, byol.Batch], tuple[byol.State, dict]]:
+    """`byol.update` over all devices: (replicated state, rows of this host) -> the same.
+
+    The state is donated: the one passed in cannot be used again.
+    """
+    mapped = jax.pmap(
+        lambda state, batch: byol.update(learner, state, batch),
+        axis_name=AXIS,
+        in_axes=(None, ROWS),
+        out_axes=None,
+        donate_argnums=0,
+    )
+    return lambda state, batch: mapped(state, split(batch))
+
+
+def inspect_features(
+    learner: byol.Learner,
+) -> Callable[[byol.State, byol.Batch], tuple[np.ndarray, np.ndarray]]:
+    """`byol.inspect_features` over all devices; returns the rows of this host."""
+    mapped = jax.pmap(
+        lambda state, batch: byol.inspect_features(learner, state, batch),
+        axis_name=AXIS,
+        in_axes=(None, ROWS),
+        out_axes=0,
+    )
+
+    def rows(x: jax.Array) -> np.ndarray:
+        return np.concatenate([np.asarray(shard.data)[0] for shard in x.addressable_shards])
+
+    return lambda state, batch: tuple(rows(x) for x in mapped(state, split(batch)))
+
+
+def embedder(learner: byol.Learner) -> Callable[[byol.State, np.ndarray, int], np.ndarray]:
+    """`byol.embed` over this host's devices, for any number of images.
+
+    Returns:
+      `embed(state, images, batch_size)`: uint8 (n, h, w, channels) -> float32 (n, features).
+      Batches are padded to the given size, so that all are of one shape and compile once.
+    """
+    devices = jax.local_devices()
+    mapped = jax.pmap(
+        lambda state, images: byol.embed(learner, state, images),
+        in_axes=(None, 0),
+        out_axes=0,
+        devices=devices,
+    )
+
+    def embed(state: byol.State, images: np.ndarray, batch_size: int) -> np.ndarray:
+        rows = -(-batch_size // len(devices))
+        state = local(state)
+        done = []
+        for start in range(0, len(images), rows * len(devices)):
+            chunk = images[start : start + rows * len(devices)]
+            padding = [(0, rows * len(devices) - len(chunk))] + [(0, 0)] * (images.ndim - 1)
+            padded = np.pad(chunk, padding).reshape(len(devices), rows, *images.shape[1:])
+            features = np.asarray(mapped(state, padded))
+            done.append(features.reshape(-1, features.shape[-1])[: len(chunk)])
+        return np.concatenate(done)
+
+    return embed

@@ -1,0 +1,72 @@
+"""Two pictures to look at: the view pairs that a run trains on, and its curves."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from byol_jax.writers import read_metrics
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt  # noqa: E402 (after the backend: there may be no screen)
+
+
+def view_pairs(path: Path, crops: np.ndarray, augmented: np.ndarray) -> None:
+    """Draws the pairs of views of a few images, one column for each image.
+
+    Args:
+      path: the PNG to write.
+      crops: uint8 (2, n, height, width, channels), before the photometric half.
+      augmented: float (2, n, height, width, channels) in 0..1, after it.
+    """
+    rows = [
+        ("crop 1", crops[0]),
+        ("view 1", augmented[0]),
+        ("crop 2", crops[1]),
+        ("view 2", augmented[1]),
+    ]
+    count = crops.shape[1]
+    figure, axes = plt.subplots(4, count, figsize=(1.2 * count, 5.2), squeeze=False)
+    for (name, images), row in zip(rows, axes, strict=True):
+        for image, axis in zip(images, row, strict=True):
+            gray = image.shape[-1] == 1
+            top = 255 if image.dtype == np.uint8 else 1
+            axis.imshow(image[..., 0] if gray else image, cmap="gray", vmin=0, vmax=top)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        row[0].set_ylabel(name)
+    figure.suptitle("What the two networks see")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def curves(path: Path, metrics: Path) -> None:
+    """Draws loss, health and accuracy by step.
+
+    Args:
+      path: the PNG to write.
+      metrics: a metrics.jsonl; what it does not have is not drawn.
+    """
+    rows = read_metrics(metrics)
+    panels = [
+        ("Loss", ("byol_loss", "probe_loss")),
+        ("Spread (0: collapsed)", ("embedding_std", "projection_std")),
+        ("Effective rank", ("embedding_rank", "projection_rank")),
+        ("Accuracy", ("knn_test_top1", "probe_train_top1")),
+    ]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4))
+    for (title, keys), axis in zip(panels, axes, strict=True):
+        for key in keys:
+            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+            if points:
+                marker = "." if len(points) < 30 else ""
+                axis.plot(*zip(*points, strict=True), label=key, marker=marker)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        if axis.lines:
+            axis.legend(frameon=False)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

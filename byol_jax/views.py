@@ -1,0 +1,230 @@
+"""The photometric half of a view: colour jitter, gray, blur, solarize, then normalisation.
+
+Section 3.3 and appendix B of the paper. The geometric half (crop and flip) is the input
+pipeline's. Each operation takes one float32 image (channels, height, width) in 0..1 (channels
+first: planes of pixels vectorise, triples of channels do not) and equals the authors' code before
+their clipping to 0..1, which `jitter` and `view` do here. Images of one channel skip what only
+colour images can have.
+
+Drawn amounts depend on the key alone, and keys on (seed, step, position, view): how a batch is
+split over devices changes nothing.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R BT.601, as rounded by the authors and by PIL
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Probabilities and strengths for one of the two views (table 6 of the paper)."""
+
+    jitter_prob: float = 0.8  # of jittering at all; the four then come in random order
+    brightness: float = 0.4  # added: uniform in -b..b
+    contrast: float = 0.4  # factor about each channel's mean: uniform in 1-c..1+c
+    saturation: float = 0.2  # factor in HSV: uniform in 1-s..1+s
+    hue: float = 0.1  # turn in HSV, of a full circle: uniform in -h..h
+    gray_prob: float = 0.2
+    blur_prob: float = 1.0
+    blur_sigma_min: float = 0.1
+    blur_sigma_max: float = 2.0
+    blur_divider: float = 10.0  # the kernel is this fraction of the image high and wide
+    solarize_prob: float = 0.0
+    solarize_threshold: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Both views, and the mean and standard deviation (per channel) to normalise with."""
+
+    view1: View
+    view2: View
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Policy(
+    view1=View(blur_prob=1.0, solarize_prob=0.0),
+    view2=View(blur_prob=0.1, solarize_prob=0.2),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+)
+# 32 pixels are blurred enough: no peer blurs them (SimCLR, arXiv 2002.05709, appendix B.9).
+CIFAR10 = Policy(
+    view1=View(blur_prob=0.0, solarize_prob=0.0),
+    view2=View(blur_prob=0.0, solarize_prob=0.2),
+    mean=CIFAR10_MEAN,
+    std=CIFAR10_STD,
+)
+
+
+def adjust_brightness(image: jax.Array, delta: jax.Array) -> jax.Array:
+    """image + delta."""
+    return image + delta
+
+
+def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Scales about the mean of each channel."""
+    mean = jnp.mean(image, axis=(1, 2), keepdims=True)
+    return mean + factor * (image - mean)
+
+
+def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Scales the saturation of HSV (range / max, kept in 0..1); hue and value stay."""
+    value = jnp.max(image, axis=0)
+    chroma = value - jnp.min(image, axis=0)
+    saturation = jnp.where(value > 0, chroma / jnp.where(value > 0, value, 1), 0)
+    new_chroma = jnp.clip(saturation * factor, 0, 1) * value
+    # With hue and value fixed, every channel's distance to the maximum grows with the chroma.
+    ratio = jnp.where(chroma > 0, new_chroma / jnp.where(chroma > 0, chroma, 1), 0)
+    return value - (value - image) * ratio
+
+
+def adjust_hue(image: jax.Array, delta: jax.Array) -> jax.Array:
+    """Turns the hue of HSV by `delta` of a full circle; saturation and value stay."""
+    hue, chroma, value = hue_chroma_value(image)
+    # Each channel is the maximum on a third of the circle, the minimum on another third, and
+    # linear in between; red's is centred at 0, green's at 2/6 and blue's at 4/6.
+    turn = hue + delta + jnp.array([5 / 6, 3 / 6, 1 / 6])[:, None, None]
+    sixths = 6 * (turn - jnp.floor(turn))  # not jnp.mod, which calls fmod pixel by pixel
+    return value - chroma * jnp.clip(jnp.minimum(sixths, 4 - sixths), 0, 1)
+
+
+def hue_chroma_value(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(3, h, w) -> hue in 0..1 (0 for grays), chroma max - min, value max; each (h, w)."""
+    red, green, blue = image
+    value = jnp.max(image, axis=0)
+    chroma = value - jnp.min(image, axis=0)
+    scale = 1 / jnp.where(chroma > 0, 6 * chroma, 1)
+    hue = jnp.where(
+        red == value,
+        (green - blue) * scale,
+        jnp.where(green == value, (blue - red) * scale + 2 / 6, (red - green) * scale + 4 / 6),
+    )
+    return jnp.where(chroma > 0, hue - jnp.floor(hue), 0), chroma, value
+
+
+def to_gray(image: jax.Array) -> jax.Array:
+    """Luma in all three channels."""
+    gray = sum(weight * channel for weight, channel in zip(LUMA, image, strict=True))
+    return jnp.broadcast_to(gray, image.shape)
+
+
+def blur(image: jax.Array, sigma: jax.Array, divider: float) -> jax.Array:
+    """Gaussian blur, radius int(height / divider / 2), zeros beyond the edge.
+
+    Separable, and written as one matrix for the columns and one for the rows: a convolution with
+    a kernel of its own for every image of a batch would be slow everywhere.
+    """
+    _, height, width = image.shape
+    radius = int(height / divider / 2)
+
+    def matrix(size: int) -> jax.Array:
+        offset = jnp.arange(size)[:, None] - jnp.arange(size)[None, :]
+        weight = jnp.exp(-(offset**2) / (2 * sigma**2)) * (jnp.abs(offset) <= radius)
+        taps = jnp.exp(-(jnp.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
+        return weight / jnp.sum(taps)
+
+    exact = jax.lax.Precision.HIGHEST
+    columns = jnp.einsum("yi,ciw->cyw", matrix(height), image, precision=exact)
+    return jnp.einsum("cyi,xi->cyx", columns, matrix(width), precision=exact)
+
+
+def solarize(image: jax.Array, threshold: float) -> jax.Array:
+    """Inverts what is at or above the threshold."""
+    return jnp.where(image < threshold, image, 1 - image)
+
+
+def jitter(image: jax.Array, amounts: jax.Array, order: jax.Array, config: View) -> jax.Array:
+    """Brightness, contrast, saturation and hue in the given order, clipped to 0..1 after each.
+
+    Args:
+      image: float32 (channels, height, width).
+      amounts: float32 (4,) in 0..1: where in its range each strength lies.
+      order: float32 (4,): the operations come in the ascending order of these.
+      config: the ranges; an operation of strength 0 is left out.
+    """
+    brightness, contrast, saturation, hue = 2 * amounts - 1
+    operations = [
+        (config.brightness, adjust_brightness, config.brightness * brightness),
+        (config.contrast, adjust_contrast, 1 + config.contrast * contrast),
+    ]
+    if image.shape[0] == 3:
+        operations += [
+            (config.saturation, adjust_saturation, 1 + config.saturation * saturation),
+            (config.hue, adjust_hue, config.hue * hue),
+        ]
+    # A permutation of a part of the operations is as uniform as one of all.
+    active = [(adjust, amount) for strength, adjust, amount in operations if strength > 0]
+    if not active:
+        return image
+    branches = [lambda x, f=adjust, a=amount: f(x, a) for adjust, amount in active]
+    for operation in jnp.argsort(order[: len(active)]):
+        image = jnp.clip(jax.lax.switch(operation, branches, image), 0, 1)
+    return image
+
+
+def view(config: View, key: jax.Array, image: jax.Array) -> jax.Array:
+    """One augmented image, in 0..1, of one image and one key.
+
+    Args:
+      config: probabilities and strengths.
+      key: a PRNG key for this image and view alone.
+      image: float32 (channels, height, width) in 0..1, of 1 or 3 channels.
+    """
+    # All amounts at once: a threefry call costs more than the numbers it makes.
+    u = jax.random.uniform(key, (13,))
+    jitter_u, gray_u, blur_u, sigma_u, solarize_u = u[:5]
+    if config.jitter_prob > 0:
+        jittered = jitter(image, amounts=u[5:9], order=u[9:13], config=config)
+        image = jnp.where(jitter_u < config.jitter_prob, jittered, image)
+    if config.gray_prob > 0 and image.shape[0] == 3:
+        image = jnp.where(gray_u < config.gray_prob, to_gray(image), image)
+    if config.blur_prob > 0:
+        low, high = config.blur_sigma_min, config.blur_sigma_max
+        blurred = blur(image, low + (high - low) * sigma_u, config.blur_divider)
+        image = jnp.where(blur_u < config.blur_prob, blurred, image)
+    if config.solarize_prob > 0:
+        solarized = solarize(image, config.solarize_threshold)
+        image = jnp.where(solarize_u < config.solarize_prob, solarized, image)
+    return jnp.clip(image, 0, 1)
+
+
+def normalize(policy: Policy, images: jax.Array) -> jax.Array:
+    """Uint8 (..., channels) in 0..255 -> float32, (x / 255 - mean) / std for each channel."""
+    mean, std = (jnp.asarray(x, jnp.float32) for x in (policy.mean, policy.std))
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def augment(
+    policy: Policy, key: jax.Array, views: jax.Array, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Both views of a batch, augmented and normalised.
+
+    Args:
+      policy: what to do to each view.
+      key: the PRNG key of the step.
+      views: uint8 (2, batch, height, width, channels).
+      positions: int32 (batch,), place of each example in the global batch.
+
+    Returns:
+      Two arrays float32 (batch, height, width, channels).
+    """
+
+    def one(config: View, index: int, image: jax.Array, position: jax.Array) -> jax.Array:
+        of_example = jax.random.fold_in(jax.random.fold_in(key, position), index)
+        planes = jnp.moveaxis(image.astype(jnp.float32) / 255, -1, 0)
+        return jnp.moveaxis(view(config, of_example, planes), 0, -1)
+
+    def batched(config: View, index: int) -> jax.Array:
+        images = jax.vmap(lambda image, position: one(config, index, image, position))(
+            views[index], positions
+        )
+        return normalize(policy, 255 * images)
+
+    return batched(policy.view1, 0), batched(policy.view2, 1)

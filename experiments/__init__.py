@@ -1,0 +1,1 @@
+"""Entry points: pretrain, evaluate, export; each is run as `python -m experiments.NAME`."""

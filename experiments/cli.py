@@ -1,0 +1,46 @@
+"""How every entry point starts, and how it says no: one sentence, and an exit code other than 0."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from byol_jax.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`; a mistake of the user's ends in a sentence, not a traceback.
+
+    Exit codes: 0 done, 1 the input cannot be used, 2 a flag is wrong, 130 interrupted.
+    """
+    # Orbax tells every file it writes; what matters to a user is printed by this program itself.
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(list(argv))
+    # A config that is not there, a key that does not exist, a value of the wrong type: the flags
+    # of ml_collections raise whatever they met.
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        # str() of a KeyError quotes its text.
+        text = error.args[0] if isinstance(error, KeyError) else str(error)
+        _leave(" ".join(str(text).split()), 2)
+    if rest[1:]:
+        _leave(f"unexpected argument {rest[1]!r}; flags are written --name=value", 2)
+    return rest
+
+
+def _guarded(main: Callable[[], None]) -> None:
+    try:
+        main()
+    except UserError as error:
+        _leave(str(error), 1)
+    except KeyboardInterrupt:
+        _leave("interrupted", 130)
+
+
+def _leave(sentence: str, code: int) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,45 @@
+"""The newcomer's run: ten classes of textures, drawn on the spot; a small ResNet.
+
+    python -m experiments.pretrain --config=experiments/configs/quickstart.py --workdir=DIR
+
+Not the paper's setting: a run of minutes needs AdamW (LARS starts slowly), a decay that lets the
+target move, and views that destroy all that tells two images of a class apart.
+"""
+
+from ml_collections import ConfigDict
+
+from byol_jax import config as config_lib
+from byol_jax import views
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    config = config_lib.default()
+    config.steps = 700
+    config.batch_size = 256
+    config.data.source = "embedded"
+    config.data.test_split = "test"
+    config.data.image_size = 32
+    config.data.channels = 1
+    config.crop.area_min = 0.3
+    config.crop.test_fraction = 1.0
+
+    strong = views.View(jitter_prob=1.0, brightness=0.6, contrast=0.8, blur_prob=0.0)
+    config_lib.set_policy(config, views.Policy(strong, strong, mean=(0.5,), std=(0.25,)))
+
+    config.encoder.name = "resnet8"
+    config.encoder.stem = "strided"
+    config.encoder.width_multiplier = 1.5
+    config.heads.hidden_size = 256
+    config.heads.output_size = 64
+    config.tau_base = 0.95
+    config.optimizer.name = "adamw"
+    config.optimizer.base_learning_rate = 3e-3
+    config.optimizer.warmup_epochs = 1.0
+
+    config.log_every_steps = 20
+    config.checkpoint.every_steps = 100
+    config.knn.every_steps = 100
+    config.knn.train_examples = 2_000
+    config.knn.test_examples = 1_000
+    return config
