@@ -265,7 +265,7 @@ def update(learner: Learner, state: State, batch: Batch) -> tuple[State, dict[st
 
     tau = learner.tau(state.step)
     target_params = update_target(state.target_params, online_params, tau)
-    metrics |= {"tau": tau, "gradient_norm": optax.global_norm(gradients)}
+    metrics |= {"tau": tau, "gradient_norm": optax.tree.norm(gradients)}
     new_state = State(
         step=state.step + 1,
         seed=state.seed,
@@ -292,7 +292,7 @@ def embed(learner: Learner, state: State, images: jax.Array) -> jax.Array:
         "params": {"encoder": state.online_params["encoder"]},
         "batch_stats": {"encoder": state.online_stats.get("encoder", {})},
     }
-    images = views.normalize(learner.policy, images)
+    images = views.normalize(images, learner.policy.mean, learner.policy.std)
     return learner.online.apply(
         variables, images, method=lambda network, x: encode(network.encoder, x, train=False)
     )

@@ -16,12 +16,10 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int | None = None):
-        # With `keep`, for writing; without, for reading only: nothing is made or deleted.
+        """With `keep`, the folder is made if need be; without, nothing is made or deleted."""
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=keep is not None, read_only=keep is None
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None),
         )
 
     def __enter__(self) -> "Checkpoints":

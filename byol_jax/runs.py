@@ -148,9 +148,15 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def initial_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
+    """The state before the first update."""
+    shape = config_lib.image_shape(config)
+    return jax.jit(lambda: byol.init(learner, config.seed, shape))()
+
+
 def abstract_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     """Shapes and dtypes of the state, without computing it."""
-    return jax.eval_shape(lambda: byol.init(learner, 0, config_lib.image_shape(config)))
+    return jax.eval_shape(lambda: initial_state(learner, config))
 
 
 def restore(workdir: Path, step: int | None = None) -> Trained:

@@ -16,6 +16,7 @@ from byol_jax import config as config_lib
 from byol_jax import input as input_lib
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.errors import UserError
+from byol_jax.evaluate.features import collect
 from byol_jax.writers import Metrics, Progress
 
 KNN_NEIGHBOURS = 20
@@ -59,7 +60,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         if start_step:
             state = checkpoints.restore(start_step, runs.abstract_state(learner, config))
         else:
-            state = byol.init(learner, config.seed, config_lib.image_shape(config))
+            state = runs.initial_state(learner, config)
         state = parallel.replicate(state)
         update = parallel.update(learner)
         inspect = parallel.inspect_features(learner)
@@ -237,9 +238,7 @@ def knn_top1(
             crop_fraction=config.crop.test_fraction,
             limit=limit,
         )
-        rows = [(embed(state, images, config.batch_size), labels) for images, labels in batches]
-        features, labels = zip(*rows, strict=True)
-        return np.concatenate(features), np.concatenate(labels)
+        return collect(lambda images: embed(state, images, config.batch_size), batches)
 
     result = evaluate.knn(
         *split(source, config.knn.train_examples),
@@ -247,7 +246,7 @@ def knn_top1(
         num_classes=source.num_classes,
         ks=(KNN_NEIGHBOURS,),
     )
-    return next(iter(result["top1"].values()))
+    return result["top1"]
 
 
 class Clock:

@@ -11,6 +11,7 @@ split over devices changes nothing.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -195,10 +196,17 @@ def view(config: View, key: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.clip(image, 0, 1)
 
 
-def normalize(policy: Policy, images: jax.Array) -> jax.Array:
-    """Uint8 (..., channels) in 0..255 -> float32, (x / 255 - mean) / std for each channel."""
-    mean, std = (jnp.asarray(x, jnp.float32) for x in (policy.mean, policy.std))
-    return (images.astype(jnp.float32) / 255 - mean) / std
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """(x - mean) / std for each channel, in float32.
+
+    Args:
+      images: (..., channels), uint8 in 0..255 or float in 0..1.
+      mean: of each channel, for values in 0..1.
+      std: of each channel, likewise.
+    """
+    scale = 255 if images.dtype == jnp.uint8 else 1
+    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    return (images.astype(jnp.float32) / scale - mean) / std
 
 
 def augment(
@@ -225,6 +233,6 @@ def augment(
         images = jax.vmap(lambda image, position: one(config, index, image, position))(
             views[index], positions
         )
-        return normalize(policy, 255 * images)
+        return normalize(images, policy.mean, policy.std)
 
     return batched(policy.view1, 0), batched(policy.view2, 1)

@@ -14,7 +14,7 @@ def run(main: Callable[[], None]) -> None:
     Exit codes: 0 done, 1 the input cannot be used, 2 a flag is wrong, 130 interrupted.
     """
     # Orbax tells every file it writes; what matters to a user is printed by this program itself.
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
@@ -24,12 +24,17 @@ def _parse(argv: Sequence[str]) -> list[str]:
     # A config that is not there, a key that does not exist, a value of the wrong type: the flags
     # of ml_collections raise whatever they met.
     except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        # str() of a KeyError quotes its text.
-        text = error.args[0] if isinstance(error, KeyError) else str(error)
-        _leave(" ".join(str(text).split()), 2)
+        _leave(_words(error), 2)
     if rest[1:]:
         _leave(f"unexpected argument {rest[1]!r}; flags are written --name=value", 2)
     return rest
+
+
+def _words(error: Exception) -> str:
+    """The text of an error raised while flags were read, on one line."""
+    if error.args and isinstance(error.args[0], KeyError):  # what a misspelt config key ends in
+        return "no such config key: " + " ".join(error.args[0].args[0].split())
+    return " ".join(str(error).split())
 
 
 def _guarded(main: Callable[[], None]) -> None:

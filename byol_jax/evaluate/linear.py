@@ -6,8 +6,8 @@ validation split, refitted on all of the training data. The problem, for each st
 
     minimise  f(W, b) = mean_i cross_entropy(x_i W + b, y_i) + l2 / 2 |W|^2
 
-Böhning (1992, "Multinomial logistic regression algorithm") bounds its Hessian for all (W, b) by X^T
-X / (2 n) + l2. A gradient step divided by that bound always descends, and it is blind to how
+Böhning (1992, "Multinomial logistic regression algorithm") bounds its Hessian for all (W, b) by
+X^T X / (2 n) + l2. A gradient step divided by that bound always descends, and it is blind to how
 correlated the features are, which is what stalls L-BFGS on raw pixels. One eigendecomposition of
 X^T X / n serves every strength. Nesterov momentum with O'Donoghue and Candès' restart (arXiv
 1204.3982, section 3.2) makes it fast, without a line search: one gradient per iteration, all
@@ -61,11 +61,13 @@ def linear(
     constant feature becomes zero. Test labels influence nothing but 'top1'.
 
     Args:
-        train_features: (n, d) float32, finite, n >= 2. train_labels: (n,) integers in [0,
-        num_classes). test_features: (m, d) float32, finite. test_labels: (m,) integers in [0,
-        num_classes). num_classes: number of classes, >= 1. l2: strengths to choose from, each > 0,
-        for a loss that is a mean over examples (scikit-learn's
-            C is 1 / (n l2)).
+        train_features: (n, d) float32, finite, n >= 2.
+        train_labels: (n,) integers in [0, num_classes).
+        test_features: (m, d) float32, finite.
+        test_labels: (m,) integers in [0, num_classes).
+        num_classes: number of classes, >= 1.
+        l2: strengths to choose from, each > 0, for a loss that is a mean over examples
+            (scikit-learn's C is 1 / (n l2)).
         validation_fraction: part of the training set to choose on, in (0, 1).
         seed: of the permutation that picks it.
 
@@ -82,8 +84,9 @@ def linear(
     test_features, test_labels = checks.check_split("test", test_features, test_labels, num_classes)
     checks.check_same_width(train_features, test_features)
     num_train = len(train_features)
-    num_validation = max(1, round(num_train * validation_fraction))
-    if not 0 < validation_fraction < 1 or num_validation >= num_train:
+    in_range = 0 < validation_fraction < 1
+    num_validation = max(1, round(num_train * validation_fraction)) if in_range else 0
+    if not 0 < num_validation < num_train:
         raise UserError(
             f"validation_fraction {validation_fraction} of {num_train} training images leaves "
             "nothing to fit or nothing to choose on: use a fraction in (0, 1), for example .1."
@@ -128,7 +131,7 @@ def fit(
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
 ) -> Fit:
-    """Minimises f of the module's docstring for every strength in `l2`, from zero, deterministically.
+    """Minimises f of the module's docstring for all strengths, from zero, without randomness.
 
     Args:
         features: (n, d) float32, its columns centred (the bias is bounded apart from the weights).

@@ -113,11 +113,10 @@ def train_batches(
         step = start_step + index
         return (raw for _, _, raw in examples(step, step + 1))
 
-    for_each = _naming_what_is_broken(batches(), source, raw_of_batch)
     labelled = source.num_classes is not None
     return (
         Batch(views=views, labels=labels if labelled else None, positions=positions)
-        for views, labels, positions in for_each
+        for views, labels, positions in _naming_what_is_broken(batches(), source, raw_of_batch)
     )
 
 
@@ -136,7 +135,7 @@ def eval_batches(
       batch_size: examples in a batch; the last one may have fewer.
       image_size: height and width S of a view.
       crop_fraction: side of the central square as a share of the shorter side of the image.
-      limit: take only so many examples, evenly spaced, so that sorted classes all have a share.
+      limit: take only so many examples, drawn at random and always the same.
 
     Yields:
       Images, uint8 (B, S, S, C), and labels, int32 (B,), or None.
@@ -152,8 +151,11 @@ def eval_batches(
         raise UserError(f"the crop fraction must lie within (0, 1], not {crop_fraction}.")
     if limit is not None and limit < 1:
         raise UserError(f"the limit of examples must be at least 1, not {limit}.")
-    count = source.num_examples if limit is None else min(limit, source.num_examples)
-    positions = tf.range(count, dtype=tf.int64) * source.num_examples // count
+    positions = np.arange(source.num_examples)
+    if limit is not None and limit < source.num_examples:
+        # Drawn, not evenly spaced: labels may well come in turn.
+        positions = np.sort(np.random.default_rng(0).permutation(positions)[:limit])
+    positions = tf.constant(positions, tf.int64)
 
     def view(raw):
         image, label = source.decode(raw)

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.crop.area_min = 0.3
     config.crop.test_fraction = 1.0
 
-    strong = views.View(jitter_prob=1.0, brightness=0.6, contrast=0.8, blur_prob=0.0)
+    strong = views.View(jitter_prob=1.0, brightness=0.4, contrast=0.8, blur_prob=0.0)
     config_lib.set_policy(config, views.Policy(strong, strong, mean=(0.5,), std=(0.25,)))
 
     config.encoder.name = "resnet8"

@@ -1,0 +1,1 @@
+"""Trained encoders, for use elsewhere; one file for each format."""

@@ -1,0 +1,40 @@
+"""CIFAR-10 on two CPU cores: ResNet-8 with a strided stem, half an hour.
+
+    python -m experiments.pretrain --config=experiments/configs/cifar10_small.py --workdir=DIR \
+        [--config.data.dir=TFDS_DIR]
+"""
+
+from ml_collections import ConfigDict
+
+from byol_jax import config as config_lib
+from byol_jax import views
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    config = config_lib.default()
+    config.epochs = 14
+    config.batch_size = 256
+    config.data.source = "tfds:cifar10"
+    config.data.test_split = "test"
+    config.data.image_size = 32
+    config.crop.area_min = 0.2
+    config.crop.test_fraction = 1.0
+    config_lib.set_policy(config, views.CIFAR10)
+
+    config.encoder.name = "resnet8"
+    config.encoder.stem = "strided"
+    config.encoder.width_multiplier = 1.5
+    config.heads.hidden_size = 512
+    config.heads.output_size = 128
+    config.tau_base = 0.97
+    config.optimizer.name = "adamw"
+    config.optimizer.base_learning_rate = 2e-3
+    config.optimizer.warmup_epochs = 0.5
+
+    config.log_every_steps = 50
+    config.checkpoint.every_steps = 250
+    config.knn.every_steps = 250
+    config.knn.train_examples = 5_000
+    config.knn.test_examples = 2_000
+    return config

@@ -1,0 +1,126 @@
+"""LARS, its mask and the schedules against plain numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from byol_jax import optim
+
+
+def tree(rng):
+    return {
+        "conv": {"kernel": rng.normal(size=(3, 3, 2, 4)), "bias": rng.normal(size=4)},
+        "bn": {"scale": rng.normal(size=4), "bias": rng.normal(size=4)},
+        "attention": {"bias": rng.normal(size=(2, 3))},
+    }
+
+
+def as_float32(t):
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), t)
+
+
+def numpy_lars(param, gradient, momentum, rate, adapted, decay=0.01, mu=0.9, eta=1e-3):
+    if adapted:
+        gradient = gradient + decay * param
+        gradient = gradient * eta * np.linalg.norm(param) / np.linalg.norm(gradient)
+    momentum = mu * momentum + gradient
+    return param - rate * momentum, momentum
+
+
+def test_lars_is_the_plain_formula():
+    rng = np.random.default_rng(0)
+    params = tree(rng)
+    gradients = [tree(rng) for _ in range(4)]
+    schedule = optim.warmup_cosine(0.5, 2, 6)
+    optimizer = optim.lars(schedule, weight_decay=0.01)
+    ours = as_float32(params)
+    state = optimizer.init(ours)
+    momentum = jax.tree.map(np.zeros_like, params)
+    for step, gradient in enumerate(gradients):
+        updates, state = optimizer.update(as_float32(gradient), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        rate = float(schedule(step))
+        for layer, leaves in params.items():
+            for name in leaves:
+                params[layer][name], momentum[layer][name] = numpy_lars(
+                    params[layer][name],
+                    gradient[layer][name],
+                    momentum[layer][name],
+                    rate,
+                    adapted=name == "kernel",
+                )
+    for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
+
+
+def test_the_first_update_has_learning_rate_zero():
+    params = as_float32(tree(np.random.default_rng(0)))
+    optimizer = optim.lars(optim.warmup_cosine(1.0, 3, 10))
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert all(float(jnp.abs(u).max()) == 0 for u in jax.tree.leaves(updates))
+
+
+def test_only_kernels_are_adapted_and_decayed():
+    mask = optim.is_adapted(as_float32(tree(np.random.default_rng(0))))
+    assert mask == {
+        "conv": {"kernel": True, "bias": False},
+        "bn": {"scale": False, "bias": False},
+        "attention": {"bias": False},
+    }
+
+
+@pytest.mark.parametrize("make", [optim.adamw, optim.sgd])
+def test_peers_decay_kernels_only(make):
+    params = as_float32(tree(np.random.default_rng(0)))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    optimizer = make(1.0, weight_decay=0.1)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_allclose(
+        updates["conv"]["kernel"], -0.1 * params["conv"]["kernel"], rtol=1e-6
+    )
+    assert float(jnp.abs(updates["bn"]["scale"]).max()) == 0
+
+
+def test_sgd_has_momentum():
+    params = {"kernel": jnp.ones((2, 2))}
+    optimizer = optim.sgd(0.1, weight_decay=0.0, momentum=0.5)
+    state = optimizer.init(params)
+    gradient = {"kernel": jnp.ones((2, 2))}
+    first, state = optimizer.update(gradient, state, params)
+    second, state = optimizer.update(gradient, state, params)
+    np.testing.assert_allclose(first["kernel"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(second["kernel"], -0.15, rtol=1e-6)
+
+
+def test_warmup_cosine():
+    schedule = optim.warmup_cosine(2.0, 10, 110)
+    steps = np.arange(0, 111)
+    want = np.where(
+        steps < 10, 2.0 * steps / 10, 2.0 * (1 + np.cos(np.pi * (steps - 10) / 100)) / 2
+    )
+    np.testing.assert_allclose([schedule(s) for s in steps], want, atol=1e-6)
+
+
+def test_target_decay():
+    tau = optim.target_decay(0.97, 200)
+    steps = np.arange(0, 201)
+    want = 1 - (1 - 0.97) * (np.cos(np.pi * steps / 200) + 1) / 2
+    np.testing.assert_allclose([tau(s) for s in steps], want, atol=2e-7)
+    assert float(tau(0)) == pytest.approx(0.97, abs=1e-7)
+    assert float(tau(200)) == 1.0
+    assert float(tau(300)) == 1.0
+
+
+def test_schedules_equal_the_authors(shared):
+    values = np.load(shared("reference/augment.npz"))
+    steps = values["steps"]
+    rates = optim.warmup_cosine(0.3 * 4096 / 256, 100, 1000)
+    taus = optim.target_decay(0.99, 1000)
+    np.testing.assert_allclose(
+        [rates(s) for s in steps], values["lr_b4096_base0.3_warm100_total1000"], atol=2e-6
+    )
+    np.testing.assert_allclose(
+        [taus(s) for s in steps], values["tau_base0.99_total1000"], atol=2e-7
+    )
