@@ -278,9 +278,7 @@ def update(learner: Learner, state: State, batch: Batch) -> tuple[State, dict[st
     return new_state, metrics
 
 
-def augmented(
-    policy: views.Policy, state: State, batch: Batch
-) -> tuple[jax.Array, jax.Array]:
+def augmented(policy: views.Policy, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """The two normalised float32 views of this step, from (seed, step, position) alone."""
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     return views.augment(policy, key, batch.views, batch.positions)
@@ -298,9 +296,7 @@ def embed(learner: Learner, state: State, images: jax.Array) -> jax.Array:
     )
 
 
-def inspect_features(
-    learner: Learner, state: State, batch: Batch
-) -> tuple[jax.Array, jax.Array]:
+def inspect_features(learner: Learner, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """What the health checks look at: view 1's embeddings and the target's projections of view 2.
 
     Returns:

@@ -4,5 +4,5 @@
 class UserError(ValueError):
     """Bad input from a user. Its text is one sentence naming what is wrong and what to do.
 
-    Entry points print the text and leave with exit code 1; Python callers can catch it as ValueError.
+    Entry points print the text and leave with exit code 1; Python callers catch a ValueError.
     """

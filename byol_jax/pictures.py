@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from byol_jax.writers import read_metrics
-
-matplotlib.use("agg")
-from matplotlib import pyplot as plt  # noqa: E402 (after the backend: there may be no screen)
 
 
 def view_pairs(path: Path, crops: np.ndarray, augmented: np.ndarray) -> None:
@@ -26,7 +23,8 @@ def view_pairs(path: Path, crops: np.ndarray, augmented: np.ndarray) -> None:
         ("view 2", augmented[1]),
     ]
     count = crops.shape[1]
-    figure, axes = plt.subplots(4, count, figsize=(1.2 * count, 5.2), squeeze=False)
+    figure = Figure(figsize=(1.2 * count, 5.2))
+    axes = figure.subplots(4, count, squeeze=False)
     for (name, images), row in zip(rows, axes, strict=True):
         for image, axis in zip(images, row, strict=True):
             gray = image.shape[-1] == 1
@@ -38,7 +36,6 @@ def view_pairs(path: Path, crops: np.ndarray, augmented: np.ndarray) -> None:
     figure.suptitle("What the two networks see")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def curves(path: Path, metrics: Path) -> None:
@@ -55,7 +52,8 @@ def curves(path: Path, metrics: Path) -> None:
         ("Effective rank", ("embedding_rank", "projection_rank")),
         ("Accuracy", ("knn_test_top1", "probe_train_top1")),
     ]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4))
+    figure = Figure(figsize=(4 * len(panels), 3.4))
+    axes = figure.subplots(1, len(panels))
     for (title, keys), axis in zip(panels, axes, strict=True):
         for key in keys:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
@@ -69,4 +67,3 @@ def curves(path: Path, metrics: Path) -> None:
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-    plt.close(figure)

@@ -1,9 +1,9 @@
 """What a run keeps in its folder, besides checkpoints and metrics: config.json, and how to return.
 
-    config.json      the whole config, the data, the length, and the versions that made it
-    metrics.jsonl    one line for each reading (writers.py)
-    checkpoints/     the state, by step (checkpoint.py)
-    eval/            what `experiments.evaluate` found
+config.json      the whole config, the data, the length, and the versions that made it
+metrics.jsonl    one line for each reading (writers.py)
+checkpoints/     the state, by step (checkpoint.py)
+eval/            what `experiments.evaluate` found
 """
 
 import importlib.metadata
@@ -166,13 +166,14 @@ def restore(workdir: Path, step: int | None = None) -> Trained:
       UserError: no run, no checkpoint, or not the one asked for.
     """
     run = read(workdir)
+    nothing_yet = f"{workdir} has no checkpoint yet: let its pre-training save one first."
     if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} has no checkpoint yet: let its pre-training save one first.")
+        raise UserError(nothing_yet)
     learner = run.learner()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         chosen = checkpoints.latest_step() if step is None else step
         if chosen is None:
-            raise UserError(f"{workdir} has no checkpoint yet: let its pre-training save one first.")
+            raise UserError(nothing_yet)
         if chosen not in checkpoints.steps():
             raise UserError(
                 f"{workdir} has no checkpoint of step {chosen}; it has {checkpoints.steps()}."

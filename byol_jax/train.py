@@ -101,9 +101,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
             if metrics_file:
                 metrics_file.write(step, readings)
             progress.report(step, readings, clock.seconds_left(run.total_steps - step))
-            collapse = monitor.update(
-                step, readings["projection_std"], readings["projection_rank"]
-            )
+            collapse = monitor.update(step, readings["projection_std"], readings["projection_rank"])
             if collapse:
                 progress.say(collapse)
                 if config.health.stop_on_collapse:
@@ -167,9 +165,7 @@ def introduction(
         yield f"No kNN while training: {reason}."
 
 
-def train_batches(
-    run: runs.Run, source: input_lib.Source, start_step: int
-) -> Iterator[byol.Batch]:
+def train_batches(run: runs.Run, source: input_lib.Source, start_step: int) -> Iterator[byol.Batch]:
     """This host's rows of the batches from `start_step` to the end of the run."""
     config = run.config
     host_index, host_count = parallel.host()
@@ -199,14 +195,15 @@ def draw_views(path: Path, policy: views.Policy, state: byol.State, batch: byol.
 
 def check_finite(step: int, readings: dict[str, float], last_good: int | None) -> None:
     """Raises UserError when the loss or the gradient of an update is NaN or infinite."""
-    bad = [key for key in ("loss", "gradient_norm") if not math.isfinite(readings[key])]
-    if bad:
-        saved = "no checkpoint was saved before" if last_good is None else (
-            f"the checkpoint of step {last_good} is good and was kept"
-        )
+    for key in ("loss", "gradient_norm"):
+        if math.isfinite(readings[key]):
+            continue
+        kept = "no checkpoint had been saved"
+        if last_good is not None:
+            kept = f"the checkpoint of step {last_good} is good and was kept"
         raise UserError(
-            f"The {bad[0].replace('_', ' ')} at step {step} is {readings[bad[0]]}; {saved}. Try a "
-            "lower config.optimizer.base_learning_rate, a longer config.optimizer.warmup_epochs, or "
+            f"The {key.replace('_', ' ')} at step {step} is {readings[key]}; {kept}. Try a lower "
+            "config.optimizer.base_learning_rate, a longer config.optimizer.warmup_epochs, or "
             "config.dtype=float32, in a new --workdir."
         )
 

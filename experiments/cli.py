@@ -9,7 +9,7 @@ from byol_jax.errors import UserError
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags and runs `main`; a mistake of the user's ends in a sentence, not a traceback.
+    """Parses the flags and runs `main`; a user's mistake ends in a sentence, not a traceback.
 
     Exit codes: 0 done, 1 the input cannot be used, 2 a flag is wrong, 130 interrupted.
     """

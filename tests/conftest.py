@@ -1,6 +1,7 @@
 """Four virtual CPU devices for every test, and where optional data lies."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # Before anything imports jax.
@@ -9,7 +10,13 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
 
-import pytest
+# Runs of the same tiny config share their compiled programs, within one call of pytest.
+COMPILED = tempfile.TemporaryDirectory(prefix="byol_jax_tests_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import pytest  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared"
 

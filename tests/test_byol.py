@@ -157,7 +157,8 @@ def test_regression_loss_is_two_minus_two_cosines():
 
 
 def test_regression_loss_of_zero_vectors_has_a_finite_gradient():
-    gradient = jax.grad(lambda q: byol.regression_loss(q, jnp.ones((1, 3))).sum())(jnp.zeros((1, 3)))
+    zeros, ones = jnp.zeros((1, 3)), jnp.ones((1, 3))
+    gradient = jax.grad(lambda q: byol.regression_loss(q, ones).sum())(zeros)
     assert np.all(np.isfinite(gradient))
 
 
@@ -165,8 +166,8 @@ def gradients(learner, state, batch, of):
     view1, view2 = byol.augmented(learner.policy, state, batch)
 
     def loss(params):
-        replaced = state._replace(**{of: params})
-        return byol.loss_fn(replaced.online_params, learner, replaced, view1, view2, batch.labels)[0]
+        s = state._replace(**{of: params})
+        return byol.loss_fn(s.online_params, learner, s, view1, view2, batch.labels)[0]
 
     return jax.grad(loss)(getattr(state, of))
 

@@ -108,9 +108,7 @@ def test_jitter_applies_the_operations_in_order_and_clips_after_each(image):
 
 
 # The test image is small: a tenth of it would be no blur at all.
-OFF = views.View(
-    jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0, blur_divider=2.0
-)
+OFF = views.View(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0, blur_divider=2.0)
 
 
 def many(config, image, count=2000):
@@ -130,9 +128,7 @@ def test_strengths_are_uniform_in_their_range():
     config = dataclasses.replace(OFF, jitter_prob=1.0, brightness=0.3, contrast=0.0)
     deltas = many(config, gray)[:, 0, 0, 0] - 0.5
     assert -0.3 <= deltas.min() < -0.29 and 0.29 < deltas.max() <= 0.3
-    np.testing.assert_allclose(
-        np.quantile(deltas, [0.25, 0.5, 0.75]), [-0.15, 0, 0.15], atol=0.03
-    )
+    np.testing.assert_allclose(np.quantile(deltas, [0.25, 0.5, 0.75]), [-0.15, 0, 0.15], atol=0.03)
 
 
 def test_the_four_are_jittered_in_all_orders(image):

@@ -1,0 +1,89 @@
+"""The entry points as a user types them: what they write, and one sentence for each mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+import byol_jax
+from byol_jax import train
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = "--config=experiments/configs/quickstart.py"
+
+
+def call(name, *flags):
+    command = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    train.train(tiny_config(), workdir)
+    return workdir
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn"])
+def test_evaluate_writes_its_table(workdir, protocol):
+    done = call("evaluate", f"--checkpoint={workdir}", f"--protocol={protocol}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((workdir / "eval" / f"{protocol}.json").read_text())
+    assert report["protocol"] == protocol and report["data"] == "embedded/test"
+    assert report["test_examples"] == 2000 and report["step"] == 6
+    assert set(report["top1"]) == {"byol", "random_init", "pixels"}
+    for name, top1 in report["top1"].items():
+        assert 0.05 < top1 < 1
+        assert f"{name:12s} {100 * top1:5.1f}%" in done.stdout
+    if protocol == "knn":
+        assert set(report["details"]["byol"]["top1_by_k"]) == {"20", "200"}
+
+
+def test_export_is_loaded_by_the_library(workdir, tmp_path):
+    done = call("export", f"--checkpoint={workdir}", f"--output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    images = np.zeros((2, 16, 16, 1), np.uint8)
+    assert byol_jax.load(tmp_path / "out").embed(images).shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+    ("entry", "flags", "code", "sentence"),
+    [
+        ("pretrain", [QUICKSTART, "--config.stesp=3", "--workdir=W"], 2, "no such config key"),
+        ("pretrain", [QUICKSTART, "--config.steps=x", "--workdir=W"], 2, "invalid literal"),
+        ("pretrain", [QUICKSTART, "--wrkdir=W"], 2, "Unknown command line flag 'wrkdir'"),
+        ("pretrain", [QUICKSTART], 2, "--workdir must have a value"),
+        ("pretrain", [QUICKSTART, "--workdir=W", "extra"], 2, "unexpected argument 'extra'"),
+        ("pretrain", ["--config=nowhere.py", "--workdir=W"], 1, "--config=nowhere.py cannot be"),
+        (
+            "pretrain",
+            [QUICKSTART, "--workdir=W", "--config.data.source=folder:nowhere"],
+            1,
+            "nowhere",
+        ),
+        (
+            "pretrain",
+            [QUICKSTART, "--workdir=W", "--config.data.source=tfds:cifar10"],
+            1,
+            "cifar10",
+        ),
+        ("pretrain", [QUICKSTART, "--workdir=W", "--config.batch_size=30"], 1, "does not divide"),
+        ("evaluate", ["--checkpoint=W", "--protocol=linear"], 1, "holds no run"),
+        ("evaluate", ["--checkpoint=W", "--protocol=svm"], 1, "is not one of knn, linear"),
+        ("export", ["--checkpoint=W", "--output=X"], 1, "holds no run"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(tmp_path, entry, flags, code, sentence):
+    flags = [flag.replace("=W", f"={tmp_path / 'w'}") for flag in flags]
+    if "cifar10" in sentence:
+        flags.append(f"--config.data.dir={tmp_path}")
+    done = call(entry, *flags)
+    assert done.returncode == code, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and sentence in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w").exists()

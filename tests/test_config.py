@@ -1,0 +1,142 @@
+"""Every refusal of a config names the key; what is described is what is built."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import config_flags  # noqa: F401 (as the entry points read them)
+from tiny import tiny_config
+
+from byol_jax import byol, views
+from byol_jax import config as config_lib
+from byol_jax.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optimizer.name", "lamb", r"optimizer.name='lamb' is not one of lars, adamw, sgd"),
+        ("encoder.name", "vit", r"encoder.name='vit' is not one of resnet8"),
+        ("encoder.stem", "deep", r"encoder.stem='deep' is not one of imagenet, cifar, strided"),
+        ("encoder.padding", "valid", r"encoder.padding='valid' is not one of torch, same"),
+        ("dtype", "float16", r"dtype='float16' is not one of float32, bfloat16"),
+        ("data.channels", 4, r"data.channels=4 is not one of 1, 3"),
+        ("data.source", "", r"data.source is empty"),
+        ("epochs", 5, r"config.epochs=5 and config.steps=6: set one of them"),
+        ("steps", 0, r"config.epochs=0 and config.steps=0: set one of them"),
+        ("batch_size", 0, r"batch_size=0 must be above 0"),
+        ("data.image_size", -1, r"data.image_size=-1 must be above 0"),
+        ("log_every_steps", 0, r"log_every_steps=0 must be above 0"),
+        ("checkpoint.every_steps", 0, r"checkpoint.every_steps=0 must be above 0"),
+        ("knn.every_steps", -1, r"knn.every_steps=-1 must be at least 0"),
+        ("seed", -1, r"seed=-1 must be at least 0"),
+        ("tau_base", 1.5, r"tau_base=1.5 must be at least 0 and at most 1"),
+        ("crop.area_min", 0.0, r"crop.area_min=0.0 must be above 0"),
+        ("crop.area_max", 0.01, r"crop.area_max=0.01 must be at least 0.08"),
+        ("crop.ratio_max", 0.5, r"crop.ratio_max=0.5 must be at least 0.75"),
+        ("crop.flip_prob", 2.0, r"crop.flip_prob=2.0 must be at least 0 and at most 1"),
+        ("views.view2.gray_prob", -0.1, r"views.view2.gray_prob=-0.1 must be at least 0"),
+        ("views.view1.hue", -0.1, r"views.view1.hue=-0.1 must be at least 0"),
+        ("views.view1.blur_sigma_min", 0.0, r"views.view1.blur_sigma_min=0.0 must be above 0"),
+        ("views.mean", (0.5, 0.5), r"views.mean=\(0.5, 0.5\): give 1 number"),
+        ("views.std", (0.0,), r"views.std=\(0.0,\): .*above 0"),
+        ("optimizer.base_learning_rate", float("nan"), r"base_learning_rate=nan must be"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(key, value, message):
+    config = tiny_config()
+    with config.ignore_type():
+        parent, _, leaf = key.rpartition(".")
+        (config_lib.config_get(config, parent) if parent else config)[leaf] = value
+    with pytest.raises(UserError, match=message):
+        config_lib.resolve(config)
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+    config, _ = config_lib.resolve(tiny_config())
+    config.optimizer.warmup_epochs = 2.0
+    with pytest.raises(UserError, match="warmup_epochs=2 is 6 steps, but the whole run has 6"):
+        config_lib.learning_rate(config, steps_per_epoch=3)
+
+
+def test_epochs_or_steps():
+    config = tiny_config()
+    assert config_lib.total_steps(config, steps_per_epoch=7) == 6
+    config.steps, config.epochs = 0, 3
+    assert config_lib.total_steps(config, steps_per_epoch=7) == 21
+
+
+@pytest.mark.parametrize("name", ["lars", "adamw", "sgd"])
+def test_optimisers_have_defaults_of_their_own(name):
+    config = config_lib.default()
+    config.steps, config.data.source, config.optimizer.name = 1, "embedded", name
+    resolved, warnings = config_lib.resolve(config)
+    expected = config_lib.OPTIMIZER_DEFAULTS[name]
+    assert resolved.optimizer.base_learning_rate == expected["base_learning_rate"]
+    assert resolved.optimizer.weight_decay == expected["weight_decay"]
+    assert not warnings and config.optimizer.base_learning_rate is None
+
+
+def test_a_rate_for_lars_under_adamw_is_warned_of():
+    config = tiny_config()
+    config.optimizer.base_learning_rate = 0.45
+    config.batch_size = 256
+    _, (warning,) = config_lib.resolve(config)
+    assert "base_learning_rate=0.45 looks like a rate for LARS" in warning
+
+
+def test_learning_rate_scales_with_the_batch():
+    config, _ = config_lib.resolve(tiny_config())
+    config.optimizer.base_learning_rate, config.batch_size = 0.3, 4096
+    assert config_lib.learning_rate_peak(config) == pytest.approx(4.8)
+
+
+def test_every_knob_of_the_views_reaches_the_policy():
+    config = config_lib.default()
+    assert config_lib.policy(config) == views.IMAGENET
+    for field in dataclasses.fields(views.View):
+        config.views.view2[field.name] = 0.25
+        assert getattr(config_lib.policy(config).view2, field.name) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("encoder.padding", "same"), ("encoder.stem", "imagenet"), ("dtype", "bfloat16")],
+)
+def test_encoder_settings_reach_the_encoder(key, value):
+    config, _ = config_lib.resolve(tiny_config())
+    parent, _, leaf = key.rpartition(".")
+    (config_lib.config_get(config, parent) if parent else config)[leaf] = value
+    assert getattr(config_lib.encoder(config), leaf) == value
+
+
+def test_bfloat16_keeps_state_and_loss_in_float32():
+    config, _ = config_lib.resolve(tiny_config())
+    config.dtype = "bfloat16"
+    schedule = config_lib.learning_rate(config, 3)
+    learner = config_lib.learner(config, schedule, 6, num_classes=10, axis_name=None)
+    assert learner.online.projector.dtype == jnp.bfloat16
+    state = jax.eval_shape(lambda: byol.init(learner, 0, config_lib.image_shape(config)))
+    batch = byol.Batch(
+        jax.ShapeDtypeStruct((2, 4, 16, 16, 1), jnp.uint8),
+        jax.ShapeDtypeStruct((4,), jnp.int32),
+        jax.ShapeDtypeStruct((4,), jnp.int32),
+    )
+    after, metrics = jax.eval_shape(lambda s, b: byol.update(learner, s, b), state, batch)
+    floats = [x for x in jax.tree.leaves((after, metrics)) if jnp.issubdtype(x.dtype, np.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_presets_resolve_without_a_warning(path):
+    namespace = {}
+    exec(compile(path.read_text(), path, "exec"), namespace)
+    assert f"experiments/configs/{path.name}" in namespace["__doc__"]  # the command
+    resolved, warnings = config_lib.resolve(namespace["get_config"]())
+    assert not warnings
+    config_lib.learning_rate(resolved, steps_per_epoch=max(1, 50_000 // resolved.batch_size))

@@ -1,0 +1,113 @@
+"""What is exported is the trained encoder, and load refuses what it cannot trust."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from tiny import tiny_config
+
+import byol_jax
+from byol_jax import byol, runs, train
+from byol_jax.errors import UserError
+from byol_jax.export import encoder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    config = tiny_config()
+    config.steps = 3
+    config.knn.every_steps = 0
+    workdir = tmp_path_factory.mktemp("run")
+    train.train(config, workdir)
+    return runs.restore(workdir)
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exported") / "encoder"
+    encoder.save(trained, directory)
+    return directory
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 1), np.uint8)
+
+
+def test_the_export_embeds_as_the_trained_encoder_does(trained, exported):
+    want = byol.embed(trained.learner, trained.state, IMAGES)
+    got = byol_jax.load(exported).embed(IMAGES, batch_size=3)
+    assert got.dtype == np.float32 and got.shape == (7, 16)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_the_weights_are_those_of_the_online_encoder(trained, exported):
+    arrays = safetensors.numpy.load_file(exported / "model.safetensors")
+    kernel = trained.state.online_params["encoder"]["layer2_0"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(arrays["params/layer2_0/conv1/kernel"], kernel)
+    mean = trained.state.online_stats["encoder"]["bn1"]["mean"]
+    np.testing.assert_array_equal(arrays["batch_stats/bn1/mean"], mean)
+
+
+def test_config_says_how_it_was_trained(exported):
+    record = json.loads((exported / "config.json").read_text())
+    assert record["encoder"]["name"] == "resnet8" and record["mean"] == [0.5]
+    assert record["training"]["step"] == 3
+    assert record["training"]["data"]["name"] == "embedded/train"
+
+
+@pytest.mark.parametrize(
+    "images",
+    [IMAGES.astype(np.float32), IMAGES[0], np.zeros((2, 16, 16, 3), np.uint8)],
+    ids=["float", "one image", "channels"],
+)
+def test_other_images_are_refused(exported, images):
+    with pytest.raises(UserError, match=r"embed takes uint8 images \(n, height, width, 1\)"):
+        byol_jax.load(exported).embed(images)
+
+
+def test_no_images_are_refused(exported):
+    with pytest.raises(UserError, match="no images"):
+        byol_jax.load(exported).embed(IMAGES[:0])
+
+
+def test_a_folder_that_is_no_export_is_named(tmp_path):
+    with pytest.raises(UserError, match="is not an exported encoder"):
+        byol_jax.load(tmp_path)
+
+
+def test_damaged_weights_are_refused(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be read"):
+        byol_jax.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "has format 'other'"),
+        ({"channels": 3}, "does not fit its config.json: params/conv1/kernel is"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(copy, change, message):
+    record = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(record | change))
+    with pytest.raises(UserError, match=message):
+        byol_jax.load(copy)
+
+
+def test_a_run_without_checkpoint_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        runs.restore(tmp_path)
+
+
+def test_a_step_without_checkpoint_is_named(trained, exported, tmp_path):
+    runs.begin(tmp_path, trained.run)
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        runs.restore(tmp_path)

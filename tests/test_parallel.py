@@ -1,0 +1,185 @@
+"""One device and four give the same update; replicas agree; batch norm sees the whole batch."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax import byol, networks, optim, parallel, views
+from byol_jax.errors import UserError
+
+SHAPE = (8, 8, 3)
+BATCH = 16
+
+
+class Encoder(nn.Module):
+    """A convolution and a synchronised batch norm."""
+
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(6, (3, 3), strides=(2, 2))(x)
+        norm = networks.BatchNorm(use_running_average=not train, axis_name=self.axis_name)
+        return nn.relu(norm(x)).mean((1, 2))
+
+
+def make(axis_name):
+    return byol.learner(
+        Encoder(axis_name),
+        views.IMAGENET,
+        optim.lars(optim.warmup_cosine(20.0, 1, 20), weight_decay=1e-3),
+        optim.target_decay(0.9, 20),
+        hidden_size=8,
+        output_size=4,
+        num_classes=3,
+        axis_name=axis_name,
+    )
+
+
+def make_batch(step):
+    rng = np.random.default_rng(step)
+    images = rng.integers(0, 256, (2, BATCH, *SHAPE), np.uint8)
+    labels = rng.integers(0, 3, BATCH).astype(np.int32)
+    return byol.Batch(images, labels, np.arange(BATCH, dtype=np.int32))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """States and metrics after three steps: on one device, and on all four."""
+    assert jax.device_count() == 4
+    one, four = make(None), make(parallel.AXIS)
+    updates = (jax.jit(functools.partial(byol.update, one)), parallel.update(four))
+    states = [byol.init(one, 5, SHAPE), parallel.replicate(byol.init(four, 5, SHAPE))]
+    for step in range(3):
+        pairs = [u(s, make_batch(step)) for u, s in zip(updates, states, strict=True)]
+        states, metrics = zip(*pairs, strict=True)
+    return states, metrics
+
+
+def named(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def is_noise(name):
+    """A bias right before a batch norm has a true gradient of zero: it moves by rounding."""
+    return "['dense1']['bias']" in name or "['Conv_0']['bias']" in name
+
+
+def test_one_device_and_four_give_the_same_update(trained):
+    (one, four), (metrics1, metrics4) = trained
+    one, four = named(one), named(four)
+    assert one.keys() == four.keys() and sum(map(is_noise, one)) == 8
+    for name, want in one.items():
+        if not is_noise(name):
+            scale = np.abs(want).max() + 1e-12
+            np.testing.assert_allclose(four[name] / scale, want / scale, atol=2e-5, err_msg=name)
+    for key, want in metrics1.items():
+        np.testing.assert_allclose(metrics4[key], want, rtol=1e-5, err_msg=key)
+
+
+def test_all_replicas_hold_the_same_state_and_metrics(trained):
+    (_, state), (_, metrics) = trained
+    for name, leaf in {**named_arrays(state), **named_arrays(metrics)}.items():
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 4, name
+        for shard in shards[1:]:
+            np.testing.assert_array_equal(shard, shards[0], err_msg=name)
+
+
+def named_arrays(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+@pytest.mark.parametrize(
+    ("module", "row_shape"),
+    [
+        (networks.MLP(5, 3, axis_name="batch"), (4,)),
+        (networks.ResNet8(stem="strided", width_multiplier=0.25, axis_name="batch"), (8, 8, 3)),
+    ],
+)
+def test_batch_norm_is_synchronised(module, row_shape):
+    """Statistics over four devices are those of the whole batch on one."""
+    x = np.random.default_rng(0).normal(size=(8, *row_shape)).astype(np.float32)
+    alone = module.clone(axis_name=None)
+    made = alone.init(jax.random.key(0), x, train=True)
+
+    def run(module, x):
+        return module.apply(made, x, train=True, mutable=["batch_stats"])
+
+    want = jax.jit(lambda x: run(alone, x))(x)
+    outputs, stats = jax.pmap(lambda x: run(module, x), axis_name="batch")(
+        x.reshape(4, 2, *row_shape)
+    )
+    np.testing.assert_allclose(outputs.reshape(want[0].shape), want[0], atol=2e-5)
+    for got, expected in zip(jax.tree.leaves(stats), jax.tree.leaves(want[1]), strict=True):
+        for replica in got:
+            np.testing.assert_allclose(replica, expected, atol=1e-5)
+
+
+def test_an_update_compiles_once(monkeypatch):
+    traces = []
+    plain = byol.update
+
+    def counted(learner, state, batch):
+        traces.append(len(traces))
+        return plain(learner, state, batch)
+
+    monkeypatch.setattr(byol, "update", counted)
+    learner = make(parallel.AXIS)
+    update = parallel.update(learner)
+    state = parallel.replicate(byol.init(learner, 0, SHAPE))
+    state, _ = update(state, make_batch(0))
+    after_first = len(traces)
+    for step in (1, 2):
+        state, _ = update(state, make_batch(step))
+    assert len(traces) == after_first
+
+
+def test_without_labels(trained):
+    learner = byol.learner(
+        Encoder(parallel.AXIS),
+        views.IMAGENET,
+        optim.sgd(0.1),
+        optim.target_decay(0.9, 20),
+        hidden_size=8,
+        output_size=4,
+        axis_name=parallel.AXIS,
+    )
+    state = parallel.replicate(byol.init(learner, 0, SHAPE))
+    _, metrics = parallel.update(learner)(state, make_batch(0)._replace(labels=None))
+    assert set(metrics) == {"loss", "byol_loss", "tau", "gradient_norm"}
+
+
+def test_embedding_any_number_of_images(trained):
+    (_, four), _ = trained
+    images = np.random.default_rng(1).integers(0, 256, (13, *SHAPE), np.uint8)
+    want = byol.embed(make(None), parallel.local(four), images)
+    got = parallel.embedder(make(parallel.AXIS))(four, images, 6)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_health_features_are_those_of_one_device():
+    state = byol.init(make(None), 5, SHAPE)
+    want = jax.jit(functools.partial(byol.inspect_features, make(None)))(state, make_batch(9))
+    inspect = parallel.inspect_features(make(parallel.AXIS))
+    got = inspect(parallel.replicate(state), make_batch(9))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 6, -4])
+def test_a_batch_that_does_not_divide_is_refused(size):
+    with pytest.raises(UserError, match=rf"config.batch_size={size} does not divide among 4"):
+        parallel.check_batch_size(size)
+
+
+def test_dtype_of_metrics(trained):
+    _, (_, metrics) = trained
+    assert all(x.dtype == jnp.float32 for x in metrics.values())

@@ -1,0 +1,219 @@
+"""The loop end to end on a tiny run: files, resuming, stopping, and what goes wrong."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_config
+
+from byol_jax import byol, runs, train, writers
+from byol_jax import input as input_lib
+from byol_jax.errors import UserError
+
+KEYS = {
+    *("step", "epoch", "loss", "byol_loss", "probe_loss", "probe_train_top1", "tau"),
+    *("learning_rate", "gradient_norm", "embedding_std", "embedding_rank"),
+    *("projection_std", "projection_rank"),
+}
+TIMES = {"images_per_second", "input_wait_share"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("finished")
+    train.train(tiny_config(), workdir)
+    return workdir
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(workdir):
+    return jax.tree.map(np.asarray, runs.restore(workdir).state)
+
+
+def test_a_run_leaves_what_it_says(finished):
+    names = {path.name.split(".")[0] for path in finished.iterdir()}
+    assert names == {"config", "metrics", "events", "checkpoints", "views", "curves"}
+    assert (finished / "views.png").stat().st_size > 1000
+    assert (finished / "curves.png").stat().st_size > 1000
+    record = json.loads((finished / "config.json").read_text())
+    assert record["config"]["batch_size"] == 16 and record["total_steps"] == 6
+    assert record["data"]["num_classes"] == 10 and "jax" in record["versions"]
+
+
+def test_metrics_have_every_reading(finished):
+    readings = rows(finished)
+    assert [row["step"] for row in readings] == [2, 3, 4, 6]
+    for row in readings:
+        assert set(row) - TIMES - {"knn_test_top1"} == KEYS
+        assert all(np.isfinite(value) for value in row.values())
+    assert [row["step"] for row in readings if "knn_test_top1" in row] == [3, 6]
+    assert all(set(row) >= TIMES for row in readings)
+    assert all(0 <= row["input_wait_share"] <= 1 for row in readings)
+    # Of the update that was made: the first has the full rate, since there is no warm-up.
+    rate = 0.01 * 16 / 256
+    np.testing.assert_allclose(
+        [row["learning_rate"] for row in readings],
+        [rate * (np.cos(np.pi * (row["step"] - 1) / 6) + 1) / 2 for row in readings],
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        [row["tau"] for row in readings],
+        [1 - 0.004 * (np.cos(np.pi * (row["step"] - 1) / 6) + 1) / 2 for row in readings],
+        rtol=1e-6,
+    )
+
+
+def test_training_moved_every_part(finished):
+    trained = runs.restore(finished)
+    fresh = runs.initial_state(trained.learner, trained.run.config)
+    for name in ("online_params", "target_params", "online_stats", "target_stats"):
+        for old, new in zip(
+            jax.tree.leaves(getattr(fresh, name)),
+            jax.tree.leaves(getattr(trained.state, name)),
+            strict=True,
+        ):
+            assert np.any(np.asarray(old) != np.asarray(new)), name
+    assert int(trained.state.step) == 6
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run asked to stop in its fourth step, between two checkpoints."""
+    workdir = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        steps = []
+
+        def advance(self):
+            steps.append(None)
+            if len(steps) == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(writers.Progress, "advance", advance)
+        train.train(tiny_config(), workdir)
+    return workdir
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(finished, interrupted, capsys):
+    assert int(final_state(interrupted).step) == 4
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert handlers == [signal.default_int_handler, signal.SIG_DFL]
+    train.train(tiny_config(), interrupted)
+    assert "Going on from the checkpoint of step 4" in capsys.readouterr().out
+
+    # Not a bit differs from the run that nothing disturbed.
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(final_state(finished)),
+        jax.tree.leaves(final_state(interrupted)),
+        strict=True,
+    )
+    for (path, want), got in pairs:
+        np.testing.assert_array_equal(got, want, err_msg=jax.tree_util.keystr(path))
+
+    def comparable(workdir):
+        # The disturbed run was asked to stop at 4, so it read kNN there as well.
+        ignored = TIMES | {"knn_test_top1"}
+        return [{k: v for k, v in row.items() if k not in ignored} for row in rows(workdir)]
+
+    assert comparable(interrupted) == comparable(finished)
+
+
+def test_a_complete_run_has_nothing_left_to_do(finished, capsys):
+    before = (finished / "metrics.jsonl").read_text()
+    train.train(tiny_config(), finished)
+    assert "nothing left to do" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_a_changed_config_is_refused_by_name(finished):
+    config = tiny_config()
+    config.batch_size = 32
+    config.views.view1.hue = 0.3
+    with pytest.raises(UserError, match=r"batch_size \(16 -> 32\).*view1.hue \(0.1 -> 0.3\)"):
+        train.train(config, finished)
+
+
+def test_lines_after_the_checkpoint_are_dropped(tmp_path):
+    metrics = writers.Metrics(tmp_path, 0)
+    for step in (1, 2, 3):
+        metrics.write(step, {"loss": step, "bad": float("nan")})
+    metrics.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # cut short by a fault
+    metrics = writers.Metrics(tmp_path, 2)
+    metrics.write(3, {"loss": 30})
+    metrics.close()
+    assert rows(tmp_path) == [
+        {"step": 1, "loss": 1.0, "bad": None},
+        {"step": 2, "loss": 2.0, "bad": None},
+        {"step": 3, "loss": 30.0},
+    ]
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    config = tiny_config()
+    config.optimizer.name = "sgd"
+    config.optimizer.base_learning_rate = 1e37
+    config.checkpoint.every_steps = config.log_every_steps = 1
+    config.knn.every_steps = 0
+    with pytest.raises(UserError, match=r"step \d is (nan|inf).*base_learning_rate"):
+        train.train(config, tmp_path)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    for step in kept:
+        state = runs.restore(tmp_path, int(step)).state
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
+
+
+def test_a_collapse_is_said_and_can_stop_the_run(tmp_path, monkeypatch, capsys):
+    names = ("embedding_std", "embedding_rank", "projection_std", "projection_rank")
+    monkeypatch.setattr(train, "feature_health", lambda *_: dict.fromkeys(names, 0.01))
+    config = tiny_config()
+    config.knn.every_steps = 0
+    config.health.patience = 2
+    config.health.stop_on_collapse = True
+    with pytest.raises(UserError, match="saved at step 3: the features collapsed"):
+        train.train(config, tmp_path)
+    assert "predictor" in capsys.readouterr().out  # what to try
+    assert int(final_state(tmp_path).step) == 3
+
+
+def test_a_flat_folder_trains_without_labels(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        size = (20 + i, 40 - i)
+        image = Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8))
+        image.save(tmp_path / f"{i}.{'png' if i % 2 else 'jpg'}")
+    config = tiny_config()
+    config.data.source = f"folder:{tmp_path}"
+    config.data.channels = 3
+    config.views.mean, config.views.std = (0.5,) * 3, (0.25,) * 3
+    config.steps = 2
+    train.train(config, tmp_path / "run")
+    assert "No kNN while training: the data has no labels." in capsys.readouterr().out
+    state = final_state(tmp_path / "run")
+    assert "probe" not in state.online_params
+    (row,) = rows(tmp_path / "run")
+    assert "probe_loss" not in row and np.isfinite(row["loss"])
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--workdir=.*file/run cannot be written"):
+        train.train(tiny_config(), tmp_path / "file" / "run")
+
+
+def test_the_same_rows_reach_the_update_on_any_number_of_devices(finished):
+    """Positions are places in the global batch, whatever a device gets of it."""
+    run = runs.read(finished)
+    source, _ = train.open_sources(run.config)
+    batch = next(train.train_batches(run, source, 0))
+    assert isinstance(batch, byol.Batch)
+    np.testing.assert_array_equal(batch.positions, np.arange(16))
+    assert input_lib.steps_per_epoch(source, 16) == run.steps_per_epoch == 625

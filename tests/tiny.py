@@ -1,0 +1,31 @@
+"""A config small enough to train within a test."""
+
+from byol_jax import config as config_lib
+from byol_jax import views
+
+
+def tiny_config():
+    """Six steps of sixteen embedded images on a narrow ResNet-8 at 16 pixels."""
+    config = config_lib.default()
+    config.steps = 6
+    config.batch_size = 16
+    config.data.source = "embedded"
+    config.data.test_split = "test"
+    config.data.image_size = 16
+    config.data.channels = 1
+    plain = views.View(jitter_prob=0.0, blur_prob=0.0)  # jitter takes seconds to compile
+    config_lib.set_policy(config, views.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
+    config.encoder.name = "resnet8"
+    config.encoder.stem = "strided"
+    config.encoder.width_multiplier = 0.25
+    config.heads.hidden_size = 8
+    config.heads.output_size = 4
+    config.optimizer.name = "adamw"
+    config.optimizer.base_learning_rate = 0.01
+    config.optimizer.warmup_epochs = 0.0
+    config.log_every_steps = 2
+    config.checkpoint.every_steps = 3
+    config.knn.every_steps = 3
+    config.knn.train_examples = 60
+    config.knn.test_examples = 30
+    return config
