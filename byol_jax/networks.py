@@ -146,6 +146,7 @@ def conv2d(
     )
 
 
+ResNet10 = partial(ResNet, stage_sizes=(1, 1, 1, 1), block=BasicBlock)  # for small machines
 ResNet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
 ResNet34 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
 ResNet50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
@@ -157,6 +158,7 @@ ResNet8 = partial(ResNet, stage_sizes=(1, 1, 1), block=BasicBlock, base_channels
 
 ENCODERS = {  # names for the command line
     "resnet8": ResNet8,
+    "resnet10": ResNet10,
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "resnet50": ResNet50,
