@@ -7,7 +7,7 @@ a constant is the predictor, which only the online network has, and the slowness
 
 Everything here is a pure function over arrays and a Flax module. To drive it by hand:
 
-    learner = byol.learner(encoder, policy, optimizer, tau)
+    learner = byol.make_learner(encoder, policy, optimizer, tau)
     state = byol.init(learner, seed=0, image_shape=(32, 32, 3))
     update = jax.jit(functools.partial(byol.update, learner), donate_argnums=0)
     state, metrics = update(state, batch)
@@ -107,7 +107,7 @@ class Learner:
     axis_name: str | None = None
 
 
-def learner(
+def make_learner(
     encoder: nn.Module,
     policy: views.Policy,
     optimizer: optax.GradientTransformation,
@@ -265,7 +265,11 @@ def update(learner: Learner, state: State, batch: Batch) -> tuple[State, dict[st
 
     tau = learner.tau(state.step)
     target_params = update_target(state.target_params, online_params, tau)
-    metrics |= {"tau": tau, "gradient_norm": optax.tree.norm(gradients)}
+    metrics |= {
+        "tau": tau,
+        "gradient_norm": optax.tree.norm(gradients),
+        "parameter_norm": optax.tree.norm(online_params),
+    }
     new_state = State(
         step=state.step + 1,
         seed=state.seed,
@@ -287,7 +291,7 @@ def augmented(policy: views.Policy, state: State, batch: Batch) -> tuple[jax.Arr
 def embed(learner: Learner, state: State, images: jax.Array) -> jax.Array:
     """Embeddings f(x) in evaluation mode: uint8 (n, h, w, channels) -> float32 (n, features)."""
     variables = {
-        "params": {"encoder": state.online_params["encoder"]},
+        "params": {"encoder": state.online_params.get("encoder", {})},
         "batch_stats": {"encoder": state.online_stats.get("encoder", {})},
     }
     images = views.normalize(images, learner.policy.mean, learner.policy.std)

@@ -6,6 +6,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from byol_jax import byol
+from byol_jax.errors import UserError
 
 
 class Checkpoints:
@@ -17,6 +18,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int | None = None):
         """With `keep`, the folder is made if need be; without, nothing is made or deleted."""
+        self._directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None),
@@ -30,7 +32,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being saved."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
     def latest_step(self) -> int | None:
@@ -41,6 +43,20 @@ class Checkpoints:
         """All steps that have a whole checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
+    def wait(self) -> None:
+        """Returns when what was saved is whole on disk.
+
+        Raises:
+          UserError: it could not be written; what was saved before is still there.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self._directory}: the checkpoint could not be written ({_first_line(error)}); "
+                "earlier ones are whole. Is the disk full?"
+            ) from error
+
     def save(self, step: int, state: byol.State) -> None:
         """Saves a state unless this step is saved already; the state may be donated afterwards."""
         if self.latest_step() != step:
@@ -48,9 +64,24 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
 
     def restore(self, step: int, abstract: byol.State) -> byol.State:
-        """Reads a state of the shapes and dtypes of `abstract` onto the first local device."""
+        """Reads a state of the shapes and dtypes of `abstract` onto the first local device.
+
+        Raises:
+          UserError: the files are damaged, or hold other shapes.
+        """
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract._asdict()
         )
-        return byol.State(**self._manager.restore(step, args=ocp.args.StandardRestore(wanted)))
+        try:
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        except Exception as error:  # TensorStore raises no type of its own
+            raise UserError(
+                f"{self._directory / str(step)} cannot be read ({_first_line(error)}). If it is "
+                "damaged, delete that folder, and the checkpoint before it is used."
+            ) from error
+        return byol.State(**restored)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

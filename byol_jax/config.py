@@ -9,7 +9,6 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict, config_dict
 
@@ -23,12 +22,78 @@ OPTIMIZER_DEFAULTS = {
     "adamw": {"base_learning_rate": 1e-3, "weight_decay": 1e-2},
     "sgd": {"base_learning_rate": 0.03, "weight_decay": 5e-4},
 }
-# Above this, scaled to the batch, AdamW's steps are hundredths of a weight's usual size.
+# Nobody's AdamW is above this for a batch of 256, and nobody's LARS below.
 LARGEST_SENSIBLE_ADAMW_RATE = 0.02
+
+INFINITY = float("inf")
+CHOICES = {
+    "optimizer.name": tuple(OPTIMIZER_DEFAULTS),
+    "encoder.name": tuple(networks.ENCODERS),
+    "encoder.stem": ("imagenet", "cifar", "strided"),
+    "encoder.padding": ("torch", "same"),
+    "dtype": ("float32", "bfloat16"),
+    "data.channels": (1, 3),
+}
+TINY = 1e-6  # stands for "above 0"
+RANGES = {
+    "seed": (0, 2**31 - 1),
+    "epochs": (0, INFINITY),
+    "steps": (0, INFINITY),
+    "batch_size": (4, INFINITY),  # batch norm over fewer examples leaves nothing to learn from
+    "data.image_size": (1, INFINITY),
+    "crop.area_min": (TINY, 1),
+    "crop.area_max": (TINY, 1),
+    "crop.ratio_min": (TINY, INFINITY),
+    "crop.ratio_max": (TINY, INFINITY),
+    "crop.flip_prob": (0, 1),
+    "crop.test_fraction": (TINY, 1),
+    "encoder.width_multiplier": (TINY, INFINITY),
+    "heads.hidden_size": (1, INFINITY),
+    "heads.output_size": (1, INFINITY),
+    "tau_base": (0, 1),
+    "optimizer.base_learning_rate": (0, INFINITY),
+    "optimizer.weight_decay": (0, INFINITY),
+    "optimizer.momentum": (0, 1),
+    "optimizer.trust_coefficient": (TINY, INFINITY),
+    "optimizer.warmup_epochs": (0, INFINITY),
+    "log_every_steps": (1, INFINITY),
+    "checkpoint.every_steps": (1, INFINITY),
+    "checkpoint.keep": (1, INFINITY),
+    "knn.every_steps": (0, INFINITY),
+    "knn.train_examples": (1, INFINITY),
+    "knn.test_examples": (1, INFINITY),
+    "health.patience": (1, INFINITY),
+} | {
+    f"views.{view}.{key}": bounds
+    for view in ("view1", "view2")
+    for key, bounds in {
+        "jitter_prob": (0, 1),
+        "brightness": (0, INFINITY),
+        "contrast": (0, INFINITY),
+        "saturation": (0, INFINITY),
+        "hue": (0, INFINITY),
+        "gray_prob": (0, 1),
+        "blur_prob": (0, 1),
+        "blur_sigma_min": (TINY, INFINITY),
+        "blur_sigma_max": (TINY, INFINITY),
+        "blur_divider": (TINY, INFINITY),
+        "solarize_prob": (0, 1),
+        "solarize_threshold": (0, INFINITY),
+    }.items()
+}
+ASCENDING = (
+    ("crop.area_min", "crop.area_max"),
+    ("crop.ratio_min", "crop.ratio_max"),
+    ("views.view1.blur_sigma_min", "views.view1.blur_sigma_max"),
+    ("views.view2.blur_sigma_min", "views.view2.blur_sigma_max"),
+)
 
 
 def default() -> ConfigDict:
-    """The paper's 1000-epoch ImageNet setting (section 3.3), on one tree."""
+    """The paper's ImageNet setting (section 3.3) on one tree; a preset adds data and length.
+
+    The tree is locked: a key that is not here cannot be set.
+    """
     imagenet = views.IMAGENET
     config = ConfigDict()
     config.seed = 0
@@ -92,7 +157,7 @@ def default() -> ConfigDict:
     config.health = ConfigDict()
     config.health.patience = 5  # bad readings in a row before a collapse is said
     config.health.stop_on_collapse = False
-    return config
+    return config.lock()
 
 
 def set_policy(config: ConfigDict, policy: views.Policy) -> None:
@@ -110,12 +175,22 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
       UserError: a value that cannot work; the text names the key.
     """
     config = config.copy_and_resolve_references()
-    _one_of(config, "optimizer.name", OPTIMIZER_DEFAULTS)
-    _one_of(config, "encoder.name", networks.ENCODERS)
-    _one_of(config, "encoder.stem", ("imagenet", "cifar", "strided"))
-    _one_of(config, "encoder.padding", ("torch", "same"))
-    _one_of(config, "dtype", ("float32", "bfloat16"))
-    _one_of(config, "data.channels", (1, 3))
+    _check_types(config)
+    for key, allowed in CHOICES.items():
+        if get(config, key) not in allowed:
+            names = ", ".join(str(name) for name in allowed)
+            raise UserError(f"config.{key}={get(config, key)!r} is not one of {names}.")
+    for key, (low, high) in RANGES.items():
+        value = get(config, key)
+        if value is not None and not low <= value <= high:
+            bounds = f"at least {low:g}" + (f" and at most {high:g}" if high < INFINITY else "")
+            raise UserError(f"config.{key}={value} must be {bounds}.")
+    for low, high in ASCENDING:
+        if get(config, low) > get(config, high):
+            raise UserError(
+                f"config.{high}={get(config, high)} must be at least config.{low}="
+                f"{get(config, low)}."
+            )
     if not config.data.source:
         raise UserError(
             "config.data.source is empty: say where the images are, such as "
@@ -126,90 +201,55 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             f"config.epochs={config.epochs} and config.steps={config.steps}: set one of them to "
             "the length of the run and the other to 0."
         )
-    for key in (
-        *("batch_size", "data.image_size", "heads.hidden_size", "heads.output_size"),
-        *("encoder.width_multiplier", "log_every_steps", "checkpoint.every_steps"),
-        *("checkpoint.keep", "health.patience", "knn.train_examples", "knn.test_examples"),
-        *("optimizer.trust_coefficient", "views.view1.blur_divider", "views.view2.blur_divider"),
-    ):
-        _in_range(config, key, above=0)
-    for key in (
-        *("epochs", "steps", "knn.every_steps", "optimizer.warmup_epochs"),
-        *("optimizer.weight_decay", "optimizer.base_learning_rate"),
-    ):
-        if config_get(config, key) is not None:
-            _in_range(config, key, at_least=0)
-    _in_range(config, "seed", at_least=0, at_most=2**31 - 1)
-    for key in ("tau_base", "crop.flip_prob", "optimizer.momentum"):
-        _in_range(config, key, at_least=0, at_most=1)
-    for key in ("crop.area_min", "crop.area_max", "crop.test_fraction"):
-        _in_range(config, key, above=0, at_most=1)
-    _in_range(config, "crop.ratio_min", above=0)
-    for low, high in (
-        *(("crop.area_min", "crop.area_max"), ("crop.ratio_min", "crop.ratio_max")),
-        ("views.view1.blur_sigma_min", "views.view1.blur_sigma_max"),
-        ("views.view2.blur_sigma_min", "views.view2.blur_sigma_max"),
-    ):
-        _in_range(config, high, at_least=config_get(config, low))
-    for view in ("view1", "view2"):
-        for key in ("jitter_prob", "gray_prob", "blur_prob", "solarize_prob"):
-            _in_range(config, f"views.{view}.{key}", at_least=0, at_most=1)
-        for key in ("brightness", "contrast", "saturation", "hue", "solarize_threshold"):
-            _in_range(config, f"views.{view}.{key}", at_least=0)
-        _in_range(config, f"views.{view}.blur_sigma_min", above=0)
     for key in ("mean", "std"):
         values = config.views[key]
-        if len(values) != config.data.channels or (key == "std" and min(values) <= 0):
+        in_range = all(0 <= v <= 1 and (v > 0 or key == "mean") for v in values)
+        if len(values) != config.data.channels or not in_range:
             raise UserError(
-                f"config.views.{key}={tuple(values)}: give {config.data.channels} number(s), one "
-                "for each of config.data.channels" + (", above 0." if key == "std" else ".")
+                f"config.views.{key}={tuple(values)}: give {config.data.channels} number(s) "
+                "between 0 and 1, one for each of config.data.channels."
             )
+    width = config.encoder.width_multiplier
+    if round(encoder(config).base_channels * width) < 1:
+        raise UserError(f"config.encoder.width_multiplier={width:g} leaves no channel.")
     for key, value in OPTIMIZER_DEFAULTS[config.optimizer.name].items():
         if config.optimizer[key] is None:
             config.optimizer[key] = value
     warnings = []
-    if (
-        config.optimizer.name == "adamw"
-        and learning_rate_peak(config) > LARGEST_SENSIBLE_ADAMW_RATE
-    ):
+    rate = config.optimizer.base_learning_rate
+    if config.optimizer.name == "adamw" and rate > LARGEST_SENSIBLE_ADAMW_RATE:
         warnings.append(
-            f"config.optimizer.base_learning_rate={config.optimizer.base_learning_rate} looks "
-            f"like a rate for LARS; AdamW peaks at {learning_rate_peak(config):g} with this batch. "
-            "Around 0.001 is usual."
+            f"warning: config.optimizer.base_learning_rate={rate:g} looks like a rate for LARS; "
+            f"{OPTIMIZER_DEFAULTS['adamw']['base_learning_rate']:g} is usual under AdamW."
         )
     return config, warnings
 
 
-def config_get(config: ConfigDict, key: str) -> Any:
+def get(config: ConfigDict, key: str) -> Any:
     """The value at a dotted key."""
     for part in key.split("."):
         config = config[part]
     return config
 
 
-def _one_of(config: ConfigDict, key: str, allowed: Any) -> None:
-    if config_get(config, key) not in allowed:
-        names = ", ".join(str(name) for name in allowed)
-        raise UserError(f"config.{key}={config_get(config, key)!r} is not one of {names}.")
-
-
-def _in_range(
-    config: ConfigDict,
-    key: str,
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-) -> None:
-    value = config_get(config, key)
-    checks = [
-        ("above", above, lambda: value > above),
-        ("at least", at_least, lambda: value >= at_least),
-        ("at most", at_most, lambda: value <= at_most),
-    ]
-    wanted = [(words, bound, holds) for words, bound, holds in checks if bound is not None]
-    if not np.isfinite(value) or not all(holds() for _, _, holds in wanted):
-        bounds = " and ".join(f"{words} {bound:g}" for words, bound, _ in wanted)
-        raise UserError(f"config.{key}={value} must be {bounds}.")
+def _check_types(config: ConfigDict, prefix: str = "") -> None:
+    """Raises UserError where a leaf is of another type than in `default()`."""
+    for key, usual in (get(default(), prefix[:-1]) if prefix else default()).items():
+        value = config[key]
+        if isinstance(usual, ConfigDict):
+            _check_types(value, f"{prefix}{key}.")
+            continue
+        if isinstance(usual, tuple):
+            wrong = [v for v in value if not isinstance(v, int | float)]
+        elif usual is None:  # open until resolved: a number, or nothing
+            wrong = [] if value is None or isinstance(value, int | float) else [value]
+        else:
+            number = int | float if isinstance(usual, float) else type(usual)
+            is_bool = isinstance(value, bool) != isinstance(usual, bool)
+            wrong = [value] if is_bool or not isinstance(value, number) else []
+        if wrong:
+            kind = "numbers" if isinstance(usual, tuple) else type(usual or 0.0).__name__
+            raise UserError(f"config.{prefix}{key}={value!r} must be of type {kind}.")
 
 
 def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
@@ -283,7 +323,7 @@ def learner(
     axis_name: str | None,
 ) -> byol.Learner:
     """BYOL as a resolved config describes it, for a run of `total` steps."""
-    return byol.learner(
+    return byol.make_learner(
         encoder(config, axis_name),
         policy(config),
         optimizer(config, schedule),

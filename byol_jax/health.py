@@ -6,6 +6,8 @@ collapse. The spread and the rank of the target's projections can.
 
 import numpy as np
 
+EXAMPLES = 512  # enough to tell a rank of 1 from one of 100, and cheap to decompose
+
 
 def feature_std(features: np.ndarray) -> float:
     """Spread over the sphere: 1 like an isotropic Gaussian, 0 when all rows point the same way.
@@ -58,6 +60,24 @@ def effective_rank(features: np.ndarray) -> float:
         return 1.0
     shares = singular_values / singular_values.sum()
     return float(np.exp(-np.sum(shares * np.log(shares))))
+
+
+def readings(embeddings: np.ndarray, projections: np.ndarray) -> dict[str, float]:
+    """Spread and effective rank of the embeddings and of the target's projections.
+
+    Args:
+        embeddings: (n, d) real numbers.
+        projections: (n, e) real numbers.
+
+    Returns:
+        'embedding_std', 'embedding_rank', 'projection_std' and 'projection_rank', of the first
+        512 rows.
+    """
+    found = {}
+    for name, features in (("embedding", embeddings), ("projection", projections)):
+        found[f"{name}_std"] = feature_std(features[:EXAMPLES])
+        found[f"{name}_rank"] = effective_rank(features[:EXAMPLES])
+    return found
 
 
 class CollapseMonitor:

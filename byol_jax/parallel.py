@@ -1,4 +1,4 @@
-"""Devices and hosts: the only file that says pmap.
+"""Devices: the only file that says pmap.
 
 The state is replicated and whole on every device (no leading device axis); batches are split by
 rows. pmap's `out_axes=None` trusts that a value is the same on every replica, which is why
@@ -20,13 +20,10 @@ AXIS = "batch"
 ROWS = byol.Batch(views=1, labels=0, positions=0)
 
 
-def host() -> tuple[int, int]:
-    """(index of this process, number of processes)."""
-    return jax.process_index(), jax.process_count()
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raises UserError where the global batch does not divide among all devices."""
+def check_devices(batch_size: int) -> None:
+    """Raises UserError where the global batch does not divide among the devices of this host."""
+    if jax.process_count() > 1:
+        raise UserError("Training over several hosts is not supported yet: start one process.")
     devices = jax.device_count()
     if batch_size <= 0 or batch_size % devices:
         raise UserError(
@@ -91,28 +88,26 @@ def inspect_features(
 
 
 def embedder(learner: byol.Learner) -> Callable[[byol.State, np.ndarray, int], np.ndarray]:
-    """`byol.embed` over this host's devices, for any number of images.
+    """`byol.embed` over all devices, for any number of images.
 
     Returns:
       `embed(state, images, batch_size)`: uint8 (n, h, w, channels) -> float32 (n, features).
       Batches are padded to the given size, so that all are of one shape and compile once.
     """
-    devices = jax.local_devices()
+    devices = jax.local_device_count()
     mapped = jax.pmap(
         lambda state, images: byol.embed(learner, state, images),
         in_axes=(None, 0),
         out_axes=0,
-        devices=devices,
     )
 
     def embed(state: byol.State, images: np.ndarray, batch_size: int) -> np.ndarray:
-        rows = -(-batch_size // len(devices))
-        state = local(state)
+        rows = -(-batch_size // devices)
         done = []
-        for start in range(0, len(images), rows * len(devices)):
-            chunk = images[start : start + rows * len(devices)]
-            padding = [(0, rows * len(devices) - len(chunk))] + [(0, 0)] * (images.ndim - 1)
-            padded = np.pad(chunk, padding).reshape(len(devices), rows, *images.shape[1:])
+        for start in range(0, len(images), rows * devices):
+            chunk = images[start : start + rows * devices]
+            padding = [(0, rows * devices - len(chunk))] + [(0, 0)] * (images.ndim - 1)
+            padded = np.pad(chunk, padding).reshape(devices, rows, *images.shape[1:])
             features = np.asarray(mapped(state, padded))
             done.append(features.reshape(-1, features.shape[-1])[: len(chunk)])
         return np.concatenate(done)

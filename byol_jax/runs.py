@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from byol_jax import byol
 from byol_jax import config as config_lib
+from byol_jax import input as input_lib
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.errors import UserError
 
@@ -57,6 +58,17 @@ class Trained(NamedTuple):
     state: byol.State
 
 
+def describe(config: ConfigDict, source: input_lib.Source) -> Run:
+    """The run of a resolved config on its training images."""
+    data = {
+        "name": source.name,
+        "num_examples": source.num_examples,
+        "num_classes": source.num_classes,
+        "class_names": None if source.class_names is None else list(source.class_names),
+    }
+    return Run(config, data, input_lib.steps_per_epoch(source, config.batch_size))
+
+
 def begin(workdir: Path, run: Run) -> None:
     """Writes config.json, or checks that the one there is of the same run.
 
@@ -66,9 +78,18 @@ def begin(workdir: Path, run: Run) -> None:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if (workdir / "config.json").exists():
+        has_config = (workdir / "config.json").exists()
+        # Without a checkpoint nothing is lost, and a first attempt may well have been a mistake.
+        if has_checkpoint(workdir):
+            if not has_config:
+                raise UserError(
+                    f"{workdir} has checkpoints but no config.json to say of what: choose another "
+                    "--workdir."
+                )
             _check_same(workdir, read(workdir), run)
             return
+        if has_config:
+            read(workdir)  # refuses what is not ours to overwrite
         text = json.dumps(_as_json(run), indent=2) + "\n"
         # Whole or not at all: a half-written file would lock the folder.
         (workdir / "config.json.tmp").write_text(text)
@@ -77,6 +98,11 @@ def begin(workdir: Path, run: Run) -> None:
         raise UserError(
             f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
         ) from error
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether there is anything to go on from."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 def _as_json(run: Run) -> dict[str, Any]:
@@ -166,14 +192,11 @@ def restore(workdir: Path, step: int | None = None) -> Trained:
       UserError: no run, no checkpoint, or not the one asked for.
     """
     run = read(workdir)
-    nothing_yet = f"{workdir} has no checkpoint yet: let its pre-training save one first."
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(nothing_yet)
+    if not has_checkpoint(workdir):
+        raise UserError(f"{workdir} has no checkpoint yet: let its pre-training save one first.")
     learner = run.learner()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         chosen = checkpoints.latest_step() if step is None else step
-        if chosen is None:
-            raise UserError(nothing_yet)
         if chosen not in checkpoints.steps():
             raise UserError(
                 f"{workdir} has no checkpoint of step {chosen}; it has {checkpoints.steps()}."

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R BT.601, as rounded by the authors and by PIL
+LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R BT.601, as rounded by the authors
 
 
 @dataclasses.dataclass(frozen=True)

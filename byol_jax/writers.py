@@ -1,11 +1,14 @@
 """Where readings go: metrics.jsonl, TensorBoard, and the terminal."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import tensorboardX
 import tqdm
+
+from byol_jax.errors import UserError
 
 
 class Metrics:
@@ -14,9 +17,11 @@ class Metrics:
     def __init__(self, workdir: Path, start_step: int):
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
-            # What was read after the checkpoint will be read again.
+            # What was read after the checkpoint will be read again. Whole or not at all.
             kept = [row for row in read_metrics(self._path) if row["step"] <= start_step]
-            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            rewritten = self._path.with_suffix(".tmp")
+            rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            os.replace(rewritten, self._path)
         self._file = self._path.open("a", buffering=1)
         # purge_step hides the same readings from TensorBoard.
         self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
@@ -37,28 +42,37 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl, without a last one that a fault cut short."""
-    rows = []
-    for line in path.read_text().splitlines():
+    """The lines of a metrics.jsonl, without a last one that a fault cut short.
+
+    Raises:
+      UserError: another line is not one of ours.
+    """
+    rows, lines = [], path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+            row["step"] + 0
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise UserError(
+                f"line {number} of {path} was not written by this program: move the file away."
+            ) from None
+        rows.append(row)
     return rows
 
 
 class Progress:
     """A bar with images/s and time left on a terminal, plain lines elsewhere."""
 
-    def __init__(self, total_steps: int, start_step: int, quiet: bool):
+    def __init__(self, total_steps: int, start_step: int):
         self._bar = tqdm.tqdm(
             total=total_steps,
             initial=start_step,
             unit="step",
             dynamic_ncols=True,
-            disable=quiet or not sys.stderr.isatty(),
+            disable=not sys.stderr.isatty(),
         )
-        self._quiet = quiet
         self._total = total_steps
 
     def advance(self) -> None:
@@ -74,7 +88,7 @@ class Progress:
         }
         if not self._bar.disable:
             self._bar.set_postfix(shown)
-        elif not self._quiet:
+        else:
             words = "  ".join(f"{key} {value}" for key, value in shown.items())
             if seconds_left is not None:
                 words += f"  {tqdm.tqdm.format_interval(seconds_left)} left"
@@ -82,9 +96,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
-        if not self._quiet:
-            self._bar.write(text)
-            sys.stdout.flush()
+        self._bar.write(text)
+        sys.stdout.flush()
 
     def close(self) -> None:
         """Leaves the bar as it is."""

@@ -21,9 +21,9 @@ def run(main: Callable[[], None]) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
-    # A config that is not there, a key that does not exist, a value of the wrong type: the flags
-    # of ml_collections raise whatever they met.
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+    # A config that is not there or cannot be run, a key that does not exist, a value of the wrong
+    # type: the flags of ml_collections raise whatever they met.
+    except Exception as error:
         _leave(_words(error), 2)
     if rest[1:]:
         _leave(f"unexpected argument {rest[1]!r}; flags are written --name=value", 2)
@@ -34,7 +34,10 @@ def _words(error: Exception) -> str:
     """The text of an error raised while flags were read, on one line."""
     if error.args and isinstance(error.args[0], KeyError):  # what a misspelt config key ends in
         return "no such config key: " + " ".join(error.args[0].args[0].split())
-    return " ".join(str(error).split())
+    lines = str(error).strip().splitlines() or [""]
+    # Where a config file fails, the text is its whole traceback, the reason last.
+    text = lines[-1] if "Traceback" in str(error) else " ".join(" ".join(lines).split())
+    return text if isinstance(error, flags.Error) else f"{type(error).__name__}: {text}"
 
 
 def _guarded(main: Callable[[], None]) -> None:

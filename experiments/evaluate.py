@@ -8,7 +8,9 @@ what pre-training bought. Writes DIR/eval/PROTOCOL.json.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -24,76 +26,52 @@ TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "To fit on; the run's by 
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "To test on; the run's by default, or 'test'.")
 flags.mark_flags_as_required(["checkpoint", "protocol"])
 
-BATCH_SIZE = 256
 PIXEL_SIZE = 32  # larger images are shrunk to this before their pixels are used as features
 
 
 def main() -> None:
     """Evaluates as the flags say."""
-    from byol_jax import evaluate, parallel, runs
+    from byol_jax import data, evaluate, parallel, runs
     from byol_jax import input as input_lib
-    from byol_jax.evaluate import features
 
     if PROTOCOL.value not in evaluate.PROTOCOLS:
         known = ", ".join(evaluate.PROTOCOLS)
         raise UserError(f"--protocol={PROTOCOL.value} is not one of {known}.")
     workdir = Path(CHECKPOINT.value)
     run, learner, state = runs.restore(workdir, STEP.value)
-    config = run.config
-    train_source, test_source = (
-        input_lib.open_source(
-            DATA.value or config.data.source,
-            split,
-            data_dir=DATA_DIR.value or config.data.dir or None,
-            channels=config.data.channels,
-        )
-        for split in (
-            TRAIN_SPLIT.value or config.data.train_split,
-            TEST_SPLIT.value or config.data.test_split or "test",
-        )
-    )
-    for source in (train_source, test_source):
-        if source.num_classes is None:
-            raise UserError(
-                f"{source.name} has no labels to evaluate on: name labelled images with --data."
-            )
-    if train_source.class_names != test_source.class_names:
+    config = run.config.copy_and_resolve_references()
+    config.data.source = DATA.value or config.data.source
+    config.data.dir = DATA_DIR.value or config.data.dir
+    source = data.open_split(config, TRAIN_SPLIT.value or config.data.train_split)
+    if source.num_classes is None:
         raise UserError(
-            f"{train_source.name} and {test_source.name} have different classes: choose splits of "
-            "one data set."
+            f"{source.name} has no labels to evaluate on: name labelled images with --data."
         )
+    test_source = data.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
+    input_lib.check_same_classes(source, test_source)
 
     embed = parallel.embedder(learner)
     fresh = runs.initial_state(learner, config)
     size = config.data.image_size
     encoders = {
-        "byol": (lambda images: embed(state, images, BATCH_SIZE), size),
-        "random_init": (lambda images: embed(fresh, images, BATCH_SIZE), size),
-        "pixels": (features.pixels, min(size, PIXEL_SIZE)),
+        "byol": (lambda images: embed(state, images, config.batch_size), size),
+        "random_init": (lambda images: embed(fresh, images, config.batch_size), size),
+        "pixels": (evaluate.pixels, min(size, PIXEL_SIZE)),
     }
     results = {}
     for name, (featurise, image_size) in encoders.items():
-        sets = (
-            features.collect(
-                featurise,
-                input_lib.eval_batches(
-                    source,
-                    batch_size=BATCH_SIZE,
-                    image_size=image_size,
-                    crop_fraction=config.crop.test_fraction,
-                ),
-            )
-            for source in (train_source, test_source)
+        train_set, test_set = (
+            evaluate.collect(featurise, data.eval_batches(config, split, image_size=image_size))
+            for split in (source, test_source)
         )
-        arrays = [array for pair in sets for array in pair]
         results[name] = evaluate.PROTOCOLS[PROTOCOL.value](
-            *arrays, num_classes=train_source.num_classes
+            *train_set, *test_set, num_classes=source.num_classes
         )
 
     report = {
         "protocol": PROTOCOL.value,
         "data": test_source.name,
-        "train_examples": train_source.num_examples,
+        "train_examples": source.num_examples,
         "test_examples": test_source.num_examples,
         "step": int(state.step),
         "top1": {name: result["top1"] for name, result in results.items()},
@@ -105,13 +83,28 @@ def main() -> None:
         path.write_text(json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-    print(
-        f"{PROTOCOL.value} on {test_source.name}: {test_source.num_examples} images, "
-        f"{test_source.num_classes} classes, step {int(state.step)}"
-    )
-    for name, top1 in report["top1"].items():
-        print(f"  {name:12s} {100 * top1:5.1f}%")
+    for line in table(report):
+        print(line)
     print(f"written to {path}")
+
+
+def table(report: dict[str, Any]) -> Iterator[str]:
+    """The report in words: a row for each kind of features, a column for each number."""
+    yield (
+        f"{report['protocol']} on {report['data']}: {report['test_examples']} images, "
+        f"step {report['step']}"
+    )
+    details = report["details"]
+    columns = {"top-1": report["top1"]}
+    if report["protocol"] == "knn":
+        columns = {
+            f"k = {k}": {name: found["top1_by_k"][k] for name, found in details.items()}
+            for k in details["byol"]["top1_by_k"]
+        }
+    yield " " * 14 + "".join(f"{title:>9s}" for title in columns)
+    for name in report["top1"]:
+        cells = "".join(f"{100 * values[name]:8.1f}%" for values in columns.values())
+        yield f"  {name:12s}{cells}"
 
 
 if __name__ == "__main__":

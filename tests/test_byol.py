@@ -28,7 +28,7 @@ class Encoder(nn.Module):
 
 
 def make(tau=0.9, rate=0.5, policy=None, num_classes=CLASSES, encoder=None):
-    return byol.learner(
+    return byol.make_learner(
         encoder or Encoder(),
         policy or views.Policy(PLAIN, PLAIN, (0.5,) * 3, (0.25,) * 3),
         optax.sgd(rate),
@@ -247,8 +247,13 @@ def test_ema_end_points(start, tau):
 
 def test_tau_is_that_of_the_step_before_the_update(start):
     tau = optim.target_decay(0.5, 10)
-    _, metrics = jax.jit(functools.partial(byol.update, make(tau=tau)))(start, make_batch())
+    state, metrics = jax.jit(functools.partial(byol.update, make(tau=tau)))(start, make_batch())
     np.testing.assert_allclose(metrics["tau"], tau(3), rtol=1e-6)
+    followed = {k: state.online_params[k] for k in ("encoder", "projector")}
+    want = jax.tree.map(
+        lambda xi, th: tau(3) * xi + (1 - tau(3)) * th, start.target_params, followed
+    )
+    close(state.target_params, want, rtol=1e-5, atol=1e-6)
 
 
 def test_step_counts_and_seed_stays(start, after):

@@ -1,6 +1,7 @@
 """The entry points as a user types them: what they write, and one sentence for each mistake."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,34 @@ def test_evaluate_writes_its_table(workdir, protocol):
     assert set(report["top1"]) == {"byol", "random_init", "pixels"}
     for name, top1 in report["top1"].items():
         assert 0.05 < top1 < 1
-        assert f"{name:12s} {100 * top1:5.1f}%" in done.stdout
+        assert report["top1"]["byol"] != report["top1"]["random_init"]
+        assert f"  {name:12s}{100 * top1:8.1f}%" in done.stdout
     if protocol == "knn":
         assert set(report["details"]["byol"]["top1_by_k"]) == {"20", "200"}
+
+
+def test_ctrl_c_saves_and_leaves(tmp_path):
+    command = [sys.executable, "-m", "experiments.pretrain", QUICKSTART, f"--workdir={tmp_path}"]
+    flags = ["batch_size=16", "log_every_steps=1", "knn.every_steps=0", "data.image_size=16"]
+    flags += ["encoder.width_multiplier=0.25", "heads.hidden_size=8", "views.view1.jitter_prob=0"]
+    flags += ["views.view2.jitter_prob=0"]
+    running = subprocess.Popen(
+        [*command, *(f"--config.{flag}" for flag in flags)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in running.stdout:
+        if line.startswith("step 2/"):
+            running.send_signal(signal.SIGINT)
+            break
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert "Stopped and saved at step" in out and "Traceback" not in err
+    (step,) = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == step
 
 
 def test_export_is_loaded_by_the_library(workdir, tmp_path):

@@ -1,6 +1,7 @@
 """Every refusal of a config names the key; what is described is what is built."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from ml_collections import config_flags  # noqa: F401 (as the entry points read them)
 from tiny import tiny_config
 
-from byol_jax import byol, views
+from byol_jax import byol, optim, views
 from byol_jax import config as config_lib
 from byol_jax.errors import UserError
 
@@ -29,32 +30,56 @@ CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
         ("data.source", "", r"data.source is empty"),
         ("epochs", 5, r"config.epochs=5 and config.steps=6: set one of them"),
         ("steps", 0, r"config.epochs=0 and config.steps=0: set one of them"),
-        ("batch_size", 0, r"batch_size=0 must be above 0"),
-        ("data.image_size", -1, r"data.image_size=-1 must be above 0"),
-        ("log_every_steps", 0, r"log_every_steps=0 must be above 0"),
-        ("checkpoint.every_steps", 0, r"checkpoint.every_steps=0 must be above 0"),
+        ("batch_size", 1, r"batch_size=1 must be at least 4"),
+        ("data.image_size", -1, r"data.image_size=-1 must be at least 1"),
+        ("log_every_steps", 0, r"log_every_steps=0 must be at least 1"),
+        ("checkpoint.every_steps", 0, r"checkpoint.every_steps=0 must be at least 1"),
         ("knn.every_steps", -1, r"knn.every_steps=-1 must be at least 0"),
         ("seed", -1, r"seed=-1 must be at least 0"),
         ("tau_base", 1.5, r"tau_base=1.5 must be at least 0 and at most 1"),
-        ("crop.area_min", 0.0, r"crop.area_min=0.0 must be above 0"),
-        ("crop.area_max", 0.01, r"crop.area_max=0.01 must be at least 0.08"),
-        ("crop.ratio_max", 0.5, r"crop.ratio_max=0.5 must be at least 0.75"),
+        ("crop.area_min", 0.0, r"crop.area_min=0.0 must be at least"),
+        ("crop.area_max", 0.01, r"crop.area_max=0.01 must be at least config.crop.area_min=0.08"),
+        ("crop.ratio_max", 0.5, r"crop.ratio_max=0.5 must be at least config.crop.ratio_min=0.75"),
         ("crop.flip_prob", 2.0, r"crop.flip_prob=2.0 must be at least 0 and at most 1"),
         ("views.view2.gray_prob", -0.1, r"views.view2.gray_prob=-0.1 must be at least 0"),
         ("views.view1.hue", -0.1, r"views.view1.hue=-0.1 must be at least 0"),
-        ("views.view1.blur_sigma_min", 0.0, r"views.view1.blur_sigma_min=0.0 must be above 0"),
+        ("views.view1.blur_sigma_min", 0.0, r"views.view1.blur_sigma_min=0.0 must be at least"),
         ("views.mean", (0.5, 0.5), r"views.mean=\(0.5, 0.5\): give 1 number"),
-        ("views.std", (0.0,), r"views.std=\(0.0,\): .*above 0"),
+        ("views.std", (0.0,), r"views.std=\(0.0,\): give 1"),
         ("optimizer.base_learning_rate", float("nan"), r"base_learning_rate=nan must be"),
+        ("optimizer.weight_decay", "x", r"weight_decay='x' must be of type float"),
+        ("encoder.width_multiplier", 0.001, r"width_multiplier=0.001 leaves no channel"),
+        ("views.mean", ("x",), r"views.mean=\('x',\) must be of type numbers"),
+        ("views.mean", (3,), r"views.mean=\(3,\): give 1 number"),
+        ("heads.hidden_size", None, r"heads.hidden_size=None must be of type int"),
+        ("log_every_steps", True, r"log_every_steps=True must be of type int"),
+        ("batch_size", 16.5, r"batch_size=16.5 must be of type int"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(key, value, message):
     config = tiny_config()
     with config.ignore_type():
         parent, _, leaf = key.rpartition(".")
-        (config_lib.config_get(config, parent) if parent else config)[leaf] = value
+        (config_lib.get(config, parent) if parent else config)[leaf] = value
     with pytest.raises(UserError, match=message):
         config_lib.resolve(config)
+
+
+def test_a_key_that_does_not_exist_cannot_be_set():
+    with pytest.raises(AttributeError, match="wramup_epochs"):
+        tiny_config().optimizer.wramup_epochs = 3.0
+
+
+def test_every_number_has_a_range():
+    def leaves(tree, prefix=""):
+        for key, value in tree.items():
+            if hasattr(value, "items"):
+                yield from leaves(value, f"{prefix}{key}.")
+            elif not isinstance(value, str | bool | tuple):
+                yield f"{prefix}{key}"
+
+    covered = {*config_lib.RANGES, *config_lib.CHOICES}
+    assert set(leaves(config_lib.default())) - covered == set()
 
 
 def test_a_warmup_longer_than_the_run_is_refused():
@@ -85,9 +110,47 @@ def test_optimisers_have_defaults_of_their_own(name):
 def test_a_rate_for_lars_under_adamw_is_warned_of():
     config = tiny_config()
     config.optimizer.base_learning_rate = 0.45
-    config.batch_size = 256
     _, (warning,) = config_lib.resolve(config)
     assert "base_learning_rate=0.45 looks like a rate for LARS" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lars", {"weight_decay": 0.2, "momentum": 0.3, "trust_coefficient": 0.4}),
+        ("sgd", {"weight_decay": 0.2, "momentum": 0.3}),
+        ("adamw", {"weight_decay": 0.2}),
+    ],
+)
+def test_optimiser_knobs_reach_the_optimiser(monkeypatch, name, expected):
+    plain = getattr(optim, name)
+    seen = {}
+
+    def spy(*args):
+        seen.update(inspect.signature(plain).bind(*args).arguments)
+        return plain(*args)
+
+    monkeypatch.setattr(optim, name, spy)
+    config = tiny_config()
+    config.optimizer.update({"name": name, "momentum": 0.3, "trust_coefficient": 0.4})
+    config.optimizer.weight_decay = 0.2
+    config_lib.optimizer(config_lib.resolve(config)[0], schedule=0.5)
+    assert seen == {"learning_rate": 0.5} | expected
+
+
+def test_heads_and_encoder_knobs_reach_the_networks():
+    config = tiny_config()
+    config.heads.hidden_size, config.heads.output_size = 11, 7
+    config.encoder.zero_init_scale = True
+    config, _ = config_lib.resolve(config)
+    schedule = config_lib.learning_rate(config, 3)
+    learner = config_lib.learner(config, schedule, 6, num_classes=3, axis_name="batch")
+    for head in (learner.online.projector, learner.online.predictor, learner.target.projector):
+        assert (head.hidden_size, head.output_size, head.axis_name) == (11, 7, "batch")
+    for encoder in (learner.online.encoder, learner.target.encoder):
+        assert (encoder.width_multiplier, encoder.stem) == (0.25, "strided")
+        assert encoder.zero_init_scale and encoder.axis_name == "batch"
+    np.testing.assert_allclose([learner.tau(0), learner.tau(6)], [0.996, 1.0], rtol=1e-6)
 
 
 def test_learning_rate_scales_with_the_batch():
@@ -111,7 +174,7 @@ def test_every_knob_of_the_views_reaches_the_policy():
 def test_encoder_settings_reach_the_encoder(key, value):
     config, _ = config_lib.resolve(tiny_config())
     parent, _, leaf = key.rpartition(".")
-    (config_lib.config_get(config, parent) if parent else config)[leaf] = value
+    (config_lib.get(config, parent) if parent else config)[leaf] = value
     assert getattr(config_lib.encoder(config), leaf) == value
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -74,6 +76,22 @@ def test_other_images_are_refused(exported, images):
 def test_no_images_are_refused(exported):
     with pytest.raises(UserError, match="no images"):
         byol_jax.load(exported).embed(IMAGES[:0])
+
+
+def test_loading_needs_no_tensorflow(exported):
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; import byol_jax, numpy as np\n"
+        f"print(byol_jax.load({str(exported)!r}).embed(np.zeros((1, 16, 16, 1), np.uint8)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "(1, 16)", done.stderr
+
+
+def test_an_export_does_not_overwrite_a_run(trained, tmp_path):
+    runs.begin(tmp_path, trained.run)
+    with pytest.raises(UserError, match=r"holds a config.json of something else"):
+        encoder.save(trained, tmp_path)
+    assert runs.read(tmp_path).config.batch_size == 16
 
 
 def test_a_folder_that_is_no_export_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -10,13 +11,14 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from byol_jax import byol, runs, train, writers
+from byol_jax import byol, data, health, runs, train, writers
 from byol_jax import input as input_lib
 from byol_jax.errors import UserError
+from byol_jax.input import embedded
 
 KEYS = {
     *("step", "epoch", "loss", "byol_loss", "probe_loss", "probe_train_top1", "tau"),
-    *("learning_rate", "gradient_norm", "embedding_std", "embedding_rank"),
+    *("learning_rate", "gradient_norm", "parameter_norm", "embedding_std", "embedding_rank"),
     *("projection_std", "projection_rank"),
 }
 TIMES = {"images_per_second", "input_wait_share"}
@@ -118,11 +120,45 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, interrupted, caps
         np.testing.assert_array_equal(got, want, err_msg=jax.tree_util.keystr(path))
 
     def comparable(workdir):
-        # The disturbed run was asked to stop at 4, so it read kNN there as well.
-        ignored = TIMES | {"knn_test_top1"}
-        return [{k: v for k, v in row.items() if k not in ignored} for row in rows(workdir)]
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in rows(workdir)]
 
     assert comparable(interrupted) == comparable(finished)
+
+
+def test_a_killed_run_goes_on_from_what_was_saved_on_the_way(finished, tmp_path):
+    """The checkpoint of step 3 was written while training went on and donated its state."""
+    killed = shutil.copytree(finished, tmp_path / "killed")
+    shutil.rmtree(killed / "checkpoints" / "6")
+    train.train(tiny_config(), killed)
+    for want, got in zip(
+        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(killed)), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+    assert [row["step"] for row in rows(killed)] == [2, 3, 4, 6]
+
+
+def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+    damaged = shutil.copytree(finished, tmp_path / "damaged")
+    for path in (damaged / "checkpoints" / "6").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(UserError, match=r"checkpoints/6 cannot be read.*delete that folder"):
+        runs.restore(damaged)
+
+
+def test_a_run_without_checkpoint_can_be_started_anew_otherwise(finished, tmp_path):
+    """A first attempt that failed must not lock its folder."""
+    run = runs.read(finished)
+    runs.begin(tmp_path, run)
+    run.config.batch_size = 32
+    runs.begin(tmp_path, run)
+    assert runs.read(tmp_path).config.batch_size == 32
+
+
+def test_checkpoints_without_config_are_refused(finished, tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"checkpoints but no config.json"):
+        runs.begin(tmp_path, runs.read(finished))
 
 
 def test_a_complete_run_has_nothing_left_to_do(finished, capsys):
@@ -166,6 +202,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"step \d is (nan|inf).*base_learning_rate"):
         train.train(config, tmp_path)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept
     for step in kept:
         state = runs.restore(tmp_path, int(step)).state
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
@@ -173,7 +210,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
 
 def test_a_collapse_is_said_and_can_stop_the_run(tmp_path, monkeypatch, capsys):
     names = ("embedding_std", "embedding_rank", "projection_std", "projection_rank")
-    monkeypatch.setattr(train, "feature_health", lambda *_: dict.fromkeys(names, 0.01))
+    monkeypatch.setattr(health, "readings", lambda *_: dict.fromkeys(names, 0.01))
     config = tiny_config()
     config.knn.every_steps = 0
     config.health.patience = 2
@@ -203,17 +240,60 @@ def test_a_flat_folder_trains_without_labels(tmp_path, capsys):
     assert "probe_loss" not in row and np.isfinite(row["loss"])
 
 
+def test_held_out_images_of_other_classes_are_refused(tmp_path):
+    for split, classes in (("train", "abc"), ("test", "ab")):
+        for name in classes:
+            (tmp_path / split / name).mkdir(parents=True)
+            image = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
+            for i in range(6):
+                image.save(tmp_path / split / name / f"{i}.png")
+    config = tiny_config()
+    config.data.source = f"folder:{tmp_path}"
+    config.data.channels = 3
+    config.views.mean, config.views.std = (0.5,) * 3, (0.25,) * 3
+    with pytest.raises(UserError, match="have different classes"):
+        train.train(config, tmp_path / "run")
+
+
+def test_arrays_from_python(tmp_path):
+    images, labels = embedded.draw(40, seed=3)
+    config = tiny_config()
+    config.steps = 1
+    config.knn.train_examples = 20
+    source = input_lib.from_arrays(images, labels)
+    train.train(config, tmp_path, source, test_source=source)
+    (row,) = rows(tmp_path)
+    assert 0 <= row["knn_test_top1"] <= 1
+    assert runs.read(tmp_path).data["name"] == "arrays"
+
+
+def test_the_geometric_knobs_reach_the_pipeline(finished, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(input_lib, "train_batches", lambda *_, **k: seen.update(k), raising=False)
+    monkeypatch.setattr(input_lib, "eval_batches", lambda *_, **k: seen.update(k), raising=False)
+    config = runs.read(finished).config
+    config.crop.update(
+        {"area_min": 0.2, "area_max": 0.7, "ratio_min": 0.5, "ratio_max": 3.0, "flip_prob": 0.1}
+    )
+    config.seed, config.crop.test_fraction = 9, 0.6
+    data.train_batches(config, None, 2, 5)
+    data.eval_batches(config, None, limit=3)
+    assert seen["crop"] == input_lib.Crop(area=(0.2, 0.7), ratio=(0.5, 3.0), flip=0.1)
+    assert (seen["seed"], seen["start_step"], seen["num_steps"]) == (9, 2, 5)
+    assert (seen["batch_size"], seen["image_size"]) == (16, 16)
+    assert (seen["crop_fraction"], seen["limit"]) == (0.6, 3)
+
+
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--workdir=.*file/run cannot be written"):
         train.train(tiny_config(), tmp_path / "file" / "run")
 
 
-def test_the_same_rows_reach_the_update_on_any_number_of_devices(finished):
-    """Positions are places in the global batch, whatever a device gets of it."""
+def test_batches_know_their_places(finished):
     run = runs.read(finished)
-    source, _ = train.open_sources(run.config)
-    batch = next(train.train_batches(run, source, 0))
+    source, _ = data.open_sources(run.config)
+    batch = next(data.train_batches(run.config, source, 0, run.total_steps))
     assert isinstance(batch, byol.Batch)
     np.testing.assert_array_equal(batch.positions, np.arange(16))
     assert input_lib.steps_per_epoch(source, 16) == run.steps_per_epoch == 625

@@ -5,9 +5,10 @@ from NumPy arrays to Python numbers. None of them sees a training state, a file 
 they work on features from anywhere. `PROTOCOLS` is the table the command line looks names up in.
 """
 
+from byol_jax.evaluate.features import collect, pixels
 from byol_jax.evaluate.knn import knn
 from byol_jax.evaluate.linear import linear
 
 PROTOCOLS = {"knn": knn, "linear": linear}
 
-__all__ = ["PROTOCOLS", "knn", "linear"]
+__all__ = ["PROTOCOLS", "collect", "knn", "linear", "pixels"]

@@ -10,7 +10,7 @@ Neither file can hold code. `load` needs no data, no TensorFlow and no checkpoin
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
@@ -20,17 +20,20 @@ import safetensors.numpy
 from byol_jax import config as config_lib
 from byol_jax import views
 from byol_jax.errors import UserError
-from byol_jax.runs import Trained
+
+if TYPE_CHECKING:  # runs knows checkpoints, which a reader of exports need not have installed
+    from byol_jax.runs import Trained
 
 FORMAT = "byol_jax.encoder.1"
 
 
-def save(trained: Trained, directory: Path) -> None:
+def save(trained: "Trained", directory: Path) -> None:
     """Writes the online encoder of a run into a folder, which is made if need be.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder cannot be written, or holds a config.json of something else.
     """
+    _check_ours_or_new(directory)
     config, state = trained.run.config, trained.state
     tree = {
         "params": state.online_params["encoder"],
@@ -64,6 +67,15 @@ def save(trained: Trained, directory: Path) -> None:
         ) from error
 
 
+def _check_ours_or_new(directory: Path) -> None:
+    path = directory / "config.json"
+    if path.exists() and f'"format": "{FORMAT}"' not in path.read_text():
+        raise UserError(
+            f"--output={directory} holds a config.json of something else, a run perhaps: choose "
+            "another folder."
+        )
+
+
 class Encoder:
     """A trained encoder in evaluation mode.
 
@@ -93,7 +105,7 @@ class Encoder:
           Float32 (n, features).
 
         Raises:
-          UserError: another dtype or shape.
+          UserError: another dtype or shape, no image, or a batch size below 1.
         """
         images = np.asarray(images)
         channels = self.config["channels"]
@@ -102,8 +114,11 @@ class Encoder:
                 f"embed takes uint8 images (n, height, width, {channels}), not {images.dtype} "
                 f"{images.shape}."
             )
-        if not len(images):
-            raise UserError("embed was given no images: pass at least one.")
+        if not len(images) or batch_size < 1:
+            raise UserError(
+                f"embed was given {len(images)} images and batch_size={batch_size}: both must be "
+                "at least 1."
+            )
         batches = range(0, len(images), batch_size)
         return np.concatenate([self._embed(images[i : i + batch_size]) for i in batches])
 
@@ -135,14 +150,16 @@ def load(directory: str | Path) -> Encoder:
         ) from None
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{directory} cannot be read: {error}") from error
-    if config.get("format") != FORMAT:
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
         raise UserError(
-            f"{directory}/config.json has format {config.get('format')!r}, this version reads "
-            f"{FORMAT}."
+            f"{directory}/config.json has format {found!r}, this version reads {FORMAT}."
         )
-    variables = flax.traverse_util.unflatten_dict(flat, sep="/")
-    encoder = Encoder(config, variables)
-    _check_weights(directory, encoder)
+    try:
+        encoder = Encoder(config, flax.traverse_util.unflatten_dict(flat, sep="/"))
+        _check_weights(directory, encoder)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{directory}/config.json lacks or garbles {error}.") from error
     return encoder
 
 

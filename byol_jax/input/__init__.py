@@ -9,6 +9,7 @@ import importlib
 _HOMES = {
     "Crop": "crops",
     "Source": "base",
+    "check_same_classes": "base",
     "eval_batches": "pipeline",
     "from_arrays": "arrays",
     "open_source": "sources",

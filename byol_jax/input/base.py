@@ -74,10 +74,21 @@ class RandomAccessSource(Source):
         return tf.data.Dataset.from_tensor_slices(positions)
 
 
+def check_same_classes(train: Source, test: Source) -> None:
+    """Raises UserError unless labels of `train` mean the same in `test`."""
+    if test.class_names is None:
+        raise UserError(f"{test.name} has no labels to test on; choose a split that has.")
+    if train.class_names != test.class_names:
+        raise UserError(
+            f"{train.name} and {test.name} have different classes; choose splits of one data set."
+        )
+
+
 def check_channels(name: str, has: int, wanted: int) -> None:
     """Raises UserError if a source's images have another number of channels than asked for."""
     if has != wanted:
         raise UserError(
             f"{name} has images with {has} channel{'s' if has != 1 else ''} but {wanted} "
-            f"{'were' if wanted != 1 else 'was'} asked for; set --config.data.channels={has}."
+            f"{'were' if wanted != 1 else 'was'} asked for; set --config.data.channels={has} when "
+            "pre-training."
         )

@@ -17,6 +17,7 @@ from byol_jax.input._tensorflow import tf
 from byol_jax.input.base import RandomAccessSource
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "unlabeled"}
 
 
 class FolderSource(RandomAccessSource):
@@ -56,6 +57,12 @@ def open_folder(path: str, split: str, channels: int) -> FolderSource:
     flat = [entry.path for entry in entries if _is_image(entry)]
     by_class = {e.name: list(_images(e.path, set())) for e in entries if e.is_dir()}
     by_class = {folder: paths for folder, paths in by_class.items() if paths}
+    splits = [folder for folder in by_class if folder.lower() in SPLITS]
+    if splits and len(splits) == len(by_class):
+        raise UserError(
+            f"{root} holds the splits {', '.join(splits)}, not classes; name one of them with "
+            "--config.data.train_split (of evaluate: --train_split), or point folder: at it."
+        )
     if not flat and len(by_class) > 1:
         class_names = tuple(by_class)
         pairs = [(p, i) for i, paths in enumerate(by_class.values()) for p in paths]
@@ -74,6 +81,12 @@ def _root(path: Path, split: str) -> Path:
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; name the folder that holds the images.")
     if (path / split).is_dir():
+        others = [e.name for e in _entries(path) if e.is_dir() and e.name.lower() not in SPLITS]
+        if split.lower() in SPLITS and others:
+            raise UserError(
+                f"{path / split} looks like a split and the {others[0]!r} beside it like a class; "
+                "move one of them elsewhere."
+            )
         return path / split
     if split == "train":
         return path

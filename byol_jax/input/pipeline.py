@@ -128,7 +128,7 @@ def eval_batches(
     crop_fraction: float = 0.875,
     limit: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """The central view of every example, once, in the source's own order.
+    """The central view of every example, once, in an order that never changes.
 
     Args:
       source: where the images come from.
@@ -151,20 +151,22 @@ def eval_batches(
         raise UserError(f"the crop fraction must lie within (0, 1], not {crop_fraction}.")
     if limit is not None and limit < 1:
         raise UserError(f"the limit of examples must be at least 1, not {limit}.")
-    positions = np.arange(source.num_examples)
-    if limit is not None and limit < source.num_examples:
-        # Drawn, not evenly spaced: labels may well come in turn.
-        positions = np.sort(np.random.default_rng(0).permutation(positions)[:limit])
-    positions = tf.constant(positions, tf.int64)
+    count, shuffle_seed = source.num_examples, None
+    if limit is not None and limit < count:
+        # The first of a shuffled order, not evenly spaced: labels may well come in turn, and a
+        # streamed source can stop reading there.
+        count, shuffle_seed = limit, tf.constant([0, 0], tf.int64)
+    positions = tf.range(count, dtype=tf.int64)
 
     def view(raw):
         image, label = source.decode(raw)
         return center_crop(image, image_size, crop_fraction), label
 
     def raw_of_batch(index):
-        return source.raw(positions[index * batch_size : (index + 1) * batch_size])
+        start = index * batch_size
+        return source.raw(positions[start : start + batch_size], shuffle_seed)
 
-    dataset = source.raw(positions)
+    dataset = source.raw(positions, shuffle_seed)
     dataset = dataset.map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
     labelled = source.num_classes is not None

@@ -58,7 +58,8 @@ class RecordSource(Source):
             positions[:, None], tf.ones_like(positions, tf.bool), [self.num_examples]
         )
         records = self.records(shuffle_seed).enumerate()
-        return records.filter(lambda i, _: wanted[i]).map(lambda _, record: record)
+        records = records.filter(lambda i, _: wanted[i]).map(lambda _, record: record)
+        return records.take(tf.size(positions, tf.int64))  # do not read on to the end
 
     def records(self, shuffle_seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """All raw examples, in the order that `shuffle_seed` stands for (see Source.raw)."""
@@ -141,8 +142,15 @@ def open_records(
         check_channels(name, shape[-1], channels)
     source = RecordSource(name, features, split_info, channels)
     if None in shape or source.num_examples * np.prod(shape) > memory_limit:
+        if source.class_names is not None and _first_label(source) < 0:
+            source.class_names = None
         return source
     return _load(source)
+
+
+def _first_label(source: RecordSource) -> int:
+    (record,) = source.records().take(1)
+    return int(source.decode(record)[1])
 
 
 def _builder(dataset: str, data_dir: str | None):
@@ -151,7 +159,7 @@ def _builder(dataset: str, data_dir: str | None):
     folder = tfds.core.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     missing = UserError(
         f"the dataset tfds:{dataset} is not prepared in {folder}; run `tfds build {dataset}`, or "
-        "point --config.data.data_dir at the folder that holds it."
+        "point --config.data.dir (of evaluate: --data_dir) at the folder that holds it."
     )
     # Asked before TFDS is: for a dataset it does not find, it may go and look on the network.
     if not (folder / dataset.partition(":")[0].partition("/")[0]).exists():
@@ -175,4 +183,7 @@ def _load(source: RecordSource) -> ArraySource:
     examples = source.records().map(source.decode, num_parallel_calls=tf.data.AUTOTUNE)
     batches = list(examples.batch(1024).as_numpy_iterator())
     images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+    # Splits without labels carry -1 (STL-10's "unlabelled", ImageNet's "test").
+    if source.class_names is None or labels.min() < 0:
+        return ArraySource(source.name, images, None, None)
     return ArraySource(source.name, images, labels, source.class_names)

@@ -13,8 +13,8 @@ from byol_jax import views
 def get_config() -> ConfigDict:
     """The settings."""
     config = config_lib.default()
-    config.epochs = 14
-    config.batch_size = 256
+    config.epochs = 13
+    config.batch_size = 128
     config.data.source = "tfds:cifar10"
     config.data.test_split = "test"
     config.data.image_size = 32
@@ -27,14 +27,14 @@ def get_config() -> ConfigDict:
     config.encoder.width_multiplier = 1.5
     config.heads.hidden_size = 512
     config.heads.output_size = 128
-    config.tau_base = 0.97
+    config.tau_base = 0.98
     config.optimizer.name = "adamw"
-    config.optimizer.base_learning_rate = 2e-3
+    config.optimizer.base_learning_rate = 4e-3
     config.optimizer.warmup_epochs = 0.5
 
-    config.log_every_steps = 50
-    config.checkpoint.every_steps = 250
-    config.knn.every_steps = 250
+    config.log_every_steps = 100
+    config.checkpoint.every_steps = 500
+    config.knn.every_steps = 500
     config.knn.train_examples = 5_000
     config.knn.test_examples = 2_000
     return config

@@ -3,9 +3,9 @@
     python -m experiments.pretrain --config=experiments/configs/imagenet.py --workdir=DIR \
         [--config.data.dir=TFDS_DIR] [--config.data.source=folder:PATH]
 
-The paper reports 74.3% linear top-1. Not run here: it takes a pod (the authors used 512 TPU v3
-cores for about 8 hours). `tfds build imagenet2012` prepares the data; a folder with train/ and
-validation/ subfolders of one folder per class works as well.
+The paper reports 74.3% linear top-1. Not run here: the authors used 512 TPU v3 cores for about 8
+hours, and this program trains on the devices of one host so far. `tfds build imagenet2012` prepares
+the data; a folder with train/ and validation/, each of one folder per class, works as well.
 """
 
 from ml_collections import ConfigDict

@@ -15,7 +15,7 @@ from byol_jax import views
 def get_config() -> ConfigDict:
     """The settings."""
     config = config_lib.default()
-    config.steps = 700
+    config.steps = 500
     config.batch_size = 256
     config.data.source = "embedded"
     config.data.test_split = "test"

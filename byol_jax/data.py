@@ -1,0 +1,65 @@
+"""The images that a config names: its sources, and their batches."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from byol_jax import byol
+from byol_jax import input as input_lib
+
+
+def open_split(config: ConfigDict, split: str) -> input_lib.Source:
+    """A split of the config's source."""
+    return input_lib.open_source(
+        config.data.source,
+        split,
+        data_dir=config.data.dir or None,
+        channels=config.data.channels,
+    )
+
+
+def open_sources(config: ConfigDict) -> tuple[input_lib.Source, input_lib.Source | None]:
+    """The training images, and the held-out ones for kNN where there are labels to hold out."""
+    source = open_split(config, config.data.train_split)
+    if source.num_classes is None or not config.data.test_split or not config.knn.every_steps:
+        return source, None
+    test_source = open_split(config, config.data.test_split)
+    input_lib.check_same_classes(source, test_source)
+    return source, test_source
+
+
+def train_batches(
+    config: ConfigDict, source: input_lib.Source, start_step: int, total_steps: int
+) -> Iterator[byol.Batch]:
+    """The batches from `start_step` to the end of the run."""
+    return input_lib.train_batches(
+        source,
+        batch_size=config.batch_size,
+        image_size=config.data.image_size,
+        seed=config.seed,
+        num_steps=total_steps,
+        start_step=start_step,
+        crop=input_lib.Crop(
+            area=(config.crop.area_min, config.crop.area_max),
+            ratio=(config.crop.ratio_min, config.crop.ratio_max),
+            flip=config.crop.flip_prob,
+        ),
+    )
+
+
+def eval_batches(
+    config: ConfigDict,
+    source: input_lib.Source,
+    *,
+    limit: int | None = None,
+    image_size: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Central views and labels, of `limit` examples or all, at the config's size or another."""
+    return input_lib.eval_batches(
+        source,
+        batch_size=config.batch_size,
+        image_size=image_size or config.data.image_size,
+        crop_fraction=config.crop.test_fraction,
+        limit=limit,
+    )
