@@ -1,4 +1,4 @@
-"""The tree of all knobs, its checks, and the objects it describes.
+"""The tree of all knobs, and its checks.
 
 A preset (experiments/configs/*.py) starts from `default()` and changes what it must; the command
 line changes single keys (`--config.batch_size=512`). `resolve` then fills what depends on other
@@ -6,13 +6,12 @@ keys and refuses what cannot work, before anything is loaded or compiled.
 """
 
 import dataclasses
+import math
 from typing import Any
 
-import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict, config_dict
 
-from byol_jax import byol, networks, optim, views
+from byol_jax import networks, views
 from byol_jax.errors import UserError
 
 # What an optimiser gets where the config leaves these open. The learning rates mean different
@@ -22,7 +21,7 @@ OPTIMIZER_DEFAULTS = {
     "adamw": {"base_learning_rate": 1e-3, "weight_decay": 1e-2},
     "sgd": {"base_learning_rate": 0.03, "weight_decay": 5e-4},
 }
-# Nobody's AdamW is above this for a batch of 256, and nobody's LARS below.
+# Twenty times what is usual under AdamW; rates for LARS are mostly above it.
 LARGEST_SENSIBLE_ADAMW_RATE = 0.02
 
 INFINITY = float("inf")
@@ -99,7 +98,7 @@ def default() -> ConfigDict:
     config.seed = 0
     config.epochs = 0  # length of the run: one of epochs and steps, the other 0
     config.steps = 0
-    config.batch_size = 4096  # over all devices and hosts
+    config.batch_size = 4096  # over all devices
     config.dtype = "float32"  # what convolutions and dense layers compute in; or bfloat16
 
     config.data = ConfigDict()
@@ -182,7 +181,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             raise UserError(f"config.{key}={get(config, key)!r} is not one of {names}.")
     for key, (low, high) in RANGES.items():
         value = get(config, key)
-        if value is not None and not low <= value <= high:
+        if value is not None and not (low <= value <= high and math.isfinite(value)):
             bounds = f"at least {low:g}" + (f" and at most {high:g}" if high < INFINITY else "")
             raise UserError(f"config.{key}={value} must be {bounds}.")
     for low, high in ASCENDING:
@@ -210,7 +209,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
                 "between 0 and 1, one for each of config.data.channels."
             )
     width = config.encoder.width_multiplier
-    if round(encoder(config).base_channels * width) < 1:
+    if round(networks.ENCODERS[config.encoder.name]().base_channels * width) < 1:
         raise UserError(f"config.encoder.width_multiplier={width:g} leaves no channel.")
     for key, value in OPTIMIZER_DEFAULTS[config.optimizer.name].items():
         if config.optimizer[key] is None:
@@ -260,77 +259,3 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
 def learning_rate_peak(config: ConfigDict) -> float:
     """base_learning_rate * batch_size / 256 (section 3.3)."""
     return config.optimizer.base_learning_rate * config.batch_size / 256
-
-
-def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate by step.
-
-    Raises:
-      UserError: the warm-up is longer than the run.
-    """
-    total = total_steps(config, steps_per_epoch)
-    warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
-    if warmup >= total:
-        raise UserError(
-            f"config.optimizer.warmup_epochs={config.optimizer.warmup_epochs:g} is {warmup} steps, "
-            f"but the whole run has {total}: shorten the warm-up or lengthen the run."
-        )
-    return optim.warmup_cosine(learning_rate_peak(config), warmup, total)
-
-
-def optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimiser of a resolved config."""
-    chosen = config.optimizer
-    if chosen.name == "adamw":
-        return optim.adamw(schedule, chosen.weight_decay)
-    if chosen.name == "sgd":
-        return optim.sgd(schedule, chosen.weight_decay, chosen.momentum)
-    return optim.lars(schedule, chosen.weight_decay, chosen.momentum, chosen.trust_coefficient)
-
-
-def policy(config: ConfigDict) -> views.Policy:
-    """The photometric policy of a resolved config."""
-    return views.Policy(
-        view1=views.View(**config.views.view1),
-        view2=views.View(**config.views.view2),
-        mean=tuple(config.views.mean),
-        std=tuple(config.views.std),
-    )
-
-
-def encoder(config: ConfigDict, axis_name: str | None = None) -> networks.ResNet:
-    """The encoder of a resolved config."""
-    return networks.ENCODERS[config.encoder.name](
-        width_multiplier=config.encoder.width_multiplier,
-        stem=config.encoder.stem,
-        padding=config.encoder.padding,
-        zero_init_scale=config.encoder.zero_init_scale,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=axis_name,
-    )
-
-
-def image_shape(config: ConfigDict) -> tuple[int, int, int]:
-    """(height, width, channels) of a view."""
-    return config.data.image_size, config.data.image_size, config.data.channels
-
-
-def learner(
-    config: ConfigDict,
-    schedule: optax.Schedule,
-    total: int,
-    num_classes: int | None,
-    axis_name: str | None,
-) -> byol.Learner:
-    """BYOL as a resolved config describes it, for a run of `total` steps."""
-    return byol.make_learner(
-        encoder(config, axis_name),
-        policy(config),
-        optimizer(config, schedule),
-        optim.target_decay(config.tau_base, total),
-        hidden_size=config.heads.hidden_size,
-        output_size=config.heads.output_size,
-        num_classes=num_classes,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=axis_name,
-    )

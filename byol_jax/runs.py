@@ -16,7 +16,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from byol_jax import byol
+from byol_jax import build, byol
 from byol_jax import config as config_lib
 from byol_jax import input as input_lib
 from byol_jax.checkpoint import Checkpoints
@@ -37,11 +37,11 @@ class Run(NamedTuple):
 
     def learning_rate(self) -> optax.Schedule:
         """The learning rate by step; raises UserError where the warm-up outlasts the run."""
-        return config_lib.learning_rate(self.config, self.steps_per_epoch)
+        return build.learning_rate(self.config, self.steps_per_epoch)
 
     def learner(self, axis_name: str | None = None) -> byol.Learner:
         """The learner of this run."""
-        return config_lib.learner(
+        return build.make_learner(
             self.config,
             self.learning_rate(),
             self.total_steps,
@@ -176,7 +176,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def initial_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     """The state before the first update."""
-    shape = config_lib.image_shape(config)
+    shape = build.image_shape(config)
     return jax.jit(lambda: byol.init(learner, config.seed, shape))()
 
 

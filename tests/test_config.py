@@ -11,7 +11,7 @@ import pytest
 from ml_collections import config_flags  # noqa: F401 (as the entry points read them)
 from tiny import tiny_config
 
-from byol_jax import byol, optim, views
+from byol_jax import build, byol, optim, views
 from byol_jax import config as config_lib
 from byol_jax.errors import UserError
 
@@ -86,7 +86,7 @@ def test_a_warmup_longer_than_the_run_is_refused():
     config, _ = config_lib.resolve(tiny_config())
     config.optimizer.warmup_epochs = 2.0
     with pytest.raises(UserError, match="warmup_epochs=2 is 6 steps, but the whole run has 6"):
-        config_lib.learning_rate(config, steps_per_epoch=3)
+        build.learning_rate(config, steps_per_epoch=3)
 
 
 def test_epochs_or_steps():
@@ -134,7 +134,7 @@ def test_optimiser_knobs_reach_the_optimiser(monkeypatch, name, expected):
     config = tiny_config()
     config.optimizer.update({"name": name, "momentum": 0.3, "trust_coefficient": 0.4})
     config.optimizer.weight_decay = 0.2
-    config_lib.optimizer(config_lib.resolve(config)[0], schedule=0.5)
+    build.optimizer(config_lib.resolve(config)[0], schedule=0.5)
     assert seen == {"learning_rate": 0.5} | expected
 
 
@@ -143,8 +143,8 @@ def test_heads_and_encoder_knobs_reach_the_networks():
     config.heads.hidden_size, config.heads.output_size = 11, 7
     config.encoder.zero_init_scale = True
     config, _ = config_lib.resolve(config)
-    schedule = config_lib.learning_rate(config, 3)
-    learner = config_lib.learner(config, schedule, 6, num_classes=3, axis_name="batch")
+    schedule = build.learning_rate(config, 3)
+    learner = build.make_learner(config, schedule, 6, num_classes=3, axis_name="batch")
     for head in (learner.online.projector, learner.online.predictor, learner.target.projector):
         assert (head.hidden_size, head.output_size, head.axis_name) == (11, 7, "batch")
     for encoder in (learner.online.encoder, learner.target.encoder):
@@ -161,10 +161,10 @@ def test_learning_rate_scales_with_the_batch():
 
 def test_every_knob_of_the_views_reaches_the_policy():
     config = config_lib.default()
-    assert config_lib.policy(config) == views.IMAGENET
+    assert build.policy(config) == views.IMAGENET
     for field in dataclasses.fields(views.View):
         config.views.view2[field.name] = 0.25
-        assert getattr(config_lib.policy(config).view2, field.name) == 0.25
+        assert getattr(build.policy(config).view2, field.name) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -175,16 +175,16 @@ def test_encoder_settings_reach_the_encoder(key, value):
     config, _ = config_lib.resolve(tiny_config())
     parent, _, leaf = key.rpartition(".")
     (config_lib.get(config, parent) if parent else config)[leaf] = value
-    assert getattr(config_lib.encoder(config), leaf) == value
+    assert getattr(build.encoder(config), leaf) == value
 
 
 def test_bfloat16_keeps_state_and_loss_in_float32():
     config, _ = config_lib.resolve(tiny_config())
     config.dtype = "bfloat16"
-    schedule = config_lib.learning_rate(config, 3)
-    learner = config_lib.learner(config, schedule, 6, num_classes=10, axis_name=None)
+    schedule = build.learning_rate(config, 3)
+    learner = build.make_learner(config, schedule, 6, num_classes=10, axis_name=None)
     assert learner.online.projector.dtype == jnp.bfloat16
-    state = jax.eval_shape(lambda: byol.init(learner, 0, config_lib.image_shape(config)))
+    state = jax.eval_shape(lambda: byol.init(learner, 0, build.image_shape(config)))
     batch = byol.Batch(
         jax.ShapeDtypeStruct((2, 4, 16, 16, 1), jnp.uint8),
         jax.ShapeDtypeStruct((4,), jnp.int32),
@@ -202,4 +202,4 @@ def test_presets_resolve_without_a_warning(path):
     assert f"experiments/configs/{path.name}" in namespace["__doc__"]  # the command
     resolved, warnings = config_lib.resolve(namespace["get_config"]())
     assert not warnings
-    config_lib.learning_rate(resolved, steps_per_epoch=max(1, 50_000 // resolved.batch_size))
+    build.learning_rate(resolved, steps_per_epoch=max(1, 50_000 // resolved.batch_size))

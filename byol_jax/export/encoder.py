@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from byol_jax import build, views
 from byol_jax import config as config_lib
-from byol_jax import views
 from byol_jax.errors import UserError
 
 if TYPE_CHECKING:  # runs knows checkpoints, which a reader of exports need not have installed
@@ -90,7 +90,7 @@ class Encoder:
         tree = config_lib.default()
         tree.encoder.update(config["encoder"])
         tree.dtype = config["dtype"]
-        self.module = config_lib.encoder(tree)
+        self.module = build.encoder(tree)
         self.variables = variables
 
     def embed(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
