@@ -112,8 +112,13 @@ run_quickstart() {
     cat <<EOF
 
 Done. In $PWD/$quickstart:
-  checkpoints, metrics and pictures of the training run, and the exported encoder in export/
-Next: ./run.sh pretrain --config=experiments/configs/quickstart.py --workdir=runs/mine, or README.md.
+  export/              the trained encoder: byol_jax.load("$quickstart/export")
+  eval/*.json          its accuracies, beside raw pixels and a random encoder
+  views.png            the pairs of views it was trained on
+  curves.png           loss, health and accuracy by step
+  metrics.jsonl        the same as numbers (events.*: for TensorBoard)
+  checkpoints/         the whole training state; config.json: every setting
+Next: your own images, in README.md.
 EOF
 }
 

@@ -1,5 +1,6 @@
 """How every entry point starts, and how it says no: one sentence, and an exit code other than 0."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -33,7 +34,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _words(error: Exception) -> str:
     """The text of an error raised while flags were read, on one line."""
     if error.args and isinstance(error.args[0], KeyError):  # what a misspelt config key ends in
-        return "no such config key: " + " ".join(error.args[0].args[0].split())
+        text = " ".join(error.args[0].args[0].split())
+        # Of a locked tree, all its keys and values are recited.
+        return "no such config key: " + re.sub(r" and cannot be added.*\}\"", ".", text)
     lines = str(error).strip().splitlines() or [""]
     # Where a config file fails, the text is its whole traceback, the reason last.
     text = lines[-1] if "Traceback" in str(error) else " ".join(" ".join(lines).split())

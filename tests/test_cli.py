@@ -77,6 +77,22 @@ def test_export_is_loaded_by_the_library(workdir, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("config.stps = 5", 'error: no such config key: Key "stps" does not exist. Did you mean'),
+        ("config.steps = '5'", "error: TypeError: Could not override field 'steps'"),
+        ("import nowhere", "error: ModuleNotFoundError: No module named 'nowhere'"),
+    ],
+)
+def test_a_mistake_in_a_config_file_ends_in_one_sentence(tmp_path, lines, sentence):
+    start = "from byol_jax import config as c\ndef get_config():\n    config = c.default()\n"
+    (tmp_path / "mine.py").write_text(f"{start}    {lines}\n    return config\n")
+    done = call("pretrain", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'w'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(sentence) and len(done.stderr) < 300
+
+
+@pytest.mark.parametrize(
     ("entry", "flags", "code", "sentence"),
     [
         ("pretrain", [QUICKSTART, "--config.stesp=3", "--workdir=W"], 2, "no such config key"),
