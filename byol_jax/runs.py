@@ -16,6 +16,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+import byol_jax
 from byol_jax import build, byol
 from byol_jax import config as config_lib
 from byol_jax import input as input_lib
@@ -106,8 +107,8 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def _as_json(run: Run) -> dict[str, Any]:
-    packages = ("byol_jax", "jax", "flax", "optax", "tensorflow", "tensorflow-cpu")
-    versions = {}
+    packages = ("jax", "flax", "optax", "tensorflow", "tensorflow-cpu")
+    versions = {"byol_jax": byol_jax.__version__}
     for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
