@@ -165,6 +165,8 @@ def test_views_depend_on_key_and_position_alone():
     shuffled = augment(key, images[:, order], positions[order])
     for a, b in zip(whole, shuffled, strict=True):
         np.testing.assert_allclose(np.asarray(a)[order], b, atol=1e-6)
+    same = augment(key, np.repeat(images[:, :1], 6, axis=1), positions)
+    assert all(np.abs(np.diff(a, axis=0)).max(axis=(1, 2, 3)).min() > 0.01 for a in same)
     other = augment(jax.random.key(4), images, positions)
     assert all(np.abs(np.asarray(a) - b).max() > 0.1 for a, b in zip(whole, other, strict=True))
 
