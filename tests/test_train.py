@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
-from byol_jax import byol, data, health, runs, train, writers
+import byol_jax
+from byol_jax import byol, data, health, runs, train, views, writers
 from byol_jax import input as input_lib
 from byol_jax.errors import UserError
+from byol_jax.export import encoder
 from byol_jax.input import embedded
 
 KEYS = {
@@ -282,6 +284,21 @@ def test_the_geometric_knobs_reach_the_pipeline(finished, monkeypatch):
     assert (seen["seed"], seen["start_step"], seen["num_steps"]) == (9, 2, 5)
     assert (seen["batch_size"], seen["image_size"]) == (16, 16)
     assert (seen["crop_fraction"], seen["limit"]) == (0.6, 3)
+
+
+def test_photographs_of_mixed_sizes(shared, tmp_path):
+    config = tiny_config()
+    config.data.source = f"folder:{shared('photos')}"
+    config.data.channels, config.data.image_size = 3, 32
+    config.views.mean, config.views.std = views.IMAGENET_MEAN, views.IMAGENET_STD
+    config.steps = 2
+    train.train(config, tmp_path / "run")
+    encoder.save(runs.restore(tmp_path / "run"), tmp_path / "encoder")
+    source, _ = data.open_sources(config)
+    images, labels = next(data.eval_batches(config, source, limit=5))
+    assert labels is None
+    features = byol_jax.load(tmp_path / "encoder").embed(images)
+    assert features.shape == (5, 16) and np.all(np.isfinite(features))
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):

@@ -1,7 +1,13 @@
-"""CIFAR-10 on two CPU cores: ResNet-8 with a strided stem, half an hour.
+"""CIFAR-10 on two CPU cores: ResNet-8 of width 24 with a strided stem, half an hour.
 
     python -m experiments.pretrain --config=experiments/configs/cifar10_small.py --workdir=DIR \
         [--config.data.dir=TFDS_DIR]
+
+Measured once, on images encoded as JPEG again (docs/results/cifar10_small): linear test accuracy
+53.9%, beside 36.1% for the same encoder before training and 41.4% for raw pixels; 30 minutes.
+
+AdamW instead of LARS, small batches for many steps, and crops of at least a fifth of the image: what
+a small network can learn from in half an hour, not the paper's setting.
 """
 
 from ml_collections import ConfigDict
