@@ -5,7 +5,8 @@ theta) learns to predict, from one view of an image, what a target network (para
 another view of it; xi follows theta slowly. No negative pairs: what keeps the two from agreeing on
 a constant is the predictor, which only the online network has, and the slowness of the target.
 
-Everything here is a pure function over arrays and a Flax module. To drive it by hand:
+Everything here is a pure function over arrays and a Flax module. The crops of a view come with the
+batch (input/); its colours are changed here, on the device (views.py). To drive it by hand:
 
     learner = byol.make_learner(encoder, policy, optimizer, tau)
     state = byol.init(learner, seed=0, image_shape=(32, 32, 3))
@@ -219,7 +220,7 @@ def loss_fn(
     target2, target_stats = apply(learner.target, state.target_params, target_stats, view2)
 
     # Both directions, summed rather than averaged (end of section 3.1): parameters that LARS does
-    # not adapt see the size of the gradient. The target is a constant here: no gradient enters it.
+    # not adapt see the size of the gradient. The target is a constant: "sg" in figure 2.
     z1, z2 = jax.lax.stop_gradient((target1.projection, target2.projection))
     byol_loss = jnp.mean(
         regression_loss(online1.prediction, z2) + regression_loss(online2.prediction, z1)
@@ -233,6 +234,7 @@ def loss_fn(
         correct = jnp.argmax(online1.logits, axis=-1) == labels
         metrics |= {"probe_loss": probe_loss, "probe_train_top1": jnp.mean(correct)}
         loss = loss + probe_loss
+    # The probe reads a stop_gradient of the embedding, so its loss moves the probe alone.
     metrics["loss"] = loss
     return loss, (online_stats, target_stats, metrics)
 

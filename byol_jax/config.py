@@ -110,48 +110,48 @@ def default() -> ConfigDict:
     config.data.channels = 3
 
     config.crop = ConfigDict()  # the geometric half of a view
-    config.crop.area_min = 0.08
+    config.crop.area_min = 0.08  # share of the image
     config.crop.area_max = 1.0
-    config.crop.ratio_min = 3 / 4
+    config.crop.ratio_min = 3 / 4  # width / height
     config.crop.ratio_max = 4 / 3
     config.crop.flip_prob = 0.5
     config.crop.test_fraction = 0.875  # centre crop in evaluation, of the shorter side
 
-    config.views = ConfigDict()  # the photometric half
+    config.views = ConfigDict()  # the photometric half: the fields of views.View, commented there
     config.views.view1 = ConfigDict(dataclasses.asdict(imagenet.view1))
     config.views.view2 = ConfigDict(dataclasses.asdict(imagenet.view2))
-    config.views.mean = imagenet.mean
+    config.views.mean = imagenet.mean  # of each channel, for values in 0..1
     config.views.std = imagenet.std
 
     config.encoder = ConfigDict()
-    config.encoder.name = "resnet50"
+    config.encoder.name = "resnet50"  # or resnet8, 10, 18, 34, 101, 152, 200
     config.encoder.width_multiplier = 1.0
-    config.encoder.stem = "imagenet"
-    config.encoder.padding = "torch"
-    config.encoder.zero_init_scale = False
+    config.encoder.stem = "imagenet"  # or cifar, strided: networks.ResNet says what they are
+    config.encoder.padding = "torch"  # or same
+    config.encoder.zero_init_scale = False  # of the last norm in each block
 
-    config.heads = ConfigDict()
+    config.heads = ConfigDict()  # projector and predictor
     config.heads.hidden_size = 4096
     config.heads.output_size = 256
 
-    config.tau_base = 0.996
+    config.tau_base = 0.996  # the target's decay at step 0; it rises to 1
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "lars"
+    config.optimizer.name = "lars"  # or adamw, sgd
     # For a batch of 256; multiplied by batch_size / 256. Open: the optimiser's own default.
     config.optimizer.base_learning_rate = config_dict.placeholder(float)
     config.optimizer.weight_decay = config_dict.placeholder(float)
     config.optimizer.momentum = 0.9  # LARS and SGD
     config.optimizer.trust_coefficient = 1e-3  # LARS
-    config.optimizer.warmup_epochs = 10.0
+    config.optimizer.warmup_epochs = 10.0  # parts of an epoch are fine
 
     config.log_every_steps = 50
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
-    config.checkpoint.keep = 3
+    config.checkpoint.keep = 3  # the newest
     config.knn = ConfigDict()  # on held-out labels, while training
     config.knn.every_steps = 5000  # 0: never
-    config.knn.train_examples = 10_000
+    config.knn.train_examples = 10_000  # at most so many of each split
     config.knn.test_examples = 2_000
     config.health = ConfigDict()
     config.health.patience = 5  # bad readings in a row before a collapse is said
@@ -198,7 +198,8 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     if (config.epochs > 0) == (config.steps > 0):
         raise UserError(
             f"config.epochs={config.epochs} and config.steps={config.steps}: set one of them to "
-            "the length of the run and the other to 0."
+            "the length of the run and the other to 0, such as --config.epochs=0 "
+            "--config.steps=100 (with --config.optimizer.warmup_epochs=0 for a run that short)."
         )
     for key in ("mean", "std"):
         values = config.views[key]
@@ -206,7 +207,8 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
         if len(values) != config.data.channels or not in_range:
             raise UserError(
                 f"config.views.{key}={tuple(values)}: give {config.data.channels} number(s) "
-                "between 0 and 1, one for each of config.data.channels."
+                "between 0 and 1, one for each of config.data.channels, such as "
+                f"--config.views.{key}={','.join(['0.5'] * config.data.channels)}."
             )
     width = config.encoder.width_multiplier
     if round(networks.ENCODERS[config.encoder.name]().base_channels * width) < 1:

@@ -52,18 +52,21 @@ def curves(path: Path, metrics: Path) -> None:
         ("Effective rank", ("embedding_rank", "projection_rank")),
         ("Accuracy", ("knn_test_top1", "probe_train_top1")),
     ]
+    there = {key for row in rows for key, value in row.items() if value is not None}
+    panels = [(title, [key for key in keys if key in there]) for title, keys in panels]
+    panels = [(title, keys) for title, keys in panels if keys]
+    if not panels:
+        return
     figure = Figure(figsize=(4 * len(panels), 3.4))
-    axes = figure.subplots(1, len(panels))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for (title, keys), axis in zip(panels, axes, strict=True):
         for key in keys:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-            if points:
-                marker = "." if len(points) < 30 else ""
-                axis.plot(*zip(*points, strict=True), label=key, marker=marker)
+            marker = "." if len(points) < 30 else ""
+            axis.plot(*zip(*points, strict=True), label=key, marker=marker)
         axis.set_title(title)
         axis.set_xlabel("step")
-        if axis.lines:
-            axis.legend(frameon=False)
+        axis.legend(frameon=False)
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=100)

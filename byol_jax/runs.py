@@ -6,9 +6,12 @@ checkpoints/     the state, by step (checkpoint.py)
 eval/            what `experiments.evaluate` found
 """
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,15 +73,41 @@ def describe(config: ConfigDict, source: input_lib.Source) -> Run:
     return Run(config, data, input_lib.steps_per_epoch(source, config.batch_size))
 
 
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Makes the folder if need be, and keeps other processes from training in it.
+
+    The lock goes with the process, however it ends.
+
+    Raises:
+      UserError: another process holds it, or the folder cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / "lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"Another process is training in {workdir}: wait for its end, or choose another "
+                "--workdir."
+            ) from None
+        yield
+
+
 def begin(workdir: Path, run: Run) -> None:
-    """Writes config.json, or checks that the one there is of the same run.
+    """Writes config.json into a folder, or checks that the one there is of the same run.
 
     Raises:
       UserError: the folder cannot be written, or it holds a run with another config; the fields
         that differ are named.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         has_config = (workdir / "config.json").exists()
         # Without a checkpoint nothing is lost, and a first attempt may well have been a mistake.
         if has_checkpoint(workdir):

@@ -53,9 +53,10 @@ def train(
     run = runs.describe(config, source)
     schedule = run.learning_rate()
     learner = run.learner(parallel.AXIS)
-    runs.begin(workdir, run)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(runs.locked(workdir))
+        runs.begin(workdir, run)
         stop = stack.enter_context(stop_requests())
         checkpoints = stack.enter_context(
             Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
@@ -85,9 +86,16 @@ def train(
         batches = data.train_batches(config, source, start_step, run.total_steps)
         clock = Clock(config.batch_size)
         for step in range(start_step + 1, run.total_steps + 1):
-            with clock.waiting():
-                batch = next(batches)
+            try:
+                with clock.waiting():
+                    batch = next(batches)
+            except UserError:
+                # An unreadable image: mended under the same name, the run goes on from here.
+                if step > start_step + 1:
+                    checkpoints.save(step - 1, state)
+                raise
             if step == start_step + 1:
+                progress.say("Compiling; the first step takes a while.")
                 draw_views(workdir / "views.png", learner.policy, state, batch)
             state, metrics = update(state, batch)
             clock.count(metrics)
@@ -100,7 +108,7 @@ def train(
             if not (save or knn or step % config.log_every_steps == 0):
                 continue
             readings = {key: float(value) for key, value in parallel.local(metrics).items()}
-            check_finite(step, readings, checkpoints.latest_step())
+            check_finite(step, readings, config.dtype, checkpoints.latest_step())
             readings |= clock.read()
             readings["epoch"] = step / run.steps_per_epoch
             readings["learning_rate"] = float(schedule(step - 1))  # the update began at step - 1
@@ -156,7 +164,7 @@ def draw_views(path: Path, policy: views.Policy, state: byol.State, batch: byol.
     pictures.view_pairs(path, few.views, augmented * np.array(policy.std) + np.array(policy.mean))
 
 
-def check_finite(step: int, readings: dict[str, float], last_good: int | None) -> None:
+def check_finite(step: int, readings: dict[str, float], dtype: str, last_good: int | None) -> None:
     """Raises UserError when an update's loss, gradient or result is NaN or infinite."""
     for key in ("loss", "gradient_norm", "parameter_norm"):
         if math.isfinite(readings[key]):
@@ -164,10 +172,11 @@ def check_finite(step: int, readings: dict[str, float], last_good: int | None) -
         kept = "no checkpoint had been saved"
         if last_good is not None:
             kept = f"the checkpoint of step {last_good} is good and was kept"
+        precision = "" if dtype == "float32" else ", or config.dtype=float32,"
         raise UserError(
             f"The {key.replace('_', ' ')} at step {step} is {readings[key]}; {kept}. Try a lower "
-            "config.optimizer.base_learning_rate, a longer config.optimizer.warmup_epochs, or "
-            "config.dtype=float32, in a new --workdir."
+            "config.optimizer.base_learning_rate, a longer config.optimizer.warmup_epochs"
+            f"{precision} in a new --workdir."
         )
 
 

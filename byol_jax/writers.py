@@ -74,10 +74,14 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
         self._total = total_steps
+        self._moving = False
 
     def advance(self) -> None:
         """One more step is done."""
         self._bar.update()
+        if not self._moving:
+            self._bar.unpause()  # the first step compiled: it says nothing about the pace
+            self._moving = True
 
     def report(self, step: int, readings: dict[str, float], seconds_left: float | None) -> None:
         """Shows a reading: on the bar, or as a line."""

@@ -12,7 +12,8 @@ from byol_jax.errors import UserError
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and runs `main`; a user's mistake ends in a sentence, not a traceback.
 
-    Exit codes: 0 done, 1 the input cannot be used, 2 a flag is wrong, 130 interrupted.
+    Exit codes: 0 done, or stopped and saved on a signal; 1 the input cannot be used; 2 a flag is
+    wrong; 130 interrupted with nothing to save.
     """
     # Orbax tells every file it writes; what matters to a user is printed by this program itself.
     logging.set_verbosity(logging.ERROR)
@@ -34,12 +35,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _words(error: Exception) -> str:
     """The text of an error raised while flags were read, on one line."""
     if error.args and isinstance(error.args[0], KeyError):  # what a misspelt config key ends in
-        text = " ".join(error.args[0].args[0].split())
+        text = " ".join(error.args[0].args[0].replace("'\n", "'. ").split())
         # Of a locked tree, all its keys and values are recited.
         return "no such config key: " + re.sub(r" and cannot be added.*\}\"", ".", text)
     lines = str(error).strip().splitlines() or [""]
     # Where a config file fails, the text is its whole traceback, the reason last.
     text = lines[-1] if "Traceback" in str(error) else " ".join(" ".join(lines).split())
+    missing = re.match(r"flag (--\w+)=None: .* must have a value other than None", text)
+    if missing:
+        return f"{missing.group(1)} is missing; --help tells what it is for."
     return text if isinstance(error, flags.Error) else f"{type(error).__name__}: {text}"
 
 

@@ -4,10 +4,12 @@ python -m experiments.evaluate --checkpoint=DIR --protocol=linear|knn [--step=N]
     [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] [--test_split=NAME]
 
 Raw pixels and the encoder as it was before training are evaluated alike, so that the table shows
-what pre-training bought. Writes DIR/eval/PROTOCOL.json.
+what pre-training bought. Writes DIR/eval/PROTOCOL.json; with another step or other data than the
+run's own, their names are added to the file's.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,13 @@ def main() -> None:
         "top1": {name: result["top1"] for name, result in results.items()},
         "details": results,
     }
-    path = workdir / "eval" / f"{PROTOCOL.value}.json"
+    # Another checkpoint or other data than the run's own must not overwrite its result.
+    name = PROTOCOL.value
+    if STEP.value is not None:
+        name += f"-step{STEP.value}"
+    if any(flag.value for flag in (DATA, TRAIN_SPLIT, TEST_SPLIT)):
+        name += "-" + re.sub(r"[^\w.]+", "-", test_source.name)
+    path = workdir / "eval" / f"{name}.json"
     try:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(report, indent=2) + "\n")

@@ -98,7 +98,7 @@ def test_a_mistake_in_a_config_file_ends_in_one_sentence(tmp_path, lines, senten
         ("pretrain", [QUICKSTART, "--config.stesp=3", "--workdir=W"], 2, "no such config key"),
         ("pretrain", [QUICKSTART, "--config.steps=x", "--workdir=W"], 2, "invalid literal"),
         ("pretrain", [QUICKSTART, "--wrkdir=W"], 2, "Unknown command line flag 'wrkdir'"),
-        ("pretrain", [QUICKSTART], 2, "--workdir must have a value"),
+        ("pretrain", [QUICKSTART], 2, "--workdir is missing"),
         ("pretrain", [QUICKSTART, "--workdir=W", "extra"], 2, "unexpected argument 'extra'"),
         ("pretrain", ["--config=nowhere.py", "--workdir=W"], 1, "--config=nowhere.py cannot be"),
         (

@@ -200,6 +200,8 @@ def test_presets_resolve_without_a_warning(path):
     namespace = {}
     exec(compile(path.read_text(), path, "exec"), namespace)
     assert f"experiments/configs/{path.name}" in namespace["__doc__"]  # the command
-    resolved, warnings = config_lib.resolve(namespace["get_config"]())
+    config = namespace["get_config"]()
+    config.data.source = config.data.source or "folder:images"
+    resolved, warnings = config_lib.resolve(config)
     assert not warnings
     build.learning_rate(resolved, steps_per_epoch=max(1, 50_000 // resolved.batch_size))

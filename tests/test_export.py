@@ -73,8 +73,19 @@ def test_other_images_are_refused(exported, images):
         byol_jax.load(exported).embed(images)
 
 
+def test_images_of_several_sizes_are_refused(exported):
+    with pytest.raises(UserError, match="images of several sizes"):
+        byol_jax.load(exported).embed([IMAGES[0], IMAGES[0, :8]])
+
+
+def test_a_run_is_not_an_export(trained, tmp_path):
+    runs.begin(tmp_path, trained.run)
+    with pytest.raises(UserError, match=r"no model.safetensors.: make one with"):
+        byol_jax.load(tmp_path)
+
+
 def test_no_images_are_refused(exported):
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(UserError, match="given 0 images"):
         byol_jax.load(exported).embed(IMAGES[:0])
 
 

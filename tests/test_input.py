@@ -437,7 +437,7 @@ def test_bad_folders(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="holds no images"):
         open_source(f"folder:{tmp_path}", "train")
-    with pytest.raises(UserError, match="has no split 'val'; put its images into"):
+    with pytest.raises(UserError, match="has no split 'val': put its images into"):
         open_source(f"folder:{tmp_path}", "val")
     with pytest.raises(UserError, match=r"nowhere does not exist"):
         open_source(f"folder:{tmp_path}/nowhere", "train")

@@ -44,7 +44,7 @@ def final_state(workdir):
 
 def test_a_run_leaves_what_it_says(finished):
     names = {path.name.split(".")[0] for path in finished.iterdir()}
-    assert names == {"config", "metrics", "events", "checkpoints", "views", "curves"}
+    assert names == {"config", "lock", "metrics", "events", "checkpoints", "views", "curves"}
     assert (finished / "views.png").stat().st_size > 1000
     assert (finished / "curves.png").stat().st_size > 1000
     record = json.loads((finished / "config.json").read_text())
@@ -168,6 +168,13 @@ def test_a_complete_run_has_nothing_left_to_do(finished, capsys):
     train.train(tiny_config(), finished)
     assert "nothing left to do" in capsys.readouterr().out
     assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    with runs.locked(tmp_path), pytest.raises(UserError, match="Another process is training in"):
+        train.train(tiny_config(), tmp_path)
+    with runs.locked(tmp_path):  # free again
+        pass
 
 
 def test_a_changed_config_is_refused_by_name(finished):

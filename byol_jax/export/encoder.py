@@ -107,7 +107,12 @@ class Encoder:
         Raises:
           UserError: another dtype or shape, no image, or a batch size below 1.
         """
-        images = np.asarray(images)
+        try:
+            images = np.asarray(images)
+        except ValueError:
+            raise UserError(
+                "embed was given images of several sizes: bring them to one size first."
+            ) from None
         channels = self.config["channels"]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != channels:
             raise UserError(
@@ -140,14 +145,15 @@ def load(directory: str | Path) -> Encoder:
       UserError: it is not such a folder, or its weights do not fit its config.
     """
     directory = Path(directory)
+    for name in ("config.json", "model.safetensors"):
+        if not (directory / name).is_file():
+            raise UserError(
+                f"{directory} is not an exported encoder (no {name}): make one with "
+                "python -m experiments.export --checkpoint=RUN --output=OUT."
+            )
     try:
         config = json.loads((directory / "config.json").read_text())
         flat = safetensors.numpy.load_file(directory / "model.safetensors")
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{directory} is not an exported encoder (no {Path(error.filename).name}): make one "
-            "with python -m experiments.export."
-        ) from None
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{directory} cannot be read: {error}") from error
     found = config.get("format") if isinstance(config, dict) else None

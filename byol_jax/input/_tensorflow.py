@@ -5,7 +5,7 @@ import os
 
 # TensorFlow reads these while it is being imported, so they cannot wait. oneDNN has nothing to
 # offer to an input pipeline, and switching it off also silences the notice about its rounding.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import tensorflow as tf

@@ -90,7 +90,9 @@ def _root(path: Path, split: str) -> Path:
         return path / split
     if split == "train":
         return path
-    raise UserError(f"{path} has no split {split!r}; put its images into {path / split}.")
+    raise UserError(
+        f"{path} has no split {split!r}: put its images into {path / split}, or name another split."
+    )
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry]:

@@ -26,7 +26,7 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
     if source.num_examples < batch_size:
         raise UserError(
             f"{source.name} has {source.num_examples} examples, fewer than a batch of "
-            f"{batch_size}; choose a smaller --config.batch_size."
+            f"{batch_size}; choose a smaller --config.batch_size (4 at least), or more images."
         )
     return source.num_examples // batch_size
 
@@ -194,7 +194,8 @@ def _naming_what_is_broken(batches, source, raw_of_batch):
                     source.decode(raw)
                 except tf.errors.OpError:
                     raise UserError(
-                        f"{source.describe(raw)} cannot be decoded; repair it or take it away."
+                        f"{source.describe(raw)} cannot be decoded; repair it, or put another "
+                        "image under its name: a run that has begun needs as many as before."
                     ) from error
             raise
         if batch is None:

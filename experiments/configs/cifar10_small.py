@@ -6,7 +6,7 @@
 Measured once, on images encoded as JPEG again (docs/results/cifar10_small): linear test accuracy
 53.9%, beside 36.1% for the same encoder before training and 41.4% for raw pixels; 30 minutes.
 
-AdamW instead of LARS, small batches for many steps, and crops of at least a fifth of the image: what
+AdamW instead of LARS, small batches for many steps, crops of at least a fifth of the image: what
 a small network can learn from in half an hour, not the paper's setting.
 """
 

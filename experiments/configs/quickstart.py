@@ -15,8 +15,8 @@ from byol_jax import views
 def get_config() -> ConfigDict:
     """The settings."""
     config = config_lib.default()
-    config.steps = 500
-    config.batch_size = 256
+    config.steps = 1000
+    config.batch_size = 128
     config.data.source = "embedded"
     config.data.test_split = "test"
     config.data.image_size = 32
@@ -34,12 +34,12 @@ def get_config() -> ConfigDict:
     config.heads.output_size = 64
     config.tau_base = 0.95
     config.optimizer.name = "adamw"
-    config.optimizer.base_learning_rate = 3e-3
+    config.optimizer.base_learning_rate = 5e-3
     config.optimizer.warmup_epochs = 1.0
 
-    config.log_every_steps = 20
-    config.checkpoint.every_steps = 100
-    config.knn.every_steps = 100
+    config.log_every_steps = 40
+    config.checkpoint.every_steps = 200
+    config.knn.every_steps = 200
     config.knn.train_examples = 2_000
     config.knn.test_examples = 1_000
     return config
