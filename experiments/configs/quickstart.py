@@ -2,8 +2,12 @@
 
     python -m experiments.pretrain --config=experiments/configs/quickstart.py --workdir=DIR
 
-Not the paper's setting: a run of minutes needs AdamW (LARS starts slowly), a decay that lets the
-target move, and views that destroy all that tells two images of a class apart.
+Measured on two CPU cores (docs/results): 5 minutes; linear test accuracy 97, 89 and 95% for
+seeds 0 to 2, beside 62, 57 and 56% for the same encoder before training and 34% for raw pixels.
+
+Not the paper's setting: a run of minutes needs AdamW (LARS starts slowly), small batches for many
+steps, a decay that lets the target move, and views that destroy all that tells two images of a
+class apart.
 """
 
 from ml_collections import ConfigDict
