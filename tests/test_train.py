@@ -170,6 +170,26 @@ def test_a_complete_run_has_nothing_left_to_do(finished, capsys):
     assert (finished / "metrics.jsonl").read_text() == before
 
 
+def test_an_unreadable_image_midway_costs_no_step(finished, tmp_path, monkeypatch):
+    plain = data.train_batches
+
+    def broken(*args):
+        batches = plain(*args)
+        yield from (next(batches) for _ in range(5))
+        raise UserError("x.png cannot be decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "train_batches", broken)
+        with pytest.raises(UserError, match=r"x\.png"):
+            train.train(tiny_config(), tmp_path)
+    assert int(final_state(tmp_path).step) == 5
+    train.train(tiny_config(), tmp_path)
+    for want, got in zip(
+        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(tmp_path)), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     with runs.locked(tmp_path), pytest.raises(UserError, match="Another process is training in"):
         train.train(tiny_config(), tmp_path)
