@@ -16,7 +16,7 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
       UserError: the warm-up is longer than the run.
     """
     total = config_lib.total_steps(config, steps_per_epoch)
-    warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
+    warmup = config_lib.warmup_steps(config, steps_per_epoch)
     if warmup >= total:
         raise UserError(
             f"config.optimizer.warmup_epochs={config.optimizer.warmup_epochs:g} is {warmup} steps, "
@@ -32,7 +32,9 @@ def optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTra
         return optim.adamw(schedule, chosen.weight_decay)
     if chosen.name == "sgd":
         return optim.sgd(schedule, chosen.weight_decay, chosen.momentum)
-    return optim.lars(schedule, chosen.weight_decay, chosen.momentum, chosen.trust_coefficient)
+    return optim.lars(
+        schedule, chosen.weight_decay, chosen.momentum, chosen.trust_coefficient, chosen.clip
+    )
 
 
 def policy(config: ConfigDict) -> views.Policy:
@@ -47,14 +49,47 @@ def policy(config: ConfigDict) -> views.Policy:
 
 def encoder(config: ConfigDict, axis_name: str | None = None) -> networks.ResNet:
     """The encoder of a resolved config."""
-    return networks.ENCODERS[config.encoder.name](
-        width_multiplier=config.encoder.width_multiplier,
-        stem=config.encoder.stem,
-        padding=config.encoder.padding,
-        zero_init_scale=config.encoder.zero_init_scale,
+    chosen, channels = config.encoder, {}
+    if chosen.stem_channels:
+        channels["stem_channels"] = chosen.stem_channels
+    if chosen.stage_channels:
+        channels["stage_channels"] = tuple(chosen.stage_channels)
+    return networks.ENCODERS[chosen.name](
+        **channels,
+        width_multiplier=chosen.width_multiplier,
+        stem=chosen.stem,
+        padding=chosen.padding,
+        first_shortcut=chosen.first_shortcut,
+        zero_init_scale=chosen.zero_init_scale,
         dtype=jnp.dtype(config.dtype),
         axis_name=axis_name,
     )
+
+
+def heads(
+    config: ConfigDict, axis_name: str | None = None
+) -> tuple[networks.MLP, networks.MLP | None]:
+    """Projector and predictor of a resolved config."""
+    chosen = config.heads
+    projector = networks.MLP(
+        chosen.hidden_size,
+        chosen.output_size,
+        chosen.projector_layers,
+        jnp.dtype(config.dtype),
+        axis_name,
+    )
+    if not chosen.predictor_layers:
+        return projector, None
+    return projector, projector.clone(
+        hidden_size=chosen.predictor_hidden_size, layers=chosen.predictor_layers
+    )
+
+
+def target_decay(config: ConfigDict, total: int) -> optax.Schedule:
+    """The target's decay by step, for a run of `total` steps."""
+    if config.tau_schedule == "constant":
+        return optim.constant_target_decay(config.tau_base)
+    return optim.target_decay(config.tau_base, total)
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
@@ -70,14 +105,18 @@ def make_learner(
     axis_name: str | None,
 ) -> byol.Learner:
     """BYOL as a resolved config describes it, for a run of `total` steps."""
+    projector, predictor = heads(config, axis_name)
     return byol.make_learner(
         encoder(config, axis_name),
         policy(config),
         optimizer(config, schedule),
-        optim.target_decay(config.tau_base, total),
-        hidden_size=config.heads.hidden_size,
-        output_size=config.heads.output_size,
+        target_decay(config, total),
+        projector=projector,
+        predictor=predictor,
         num_classes=num_classes,
-        dtype=jnp.dtype(config.dtype),
+        target_network=config.target_network,
         axis_name=axis_name,
+        beta=config.negatives.beta,
+        temperature=config.negatives.temperature,
+        accum_steps=config.accum_steps,
     )

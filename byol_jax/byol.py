@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byol_jax import views
+from byol_jax import contrastive, views
 from byol_jax.networks import MLP
 
 Tree = Any  # a pytree of arrays
@@ -77,19 +77,20 @@ class OnlineNetwork(nn.Module):
 
     encoder: nn.Module
     projector: nn.Module
-    predictor: nn.Module
+    predictor: nn.Module | None  # None (an ablation): q is the identity
     probe: nn.Module | None = None
 
     def __call__(self, images: jax.Array, train: bool) -> Outputs:
         """Embeds, projects and predicts float32 (batch, height, width, channels)."""
         embedding = encode(self.encoder, images, train)
         projection = self.projector(embedding, train)
-        prediction = self.predictor(projection, train).astype(jnp.float32)
+        prediction = projection if self.predictor is None else self.predictor(projection, train)
         logits = None
         if self.probe is not None:
             # The probe learns from the labels; the encoder must not.
             logits = self.probe(jax.lax.stop_gradient(embedding)).astype(jnp.float32)
-        return Outputs(embedding, projection.astype(jnp.float32), prediction, logits)
+        projection, prediction = projection.astype(jnp.float32), prediction.astype(jnp.float32)
+        return Outputs(embedding, projection, prediction, logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +98,19 @@ class Learner:
     """What stays fixed during training.
 
     `online` and `target` hold encoders and projectors of the same shapes. Under `axis_name` the
-    batch is split over replicas, and batch norm should be synchronised by the same name.
+    batch is split over replicas, and batch norm should be synchronised by the same name. The last
+    three fields are for ablations (section 5) and for small memories.
     """
 
     online: OnlineNetwork
-    target: TargetNetwork
+    target: TargetNetwork | None  # None: the online projections, with their gradient, are the goal
     policy: views.Policy  # photometric augmentation of both views, and the normalisation
     optimizer: optax.GradientTransformation
     tau: Callable[[jax.Array], jax.Array]  # target decay as a function of the step
     axis_name: str | None = None
+    beta: float = 0.0  # weight of the negatives; 0 is BYOL (contrastive.py)
+    temperature: float = 0.1  # alpha of the negatives
+    accum_steps: int = 1  # micro-batches that an update averages its gradient over, in turn
 
 
 def make_learner(
@@ -114,13 +119,16 @@ def make_learner(
     optimizer: optax.GradientTransformation,
     tau: Callable[[jax.Array], jax.Array],
     *,
-    hidden_size: int = 4096,
-    output_size: int = 256,
+    projector: nn.Module = MLP(),  # noqa: B008 (modules are immutable)
+    predictor: nn.Module | None = MLP(),  # noqa: B008
     num_classes: int | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    target_network: bool = True,
     axis_name: str | None = None,
+    beta: float = 0.0,
+    temperature: float = 0.1,
+    accum_steps: int = 1,
 ) -> Learner:
-    """BYOL with its usual heads around any encoder.
+    """BYOL around any encoder, with the paper's heads if no others are given.
 
     Args:
       encoder: Flax module, float32 images (batch, height, width, channels) -> (batch, features).
@@ -129,20 +137,22 @@ def make_learner(
       policy: photometric augmentation and normalisation.
       optimizer: for the online parameters, `optim.lars` for one.
       tau: target decay by step, `optim.target_decay` for one.
-      hidden_size: of projector and predictor.
-      output_size: of projection and prediction.
+      projector: g, called with (batch, features) and `train`, such as `networks.MLP`.
+      predictor: q, likewise, with an output as large as its input; None leaves it out.
       num_classes: with labels, the classes of the linear probe; None leaves the probe out.
-      dtype: what the heads' dense layers compute in.
-      axis_name: mapped axis of replicas (see `Learner`); give the encoder's batch norm the same.
+      target_network: False leaves it out: the online network regresses its own projections.
+      axis_name: mapped axis of replicas (see `Learner`); give the batch norm of encoder and heads
+        the same.
+      beta: weight of the negatives, at least 0.
+      temperature: of the negatives, above 0.
+      accum_steps: micro-batches in an update, at least 1; divides the rows of a replica.
     """
-
-    def head() -> MLP:
-        return MLP(hidden_size, output_size, dtype=dtype, axis_name=axis_name)
-
     probe = None if num_classes is None else nn.Dense(num_classes)
-    online = OnlineNetwork(encoder, projector=head(), predictor=head(), probe=probe)
-    target = TargetNetwork(encoder.clone(), projector=head())
-    return Learner(online, target, policy, optimizer, tau, axis_name)
+    online = OnlineNetwork(encoder, projector, predictor, probe)
+    target = TargetNetwork(encoder.clone(), projector.clone()) if target_network else None
+    return Learner(
+        online, target, policy, optimizer, tau, axis_name, beta, temperature, accum_steps
+    )
 
 
 def encode(encoder: nn.Module, images: jax.Array, train: bool) -> jax.Array:
@@ -172,7 +182,7 @@ def init(learner: Learner, seed: int, image_shape: tuple[int, int, int]) -> Stat
     images = jnp.zeros((2, *image_shape), jnp.float32)
     variables = learner.online.init(jax.random.key(seed), images, train=True)
     params, stats = variables["params"], variables.get("batch_stats", {})
-    of_target = ("encoder", "projector")
+    of_target = () if learner.target is None else ("encoder", "projector")
     return State(
         step=jnp.zeros((), jnp.int32),
         seed=jnp.asarray(seed, jnp.uint32),
@@ -216,17 +226,30 @@ def loss_fn(
     # Each view passes on its own: batch-norm statistics are those of one view, never of both.
     online1, online_stats = apply(learner.online, online_params, state.online_stats, view1)
     online2, online_stats = apply(learner.online, online_params, online_stats, view2)
-    target1, target_stats = apply(learner.target, state.target_params, state.target_stats, view1)
-    target2, target_stats = apply(learner.target, state.target_params, target_stats, view2)
+    if learner.target is None:
+        z1, z2, target_stats = online1.projection, online2.projection, state.target_stats
+    else:
+        xi, target_stats = state.target_params, state.target_stats
+        target1, target_stats = apply(learner.target, xi, target_stats, view1)
+        target2, target_stats = apply(learner.target, xi, target_stats, view2)
+        # The target is a constant: "sg" in figure 2.
+        z1, z2 = jax.lax.stop_gradient((target1.projection, target2.projection))
 
     # Both directions, summed rather than averaged (end of section 3.1): parameters that LARS does
-    # not adapt see the size of the gradient. The target is a constant: "sg" in figure 2.
-    z1, z2 = jax.lax.stop_gradient((target1.projection, target2.projection))
-    byol_loss = jnp.mean(
-        regression_loss(online1.prediction, z2) + regression_loss(online2.prediction, z1)
-    )
+    # not adapt see the size of the gradient.
+    q1, q2 = online1.prediction, online2.prediction
+    byol_loss = jnp.mean(regression_loss(q1, z2) + regression_loss(q2, z1))
     metrics = {"byol_loss": byol_loss}
     loss = byol_loss
+    if learner.beta > 0:
+        q1, q2, z1, z2 = map(l2_normalize, (q1, q2, z1, z2))
+        alpha, axis = learner.temperature, learner.axis_name
+        negatives_loss = jnp.mean(
+            contrastive.repulsion(q1, z1, z2, alpha, axis)
+            + contrastive.repulsion(q2, z2, z1, alpha, axis)
+        )
+        metrics["negatives_loss"] = negatives_loss
+        loss = loss + learner.beta * negatives_loss
     if labels is not None and online1.logits is not None:
         probe_loss = jnp.mean(
             optax.softmax_cross_entropy_with_integer_labels(online1.logits, labels)
@@ -252,10 +275,7 @@ def update(learner: Learner, state: State, batch: Batch) -> tuple[State, dict[st
     Under `learner.axis_name` each replica gets its rows of the batch and the same state, and all
     return the same new state and metrics (float32 scalars).
     """
-    view1, view2 = augmented(learner.policy, state, batch)
-    gradients, (online_stats, target_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
-        state.online_params, learner, state, view1, view2, batch.labels
-    )
+    gradients, online_stats, target_stats, metrics = mean_gradients(learner, state, batch)
     if learner.axis_name is not None:
         # Statistics are equal already where batch norm is synchronised; an encoder of the user's
         # may not be, and the state must be the same everywhere.
@@ -265,10 +285,11 @@ def update(learner: Learner, state: State, batch: Batch) -> tuple[State, dict[st
     updates, opt_state = learner.optimizer.update(gradients, state.opt_state, state.online_params)
     online_params = optax.apply_updates(state.online_params, updates)
 
-    tau = learner.tau(state.step)
-    target_params = update_target(state.target_params, online_params, tau)
+    target_params = state.target_params
+    if learner.target is not None:
+        metrics["tau"] = tau = learner.tau(state.step)
+        target_params = update_target(target_params, online_params, tau)
     metrics |= {
-        "tau": tau,
         "gradient_norm": optax.tree.norm(gradients),
         "parameter_norm": optax.tree.norm(online_params),
     }
@@ -284,32 +305,92 @@ def update(learner: Learner, state: State, batch: Batch) -> tuple[State, dict[st
     return new_state, metrics
 
 
+def mean_gradients(
+    learner: Learner, state: State, batch: Batch
+) -> tuple[Tree, Tree, Tree, dict[str, jax.Array]]:
+    """Gradients, new running statistics of both networks, and metrics of a replica's batch.
+
+    With `accum_steps` above 1 the rows go through in as many micro-batches, one after the other,
+    for the memory of one. All is averaged over them: the update of the whole batch, but for batch
+    norm and negatives, which see a micro-batch at a time.
+    """
+
+    def of_micro_batch(stats: tuple[Tree, Tree], rows: Batch) -> tuple[Any, Any]:
+        views12 = augmented(learner.policy, state, rows)
+        current = state._replace(online_stats=stats[0], target_stats=stats[1])
+        gradients, (online_stats, target_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
+            state.online_params, learner, current, *views12, rows.labels
+        )
+        return (online_stats, target_stats), (gradients, metrics)
+
+    stats = (state.online_stats, state.target_stats)
+    if learner.accum_steps == 1:
+        stats, (gradients, metrics) = of_micro_batch(stats, batch)
+        return gradients, *stats, metrics
+
+    def accumulate(carry: tuple[Any, Any], rows: Batch) -> tuple[tuple[Any, Any], None]:
+        stats, sums = carry
+        stats, values = of_micro_batch(stats, rows)
+        return (stats, jax.tree.map(jnp.add, sums, values)), None
+
+    rows = micro_batches(batch, learner.accum_steps)
+    _, shapes = jax.eval_shape(of_micro_batch, stats, jax.tree.map(lambda x: x[0], rows))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (stats, sums), _ = jax.lax.scan(accumulate, (stats, zeros), rows)
+    gradients, metrics = jax.tree.map(lambda x: x / learner.accum_steps, sums)
+    return gradients, *stats, metrics
+
+
+def micro_batches(batch: Batch, count: int) -> Batch:
+    """Rows in `count` groups: a new leading axis, before those that `Batch` names.
+
+    Raises:
+      ValueError: the rows do not divide.
+    """
+    rows = batch.positions.shape[0]
+    if rows % count:
+        raise ValueError(f"accum_steps={count} does not divide the {rows} rows of a replica.")
+    views12 = batch.views.reshape(2, count, rows // count, *batch.views.shape[2:])
+    labels = None if batch.labels is None else batch.labels.reshape(count, -1)
+    return Batch(jnp.moveaxis(views12, 1, 0), labels, batch.positions.reshape(count, -1))
+
+
 def augmented(policy: views.Policy, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """The two normalised float32 views of this step, from (seed, step, position) alone."""
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     return views.augment(policy, key, batch.views, batch.positions)
 
 
+def infer(learner: Learner, state: State, images: jax.Array) -> Outputs:
+    """What the online network makes of images in evaluation mode (running statistics).
+
+    Args:
+      learner: of the state.
+      state: whose online parameters and statistics are used.
+      images: uint8 (n, height, width, channels), without augmentation.
+    """
+    variables = {"params": state.online_params, "batch_stats": state.online_stats}
+    images = views.normalize(images, learner.policy.mean, learner.policy.std)
+    return learner.online.apply(variables, images, train=False)
+
+
 def embed(learner: Learner, state: State, images: jax.Array) -> jax.Array:
     """Embeddings f(x) in evaluation mode: uint8 (n, h, w, channels) -> float32 (n, features)."""
-    variables = {
-        "params": {"encoder": state.online_params.get("encoder", {})},
-        "batch_stats": {"encoder": state.online_stats.get("encoder", {})},
-    }
-    images = views.normalize(images, learner.policy.mean, learner.policy.std)
-    return learner.online.apply(
-        variables, images, method=lambda network, x: encode(network.encoder, x, train=False)
-    )
+    return infer(learner, state, images).embedding
 
 
 def inspect_features(learner: Learner, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """What the health checks look at: view 1's embeddings and the target's projections of view 2.
+    """What the health checks look at: view 1's embeddings and the projections of view 2.
 
     Returns:
-      Float32 (batch, features) and (batch, size), both in training mode: batch statistics, as the
-      loss sees them.
+      Float32 (rows, features) and (rows, size) of the first micro-batch, the target's projections
+      where there is a target, both in training mode: batch statistics, as the loss sees them.
     """
-    view1, view2 = augmented(learner.policy, state, batch)
+    rows = jax.tree.map(lambda x: x[0], micro_batches(batch, learner.accum_steps))
+    view1, view2 = augmented(learner.policy, state, rows)
     online, _ = apply(learner.online, state.online_params, state.online_stats, view1)
-    target, _ = apply(learner.target, state.target_params, state.target_stats, view2)
-    return online.embedding, target.projection
+    if learner.target is None:
+        goal, _ = apply(learner.online, state.online_params, state.online_stats, view2)
+    else:
+        goal, _ = apply(learner.target, state.target_params, state.target_stats, view2)
+    return online.embedding, goal.projection

@@ -31,6 +31,7 @@ CHOICES = {
     "encoder.stem": ("imagenet", "cifar", "strided"),
     "encoder.padding": ("torch", "same"),
     "dtype": ("float32", "bfloat16"),
+    "tau_schedule": ("cosine", "constant"),
     "data.channels": (1, 3),
 }
 TINY = 1e-6  # stands for "above 0"
@@ -39,6 +40,7 @@ RANGES = {
     "epochs": (0, INFINITY),
     "steps": (0, INFINITY),
     "batch_size": (4, INFINITY),  # batch norm over fewer examples leaves nothing to learn from
+    "accum_steps": (1, INFINITY),
     "data.image_size": (1, INFINITY),
     "crop.area_min": (TINY, 1),
     "crop.area_max": (TINY, 1),
@@ -47,9 +49,15 @@ RANGES = {
     "crop.flip_prob": (0, 1),
     "crop.test_fraction": (TINY, 1),
     "encoder.width_multiplier": (TINY, INFINITY),
+    "encoder.stem_channels": (0, INFINITY),
     "heads.hidden_size": (1, INFINITY),
+    "heads.predictor_hidden_size": (1, INFINITY),
     "heads.output_size": (1, INFINITY),
+    "heads.projector_layers": (1, INFINITY),
+    "heads.predictor_layers": (0, INFINITY),
     "tau_base": (0, 1),
+    "negatives.beta": (0, INFINITY),
+    "negatives.temperature": (TINY, INFINITY),
     "optimizer.base_learning_rate": (0, INFINITY),
     "optimizer.weight_decay": (0, INFINITY),
     "optimizer.momentum": (0, 1),
@@ -88,6 +96,20 @@ ASCENDING = (
 )
 
 
+# What --config.without can take away: part -> the keys that it sets. Figure 3b of the paper.
+PARTS = {
+    "crop": {"crop.area_min": 1.0, "crop.area_max": 1.0, "crop.ratio_min": 1.0}
+    | {"crop.ratio_max": 1.0},
+    "flip": {"crop.flip_prob": 0.0},
+    "color": {"views.*.jitter_prob": 0.0, "views.*.gray_prob": 0.0},
+    "jitter": {"views.*.jitter_prob": 0.0},
+    "gray": {"views.*.gray_prob": 0.0},
+    "blur": {"views.*.blur_prob": 0.0},
+    "solarize": {"views.*.solarize_prob": 0.0},
+    "asymmetry": {},  # both views get the mean of each field
+}
+
+
 def default() -> ConfigDict:
     """The paper's ImageNet setting (section 3.3) on one tree; a preset adds data and length.
 
@@ -98,7 +120,8 @@ def default() -> ConfigDict:
     config.seed = 0
     config.epochs = 0  # length of the run: one of epochs and steps, the other 0
     config.steps = 0
-    config.batch_size = 4096  # over all devices
+    config.batch_size = 4096  # images in an update, over all devices
+    config.accum_steps = 1  # micro-batches that an update goes through, for the memory of one
     config.dtype = "float32"  # what convolutions and dense layers compute in; or bfloat16
 
     config.data = ConfigDict()
@@ -122,19 +145,40 @@ def default() -> ConfigDict:
     config.views.view2 = ConfigDict(dataclasses.asdict(imagenet.view2))
     config.views.mean = imagenet.mean  # of each channel, for values in 0..1
     config.views.std = imagenet.std
+    # Ablations: parts of the augmentation to leave out, of PARTS, such as "gray,blur".
+    config.without = ""
 
     config.encoder = ConfigDict()
     config.encoder.name = "resnet50"  # or resnet8, 10, 18, 34, 101, 152, 200
     config.encoder.width_multiplier = 1.0
     config.encoder.stem = "imagenet"  # or cifar, strided: networks.ResNet says what they are
+    config.encoder.stem_channels = 0  # 0: as many as the named network has
+    config.encoder.stage_channels = ()  # likewise
+    # Two choices in which the authors' code differs from torchvision's networks, our default:
     config.encoder.padding = "torch"  # or same
+    config.encoder.first_shortcut = False  # project in the first stage of ResNet-18 and -34 too
     config.encoder.zero_init_scale = False  # of the last norm in each block
 
     config.heads = ConfigDict()  # projector and predictor
     config.heads.hidden_size = 4096
+    config.heads.predictor_hidden_size = config_dict.placeholder(int)  # open: as hidden_size
     config.heads.output_size = 256
+    config.heads.projector_layers = 2
+    config.heads.predictor_layers = 2  # 0: no predictor (an ablation)
 
     config.tau_base = 0.996  # the target's decay at step 0; it rises to 1
+    config.tau_schedule = "cosine"  # or constant
+    config.target_network = True  # False: the online projections are the goal (an ablation)
+    config.negatives = ConfigDict()  # contrastive.py (an ablation)
+    config.negatives.beta = 0.0  # their weight; 0 is BYOL
+    config.negatives.temperature = 0.1
+
+    config.init = ConfigDict()  # what a new run starts from, instead of random weights: start.py
+    config.init.state = ""  # a run, imported or ours: everything, step and momentum included
+    config.init.encoder = (
+        ""  # a run, an export, or torchvision weights: online encoder (and target)
+    )
+    config.init.target_encoder = ""  # likewise, for the target's encoder alone
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "lars"  # or adamw, sgd
@@ -143,6 +187,7 @@ def default() -> ConfigDict:
     config.optimizer.weight_decay = config_dict.placeholder(float)
     config.optimizer.momentum = 0.9  # LARS and SGD
     config.optimizer.trust_coefficient = 1e-3  # LARS
+    config.optimizer.clip = False  # LARS: adapt only steps that are too long (small data sets)
     config.optimizer.warmup_epochs = 10.0  # parts of an epoch are fine
 
     config.log_every_steps = 50
@@ -210,9 +255,17 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
                 "between 0 and 1, one for each of config.data.channels, such as "
                 f"--config.views.{key}={','.join(['0.5'] * config.data.channels)}."
             )
-    width = config.encoder.width_multiplier
-    if round(networks.ENCODERS[config.encoder.name]().base_channels * width) < 1:
-        raise UserError(f"config.encoder.width_multiplier={width:g} leaves no channel.")
+    _check_encoder(config)
+    _leave_out(config)
+    if config.heads.predictor_hidden_size is None:
+        config.heads.predictor_hidden_size = config.heads.hidden_size
+    if config.init.state and (config.init.encoder or config.init.target_encoder):
+        raise UserError(
+            "config.init.state brings a whole state: leave config.init.encoder and "
+            "config.init.target_encoder empty, or leave out the state."
+        )
+    if config.init.target_encoder and not config.target_network:
+        raise UserError("config.init.target_encoder needs config.target_network=True.")
     for key, value in OPTIMIZER_DEFAULTS[config.optimizer.name].items():
         if config.optimizer[key] is None:
             config.optimizer[key] = value
@@ -224,6 +277,37 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             f"{OPTIMIZER_DEFAULTS['adamw']['base_learning_rate']:g} is usual under AdamW."
         )
     return config, warnings
+
+
+def _check_encoder(config: ConfigDict) -> None:
+    """Raises UserError where there would be no channel, or not one number for each stage."""
+    chosen, own = config.encoder, networks.ENCODERS[config.encoder.name]()
+    stages = tuple(chosen.stage_channels)
+    if stages and (len(stages) != len(own.stage_sizes) or any(n != round(n) for n in stages)):
+        raise UserError(
+            f"config.encoder.stage_channels={stages} must be {len(own.stage_sizes)} whole numbers, "
+            f"one for each stage of {chosen.name}, or () for its own."
+        )
+    fewest = min(chosen.stem_channels or own.stem_channels, *(stages or own.stage_channels))
+    if round(fewest * chosen.width_multiplier) < 1:
+        raise UserError(
+            f"config.encoder.width_multiplier={chosen.width_multiplier:g} leaves no channel."
+        )
+
+
+def _leave_out(config: ConfigDict) -> None:
+    """Writes what `without` means into the keys that it stands for."""
+    for part in filter(None, config.without.replace(" ", "").split(",")):
+        if part not in PARTS:
+            raise UserError(f"config.without={part!r} is not one of {', '.join(PARTS)}.")
+        for key, value in PARTS[part].items():
+            for view in ("view1", "view2") if "*" in key else ("",):
+                parent, _, leaf = key.replace("*", view).rpartition(".")
+                get(config, parent)[leaf] = value
+        if part == "asymmetry":
+            view1, view2 = config.views.view1, config.views.view2
+            for key in view1:
+                view1[key] = view2[key] = (view1[key] + view2[key]) / 2
 
 
 def get(config: ConfigDict, key: str) -> Any:
@@ -256,6 +340,16 @@ def _check_types(config: ConfigDict, prefix: str = "") -> None:
 def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
     """Updates in the whole run."""
     return config.steps or config.epochs * steps_per_epoch
+
+
+def warmup_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Updates until the learning rate is at its peak."""
+    return round(config.optimizer.warmup_epochs * steps_per_epoch)
+
+
+def micro_batch_size(config: ConfigDict) -> int:
+    """Images that are in the networks at a time, over all devices."""
+    return config.batch_size // config.accum_steps
 
 
 def learning_rate_peak(config: ConfigDict) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from byol_jax import byol
+from byol_jax import config as config_lib
 from byol_jax import input as input_lib
 
 
@@ -58,7 +59,7 @@ def eval_batches(
     """Central views and labels, of `limit` examples or all, at the config's size or another."""
     return input_lib.eval_batches(
         source,
-        batch_size=config.batch_size,
+        batch_size=config_lib.micro_batch_size(config),
         image_size=image_size or config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,

@@ -13,8 +13,65 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Decay and epsilon of the authors' implementation; Flax's own default decay is .99.
-BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+
+class BatchNorm(nn.Module):
+    """Batch norm (arXiv 1502.03167) whose running averages hold nothing of their initial values.
+
+    As in the authors' implementation: after n updates the average is the exponential one with
+    weights that sum to one,
+
+        average <- average + (1 - decay) / (1 - decay^n) (batch - average),
+
+    where Flax's own keeps decay^n of the zeros and ones that it started from, which makes
+    evaluation in the first dozens of steps another network.
+
+    Attributes:
+      use_running_average: normalise by the running averages, and leave them (evaluation).
+      axis_name: mapped axis over which batch statistics are averaged; None for one replica.
+      dtype: of the result; statistics and the normalisation itself are float32.
+      scale_init: initial scale.
+      decay: of the running averages; .9 in the authors' implementation.
+      epsilon: added to the variance.
+    """
+
+    use_running_average: bool
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    decay: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises (batch, ..., channels) over all axes but the last."""
+        shape = x.shape[-1:]
+        scale = self.param("scale", self.scale_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        # Updates so far. A float, as replicas average all statistics.
+        count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.float32)
+        if self.use_running_average:
+            mean, var = running_mean.value, running_var.value
+        else:
+            mean, var = self.moments(x)
+            if not self.is_initializing():
+                count.value += 1
+                weight = (1 - self.decay) / (1 - self.decay**count.value)
+                running_mean.value += weight * (mean - running_mean.value)
+                running_var.value += weight * (var - running_var.value)
+        x = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        return x.astype(self.dtype)
+
+    def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance of each channel over the batch of all replicas."""
+        x = x.astype(jnp.float32)
+        axes = tuple(range(x.ndim - 1))
+        moments = jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)])
+        if self.axis_name is not None and not self.is_initializing():
+            moments = jax.lax.pmean(moments, self.axis_name)
+        mean, mean_of_squares = moments
+        return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0)
 
 
 class BasicBlock(nn.Module):
@@ -25,6 +82,7 @@ class BasicBlock(nn.Module):
     conv: Any
     norm: Any
     zero_init_scale: bool
+    project: bool = False
     expansion = 1
 
     @nn.compact
@@ -45,6 +103,7 @@ class Bottleneck(nn.Module):
     conv: Any
     norm: Any
     zero_init_scale: bool
+    project: bool = False
     expansion = 4
 
     @nn.compact
@@ -65,8 +124,8 @@ def last_scale(zero: bool) -> nn.initializers.Initializer:
 
 
 def shortcut(block: BasicBlock | Bottleneck, x: jax.Array, channels: int) -> jax.Array:
-    """The input of a block, projected where its shape differs from the output's."""
-    if block.stride == 1 and x.shape[-1] == channels:
+    """The input of a block, projected where its shape differs from the output's, or by order."""
+    if block.stride == 1 and x.shape[-1] == channels and not block.project:
         return x
     x = block.conv(channels, 1, block.stride, name="downsample_conv")(x)
     return block.norm(name="downsample_bn")(x)
@@ -78,13 +137,16 @@ class ResNet(nn.Module):
     Attributes:
       stage_sizes: blocks in each stage; every stage but the first halves height and width.
       block: BasicBlock or Bottleneck.
-      base_channels: channels of the first stage at width_multiplier 1; doubled in every stage.
+      stem_channels: of the first convolution.
+      stage_channels: of each stage's 3x3 convolutions.
       width_multiplier: multiplies the channels of every convolution, the stem's too.
       stem: 'imagenet' (7x7 stride 2, 3x3 max-pool stride 2), 'cifar' (3x3 stride 1, no pool), or
         'strided' (3x3 stride 2, no pool: a quarter of the work of 'cifar', for small machines).
       padding: 'torch' (symmetric: weights move to and from torchvision exactly) or 'same'
         (XLA's and TensorFlow's: where the stride is 2 the odd pixel of padding goes to the end;
         the authors' code).
+      first_shortcut: project the shortcut of the first stage even where the shape stays, as the
+        authors' ResNet-18 and -34 do; torchvision's do not.
       zero_init_scale: start the last norm of each block at scale 0 (arXiv 1706.02677).
       dtype: what convolutions compute in.
       axis_name: mapped axis over which batch statistics are averaged; None for one replica.
@@ -92,10 +154,12 @@ class ResNet(nn.Module):
 
     stage_sizes: Sequence[int]
     block: type[BasicBlock] | type[Bottleneck]
-    base_channels: int = 64
+    stem_channels: int = 64
+    stage_channels: Sequence[int] = (64, 128, 256, 512)
     width_multiplier: float = 1
     stem: str = "imagenet"
     padding: str = "torch"
+    first_shortcut: bool = False
     zero_init_scale: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
@@ -109,23 +173,27 @@ class ResNet(nn.Module):
             use_running_average=not train,
             axis_name=self.axis_name,
             dtype=self.dtype,
-            param_dtype=jnp.float32,
         )
-        channels = round(self.base_channels * self.width_multiplier)
+        stem_channels = round(self.stem_channels * self.width_multiplier)
         size, stride = {"imagenet": (7, 2), "cifar": (3, 1), "strided": (3, 2)}[self.stem]
-        x = conv(channels, size, stride, name="conv1")(x.astype(self.dtype))
+        x = conv(stem_channels, size, stride, name="conv1")(x.astype(self.dtype))
         x = nn.relu(norm(name="bn1")(x))
         if self.stem == "imagenet":
-            pool_padding = ((1, 1), (1, 1)) if self.padding == "torch" else "SAME"
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=pool_padding)
-        for stage, blocks in enumerate(self.stage_sizes):
+            if self.padding == "torch":
+                # Apart from the pool, whose own numbers of padding jax2onnx (export/onnx.py) loses.
+                x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+            pool_padding = "VALID" if self.padding == "torch" else "SAME"
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=pool_padding)
+        stages = zip(self.stage_sizes, self.stage_channels, strict=True)
+        for stage, (blocks, channels) in enumerate(stages):
             for block in range(blocks):
                 x = self.block(
-                    channels=channels * 2**stage,
+                    channels=round(channels * self.width_multiplier),
                     stride=2 if stage > 0 and block == 0 else 1,
                     conv=conv,
                     norm=norm,
                     zero_init_scale=self.zero_init_scale,
+                    project=self.first_shortcut and block == 0,
                     name=f"layer{stage + 1}_{block}",
                 )(x)
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
@@ -154,7 +222,13 @@ ResNet101 = partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
 ResNet152 = partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck)
 ResNet200 = partial(ResNet, stage_sizes=(3, 24, 36, 3), block=Bottleneck)
 # The smallest of He et al.'s CIFAR networks (6n + 2 layers, n = 1): for tests and small machines.
-ResNet8 = partial(ResNet, stage_sizes=(1, 1, 1), block=BasicBlock, base_channels=16)
+ResNet8 = partial(
+    ResNet,
+    stage_sizes=(1, 1, 1),
+    block=BasicBlock,
+    stem_channels=16,
+    stage_channels=(16, 32, 64),
+)
 
 ENCODERS = {  # names for the command line
     "resnet8": ResNet8,
@@ -172,23 +246,30 @@ class MLP(nn.Module):
     """Projector and predictor: Dense - BatchNorm - ReLU - Dense without bias (section 3.3).
 
     Nothing follows the last layer, neither norm nor activation. Sizes of the paper: 4096, 256.
+
+    Attributes:
+      hidden_size: of all layers but the last.
+      output_size: of the last.
+      layers: dense layers; 2 in the paper, whose appendix varies it. 0 is the identity.
+      dtype: what the dense layers compute in.
+      axis_name: mapped axis over which batch statistics are averaged; None for one replica.
     """
 
     hidden_size: int = 4096
     output_size: int = 256
+    layers: int = 2
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(batch, features) -> (batch, output_size)."""
-        x = nn.Dense(self.hidden_size, dtype=self.dtype, name="dense1")(x)
-        # Normalised in float32 even when the dense layers compute in bfloat16.
-        x = BatchNorm(
-            use_running_average=not train,
-            axis_name=self.axis_name,
-            dtype=jnp.float32,
-            name="bn1",
-        )(x)
-        x = nn.relu(x)
-        return nn.Dense(self.output_size, use_bias=False, dtype=self.dtype, name="dense2")(x)
+        for layer in range(1, self.layers):
+            x = nn.Dense(self.hidden_size, dtype=self.dtype, name=f"dense{layer}")(x)
+            # Normalised in float32 even when the dense layers compute in bfloat16.
+            x = BatchNorm(not train, self.axis_name, name=f"bn{layer}")(x)
+            x = nn.relu(x)
+        if self.layers:
+            last = f"dense{self.layers}"
+            x = nn.Dense(self.output_size, use_bias=False, dtype=self.dtype, name=last)(x)
+        return x

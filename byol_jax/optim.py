@@ -23,18 +23,52 @@ def lars(
     weight_decay: float = 1.5e-6,
     momentum: float = 0.9,
     trust_coefficient: float = 1e-3,
+    clip: bool = False,
 ) -> optax.GradientTransformation:
     """m <- momentum m + eta |w| / |g + decay w| (g + decay w);  w <- w - learning_rate m.
 
     You et al. 2017 (arXiv 1708.03888). Unlike optax.lars, the learning rate comes after the
     momentum, as in the authors' code: a changing rate then acts on the whole of m at once.
+    With `clip`, see `scale_by_clipped_trust_ratio`.
     """
+    if clip:
+        adapt = scale_by_clipped_trust_ratio(learning_rate, trust_coefficient)
+    else:
+        adapt = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
     return optax.chain(
         optax.masked(optax.add_decayed_weights(weight_decay), is_adapted),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), is_adapted),
+        optax.masked(adapt, is_adapted),
         optax.trace(decay=momentum),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def scale_by_clipped_trust_ratio(
+    learning_rate: optax.ScalarOrSchedule, trust_coefficient: float
+) -> optax.GradientTransformation:
+    """g <- min(eta |w| / (|g| learning_rate), 1) g: SGD, but for steps beyond eta |w|.
+
+    The clipped variant of LARS ("LARC") that recipes for small data sets use, with an eta some
+    twenty times as large: after the learning rate a step is eta |w| long, or the plain gradient's.
+    """
+
+    def init(params: optax.Params) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: optax.Updates, state: optax.ScaleByScheduleState, params: optax.Params
+    ) -> tuple[optax.Updates, optax.ScaleByScheduleState]:
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+
+        def scale(g: jax.Array, w: jax.Array) -> jax.Array:
+            longest, plain = trust_coefficient * jnp.linalg.norm(w), rate * jnp.linalg.norm(g)
+            clipped = (longest > 0) & (plain > longest)
+            return g * jnp.where(clipped, longest / jnp.where(clipped, plain, 1), 1)
+
+        state = optax.ScaleByScheduleState(optax.safe_increment(state.count))
+        return jax.tree.map(scale, updates, params), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def adamw(
@@ -68,3 +102,8 @@ def target_decay(base: float, total_steps: int) -> optax.Schedule:
         return 1 - (1 - base) * (jnp.cos(jnp.pi * progress) + 1) / 2
 
     return tau
+
+
+def constant_target_decay(tau: float) -> optax.Schedule:
+    """tau at every step (table 5 of the paper): 0 copies the online network, 1 never moves."""
+    return lambda step: jnp.full(jnp.shape(step), tau, jnp.float32)

@@ -20,15 +20,18 @@ AXIS = "batch"
 ROWS = byol.Batch(views=1, labels=0, positions=0)
 
 
-def check_devices(batch_size: int) -> None:
-    """Raises UserError where the global batch does not divide among the devices of this host."""
+def check_devices(batch_size: int, accum_steps: int) -> None:
+    """Raises UserError where a micro-batch does not divide among the devices of this host."""
     if jax.process_count() > 1:
         raise UserError("Training over several hosts is not supported yet: start one process.")
     devices = jax.device_count()
-    if batch_size <= 0 or batch_size % devices:
+    if batch_size % (devices * accum_steps):
+        parts = f"{devices} devices"
+        if accum_steps > 1:
+            parts += f" and config.accum_steps={accum_steps} micro-batches"
         raise UserError(
-            f"config.batch_size={batch_size} does not divide among {devices} devices: make it a "
-            f"multiple of {devices}."
+            f"config.batch_size={batch_size} does not divide among {parts}: make it a multiple of "
+            f"{devices * accum_steps}."
         )
 
 

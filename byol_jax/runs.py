@@ -39,6 +39,11 @@ class Run(NamedTuple):
         """Updates in the whole run."""
         return config_lib.total_steps(self.config, self.steps_per_epoch)
 
+    @property
+    def warmup_steps(self) -> int:
+        """Updates until the learning rate is at its peak."""
+        return config_lib.warmup_steps(self.config, self.steps_per_epoch)
+
     def learning_rate(self) -> optax.Schedule:
         """The learning rate by step; raises UserError where the warm-up outlasts the run."""
         return build.learning_rate(self.config, self.steps_per_epoch)
@@ -62,7 +67,7 @@ class Trained(NamedTuple):
     state: byol.State
 
 
-def describe(config: ConfigDict, source: input_lib.Source) -> Run:
+def describe(config: ConfigDict, source: "input_lib.Source") -> Run:
     """The run of a resolved config on its training images."""
     data = {
         "name": source.name,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from byol_jax import byol, data, evaluate, health, parallel, pictures, runs, views
+from byol_jax import byol, data, evaluate, health, parallel, pictures, runs, start, views
 from byol_jax import config as config_lib
 from byol_jax import input as input_lib
 from byol_jax.checkpoint import Checkpoints
@@ -47,7 +47,7 @@ def train(
         config = config.copy_and_resolve_references()
         config.data.source = source.name
     config, warnings = config_lib.resolve(config)
-    parallel.check_devices(config.batch_size)
+    parallel.check_devices(config.batch_size, config.accum_steps)
     if source is None:
         source, test_source = data.open_sources(config)
     run = runs.describe(config, source)
@@ -61,19 +61,20 @@ def train(
         checkpoints = stack.enter_context(
             Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
         )
-        start_step = checkpoints.latest_step() or 0
+        saved_step = checkpoints.latest_step()
+        start_step = saved_step or start.first_step(config, run.total_steps)
         progress = Progress(run.total_steps, start_step)
         stack.callback(progress.close)
-        for line in (*introduction(run, test_source, workdir, start_step), *warnings):
+        for line in (*introduction(run, learner, test_source, workdir, saved_step), *warnings):
             progress.say(line)
         if start_step >= run.total_steps:
             progress.say("This run is complete; there is nothing left to do.")
             return
 
-        if start_step:
-            state = checkpoints.restore(start_step, runs.abstract_state(learner, config))
+        if saved_step:
+            state = checkpoints.restore(saved_step, runs.abstract_state(learner, config))
         else:
-            state = runs.initial_state(learner, config)
+            state = start.new_state(learner, config)
         state = parallel.replicate(state)
         update = parallel.update(learner)
         inspect = parallel.inspect_features(learner)
@@ -135,7 +136,11 @@ def train(
 
 
 def introduction(
-    run: runs.Run, test_source: input_lib.Source | None, workdir: Path, start_step: int
+    run: runs.Run,
+    learner: byol.Learner,
+    test_source: input_lib.Source | None,
+    workdir: Path,
+    saved_step: int | None,
 ) -> Iterator[str]:
     """What is going to happen, in a few lines."""
     config, data = run.config, run.data
@@ -145,13 +150,25 @@ def introduction(
         f"{config.data.image_size} pixels on {jax.device_count()} {jax.devices()[0].platform} "
         "device(s)"
     )
+    batch = f"{config.batch_size} images"
+    if config.accum_steps > 1:
+        micro_batch = config_lib.micro_batch_size(config)
+        batch += f" ({config.accum_steps} micro-batches of {micro_batch})"
+    yield f"{run.total_steps} steps of {batch}, {run.steps_per_epoch} an epoch, in {workdir}"
+    total, rate = run.total_steps, run.learning_rate()
+    tau = "no target network"
+    if learner.target is not None:
+        tau = f"tau {learner.tau(0):g} at step 0, {learner.tau(total):g} at step {total}"
     yield (
-        f"{run.total_steps} steps of {config.batch_size} images ({run.steps_per_epoch} an epoch); "
-        f"{config.optimizer.name} up to {config_lib.learning_rate_peak(config):g}, "
-        f"tau {config.tau_base:g} to 1; everything goes to {workdir}"
+        f"{config.optimizer.name}: learning rate {rate(0):g} at step 0, "
+        f"{config_lib.learning_rate_peak(config):g} at step {run.warmup_steps}, {rate(total):g} at "
+        f"step {total}; {tau}"
     )
-    if start_step:
-        yield f"Going on from the checkpoint of step {start_step}."
+    if saved_step:
+        yield f"Going on from the checkpoint of step {saved_step}."
+    for key, path in config.init.items():
+        if path and not saved_step:
+            yield f"Starting from config.init.{key}={path}."
     if test_source is None and config.knn.every_steps:
         reason = "the data has no labels" if data["num_classes"] is None else "no data.test_split"
         yield f"No kNN while training: {reason}."
@@ -191,7 +208,7 @@ def knn_top1(
 
     def features(source: input_lib.Source, limit: int) -> tuple[np.ndarray, np.ndarray]:
         return evaluate.collect(
-            lambda images: embed(state, images, config.batch_size),
+            lambda images: embed(state, images, config_lib.micro_batch_size(config)),
             data.eval_batches(config, source, limit=limit),
         )
 

@@ -1,31 +1,115 @@
-"""Writes the encoder of a pre-training run for use elsewhere; `byol_jax.load` opens it.
+"""Writes a trained encoder, or the features it makes of a data set, for use elsewhere.
 
-python -m experiments.export --checkpoint=DIR --output=OUT [--step=N]
+python -m experiments.export --checkpoint=DIR --output=OUT [--step=N] [--format=NAME]
+python -m experiments.export --what=features --checkpoint=DIR --output=OUT [--step=N] \
+    [--data=SOURCE] [--data_dir=DIR] [--split=NAME]
+
+docs/export.md says what each format is for and how to load it.
 """
 
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
+from byol_jax.errors import UserError
 from experiments import cli
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
+if TYPE_CHECKING:
+    from byol_jax.pretrained import Encoder
+
+FORMATS = {  # the module whose `save` writes it
+    "byol_jax": "byol_jax.export.encoder",
+    "torchvision": "byol_jax.export.torchvision",
+    "timm": "byol_jax.export.huggingface",
+    "stablehlo": "byol_jax.export.stablehlo",
+    "savedmodel": "byol_jax.export.savedmodel",
+    "onnx": "byol_jax.export.onnx",
+    "orbax": "byol_jax.export.orbax",
+}
+
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "The --workdir of a pre-training run, or an exported encoder."
+)
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write.")
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
+STEP = flags.DEFINE_integer("step", None, "Of a run, which checkpoint; the newest by default.")
+WHAT = flags.DEFINE_string("what", "encoder", "encoder, or features of a data set.")
+FORMAT = flags.DEFINE_string(
+    "format", None, f"Of the encoder: {', '.join(FORMATS)}; byol_jax by default."
+)
+DATA = flags.DEFINE_string(
+    "data", None, "Of features: tfds:NAME, folder:PATH, embedded; the training's by default."
+)
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Of features: where TFDS keeps its data; the training's by default."
+)
+SPLIT = flags.DEFINE_string("split", None, "Of features: which; the training's by default.")
 flags.mark_flags_as_required(["checkpoint", "output"])
 
 
 def main() -> None:
     """Exports as the flags say."""
-    from byol_jax import runs
-    from byol_jax.export import encoder
+    kind = FORMAT.value or "byol_jax"
+    if kind not in FORMATS:
+        raise UserError(f"--format={kind} is not one of {', '.join(FORMATS)}.")
+    if WHAT.value not in ("encoder", "features"):
+        raise UserError(f"--what={WHAT.value} is neither encoder nor features.")
+    if WHAT.value == "features" and FORMAT.value is not None:
+        raise UserError(
+            "--format is for encoders, and features are always written as features.npz and "
+            "features.parquet: leave --format or --what=features out."
+        )
+    of_features = [flag.name for flag in (DATA, DATA_DIR, SPLIT) if flag.value is not None]
+    if WHAT.value == "encoder" and of_features:
+        raise UserError(
+            f"--{of_features[0]} is for features, and an encoder is exported without data: add "
+            f"--what=features, or leave --{of_features[0]} out."
+        )
 
-    trained = runs.restore(Path(CHECKPOINT.value), STEP.value)
-    encoder.save(trained, Path(OUTPUT.value))
+    import byol_jax
+
+    encoder, output = byol_jax.load(CHECKPOINT.value, STEP.value), Path(OUTPUT.value)
+    if WHAT.value == "features":
+        save_features(encoder, output)
+    else:
+        importlib.import_module(FORMATS[kind]).save(encoder, output)
+    files = ", ".join(sorted(path.name for path in output.iterdir()))
     print(
-        f"{OUTPUT.value}: model.safetensors and config.json of {trained.run.config.encoder.name}, "
-        f"step {int(trained.state.step)}"
+        f"{output}: {files}: {WHAT.value} of {encoder.config['encoder']['name']}, step "
+        f"{encoder.config['training']['step']}"
     )
+
+
+def save_features(encoder: "Encoder", output: Path) -> None:
+    """Embeds the data that the flags name, or else that the encoder was trained on."""
+    from byol_jax import input as input_lib
+    from byol_jax.export import features
+
+    trained_on = (encoder.config["training"].get("config") or {}).get("data", {})
+    spec = DATA.value or trained_on.get("source")
+    # The dataset's own folder and split mean nothing to another dataset.
+    defaults = trained_on if spec == trained_on.get("source") else {}
+    if not spec:
+        raise UserError(
+            f"{CHECKPOINT.value} does not say what it was trained on: name images with --data."
+        )
+    source = input_lib.open_source(
+        spec,
+        SPLIT.value or defaults.get("train_split") or "train",
+        data_dir=DATA_DIR.value or trained_on.get("dir") or None,
+        channels=encoder.config["channels"],
+    )
+    features.save(encoder, output, source, crop_fraction=crop_fraction(encoder))
+
+
+def crop_fraction(encoder: "Encoder") -> float:
+    """Of the central crop in evaluation, as the encoder's own config has it, or the default."""
+    from byol_jax import config as config_lib
+
+    of_run = encoder.config["training"].get("config") or {}
+    default = config_lib.default().crop.test_fraction
+    return of_run.get("crop", {}).get("test_fraction", default)
 
 
 if __name__ == "__main__":

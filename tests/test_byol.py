@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from byol_jax import byol, optim, views
+from byol_jax import byol, networks, optim, views
 
 SHAPE = (4, 4, 3)
 CLASSES = 5
@@ -27,15 +27,14 @@ class Encoder(nn.Module):
         return nn.Dense(6)(x)
 
 
-def make(tau=0.9, rate=0.5, policy=None, num_classes=CLASSES, encoder=None):
+def make(tau=0.9, rate=0.5, policy=None, num_classes=CLASSES, encoder=None, **kwargs):
     return byol.make_learner(
         encoder or Encoder(),
         policy or views.Policy(PLAIN, PLAIN, (0.5,) * 3, (0.25,) * 3),
         optax.sgd(rate),
         tau if callable(tau) else lambda step: jnp.asarray(tau, jnp.float32),
-        hidden_size=8,
-        output_size=4,
         num_classes=num_classes,
+        **({"projector": networks.MLP(8, 4), "predictor": networks.MLP(8, 4)} | kwargs),
     )
 
 
@@ -72,7 +71,12 @@ def after(learner, start):
 
 def numpy_norm(x, p, stats):
     mean, var = x.mean(0), x.var(0)
-    new = {"mean": 0.9 * stats["mean"] + 0.1 * mean, "var": 0.9 * stats["var"] + 0.1 * var}
+    new, weight = {}, 0.1  # Flax's own
+    if "count" in stats:  # ours: an average whose weights sum to one
+        new["count"] = stats["count"] + 1
+        weight /= 1 - 0.9 ** new["count"]
+    new["mean"] = stats["mean"] + weight * (mean - stats["mean"])
+    new["var"] = stats["var"] + weight * (var - stats["var"])
     return (x - mean) / np.sqrt(var + 1e-5) * p["scale"] + p["bias"], new
 
 
@@ -347,3 +351,145 @@ def test_the_state_can_be_donated():
 def test_learner_is_what_stays_fixed(learner):
     with pytest.raises(dataclasses.FrozenInstanceError):
         learner.tau = None
+
+
+# Ablations (section 5).
+
+
+def test_without_a_predictor_the_projection_is_the_prediction():
+    learner = make(predictor=None)
+    state = byol.init(learner, 0, SHAPE)
+    assert set(state.online_params) == {"encoder", "projector", "probe"}
+    outputs = byol.infer(learner, state, make_batch().views[0])
+    np.testing.assert_array_equal(outputs.projection, outputs.prediction)
+
+
+def test_without_a_target_network_both_branches_learn():
+    learner = make(target_network=False, num_classes=None)
+    state = byol.init(learner, 0, SHAPE)
+    assert state.target_params == state.target_stats == {}
+    batch = make_batch(labels=False)
+    view1, view2 = byol.augmented(learner.policy, state, batch)
+
+    def plain(params):
+        one, stats = byol.apply(learner.online, params, state.online_stats, view1)
+        two, _ = byol.apply(learner.online, params, stats, view2)
+        cosine = lambda a, b: (a * b).sum(1) / jnp.sqrt((a**2).sum(1) * (b**2).sum(1))  # noqa: E731
+        pairs = (one.prediction, two.projection), (two.prediction, one.projection)
+        return sum(jnp.mean(2 - 2 * cosine(q, z)) for q, z in pairs)
+
+    want, gradients = jax.value_and_grad(plain)(state.online_params)
+    new, metrics = jax.jit(functools.partial(byol.update, learner))(state, batch)
+    assert "tau" not in metrics
+    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
+    moved = jax.tree.map(lambda p, g: p - 0.5 * g, state.online_params, gradients)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        new.online_params,
+        moved,
+    )
+    projections = byol.inspect_features(learner, state, batch)[1]
+    two, _ = byol.apply(learner.online, state.online_params, state.online_stats, view2)
+    np.testing.assert_allclose(projections, two.projection, rtol=1e-5, atol=1e-6)
+
+
+def numpy_info_nce(q, z, z_other, temperature):
+    """SimCLR's loss of each row of q: its pair is the same row of z_other."""
+    n = len(q)
+    same, other = q @ z.T / temperature, q @ z_other.T / temperature
+    losses = []
+    for i in range(n):
+        against = np.exp(other[i]).sum() + sum(np.exp(same[i, j]) for j in range(n) if j != i)
+        losses.append(np.log(against) - other[i, i])
+    return np.array(losses)
+
+
+def test_with_negatives_and_neither_predictor_nor_target_it_is_simclr():
+    learner = make(
+        predictor=None, target_network=False, num_classes=None, beta=1.0, temperature=0.3
+    )
+    state, batch = byol.init(learner, 0, SHAPE), make_batch(labels=False)
+    view1, view2 = byol.augmented(learner.policy, state, batch)
+    loss, (_, _, metrics) = byol.loss_fn(state.online_params, learner, state, view1, view2, None)
+    z1, z2 = (
+        byol.apply(learner.online, state.online_params, state.online_stats, view)[0].projection
+        for view in (view1, view2)
+    )
+    z1, z2 = (np.asarray(z, np.float64) / np.linalg.norm(z, axis=1)[:, None] for z in (z1, z2))
+    info_nce = (numpy_info_nce(z1, z1, z2, 0.3) + numpy_info_nce(z2, z2, z1, 0.3)).mean()
+    np.testing.assert_allclose(loss, 2 * 0.3 * info_nce + 4, rtol=1e-5)
+    np.testing.assert_allclose(metrics["byol_loss"] + metrics["negatives_loss"], loss, rtol=1e-6)
+
+
+def test_beta_weighs_the_negatives(start):
+    batch = make_batch()
+    losses = {}
+    for beta in (0.0, 0.5, 1.0):
+        learner = make(beta=beta)
+        view1, view2 = byol.augmented(learner.policy, start, batch)
+        _, (_, _, metrics) = byol.loss_fn(
+            start.online_params, learner, start, view1, view2, batch.labels
+        )
+        losses[beta] = metrics
+    assert "negatives_loss" not in losses[0.0]
+    assert losses[0.0]["byol_loss"] == losses[1.0]["byol_loss"]
+    for beta in (0.5, 1.0):
+        parts = losses[beta]
+        want = parts["byol_loss"] + beta * parts["negatives_loss"] + parts["probe_loss"]
+        np.testing.assert_allclose(parts["loss"], want, rtol=1e-6)
+
+
+# Gradient accumulation.
+
+
+class NormFree(nn.Module):
+    """An encoder whose rows do not see each other."""
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(6)(jnp.mean(images, axis=(1, 2)))
+
+
+class NormFreeHead(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(4)(nn.relu(nn.Dense(8)(x)))
+
+
+def test_accumulated_micro_batches_make_the_update_of_the_whole_batch():
+    batch = make_batch(count=12)
+    results = []
+    for steps in (1, 3):
+        learner = make(
+            policy=views.IMAGENET,
+            encoder=NormFree(),
+            projector=NormFreeHead(),
+            predictor=NormFreeHead(),
+            accum_steps=steps,
+        )
+        state = byol.init(learner, 0, SHAPE)
+        results.append(jax.jit(functools.partial(byol.update, learner))(state, batch))
+    (whole, whole_metrics), (parts, parts_metrics) = results
+    assert int(parts.step) == 1  # one update: one learning rate, one movement of the target
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), whole, parts)
+    assert whole_metrics.keys() == parts_metrics.keys()
+    for name, value in whole_metrics.items():
+        np.testing.assert_allclose(parts_metrics[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_batch_norm_sees_one_micro_batch_after_the_other():
+    learner, batch = make(accum_steps=2), make_batch()
+    state = byol.init(learner, 0, SHAPE)
+    updated, _ = jax.jit(functools.partial(byol.update, learner))(state, batch)
+    assert updated.online_stats["projector"]["bn1"]["count"] == 4  # two views of two
+    stats = in_float64(state.target_stats)
+    for rows in (slice(0, 4), slice(4, 8)):
+        for view in batch.views:
+            *_, stats = numpy_forward(in_float64(state.target_params), stats, view[rows])
+    close(updated.target_stats, stats, rtol=1e-4, atol=1e-5)
+
+
+def test_micro_batches_must_divide_the_rows():
+    learner = make(accum_steps=3)
+    with pytest.raises(ValueError, match="accum_steps=3 does not divide the 8 rows"):
+        byol.update(learner, byol.init(learner, 0, SHAPE), make_batch())

@@ -14,6 +14,7 @@ from tiny import tiny_config
 from byol_jax import build, byol, optim, views
 from byol_jax import config as config_lib
 from byol_jax.errors import UserError
+from experiments.configs import imagenet
 
 CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
 
@@ -54,6 +55,14 @@ CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
         ("heads.hidden_size", None, r"heads.hidden_size=None must be of type int"),
         ("log_every_steps", True, r"log_every_steps=True must be of type int"),
         ("batch_size", 16.5, r"batch_size=16.5 must be of type int"),
+        ("accum_steps", 0, r"accum_steps=0 must be at least 1"),
+        ("tau_schedule", "linear", r"tau_schedule='linear' is not one of cosine, constant"),
+        ("negatives.beta", -1.0, r"negatives.beta=-1.0 must be at least 0"),
+        ("negatives.temperature", 0.0, r"negatives.temperature=0.0 must be at least"),
+        ("heads.projector_layers", 0, r"heads.projector_layers=0 must be at least 1"),
+        ("heads.predictor_layers", -1, r"heads.predictor_layers=-1 must be at least 0"),
+        ("encoder.stage_channels", (8, 8), r"stage_channels=\(8, 8\) must be 3 whole numbers"),
+        ("without", "crop,colour", r"without='colour' is not one of crop, flip, color, jitter"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(key, value, message):
@@ -117,7 +126,7 @@ def test_a_rate_for_lars_under_adamw_is_warned_of():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("lars", {"weight_decay": 0.2, "momentum": 0.3, "trust_coefficient": 0.4}),
+        ("lars", {"weight_decay": 0.2, "momentum": 0.3, "trust_coefficient": 0.4} | {"clip": True}),
         ("sgd", {"weight_decay": 0.2, "momentum": 0.3}),
         ("adamw", {"weight_decay": 0.2}),
     ],
@@ -133,6 +142,7 @@ def test_optimiser_knobs_reach_the_optimiser(monkeypatch, name, expected):
     monkeypatch.setattr(optim, name, spy)
     config = tiny_config()
     config.optimizer.update({"name": name, "momentum": 0.3, "trust_coefficient": 0.4})
+    config.optimizer.clip = True
     config.optimizer.weight_decay = 0.2
     build.optimizer(config_lib.resolve(config)[0], schedule=0.5)
     assert seen == {"learning_rate": 0.5} | expected
@@ -141,7 +151,8 @@ def test_optimiser_knobs_reach_the_optimiser(monkeypatch, name, expected):
 def test_heads_and_encoder_knobs_reach_the_networks():
     config = tiny_config()
     config.heads.hidden_size, config.heads.output_size = 11, 7
-    config.encoder.zero_init_scale = True
+    config.encoder.zero_init_scale = config.encoder.first_shortcut = True
+    config.encoder.stem_channels, config.encoder.stage_channels = 8, (8, 12, 16)
     config, _ = config_lib.resolve(config)
     schedule = build.learning_rate(config, 3)
     learner = build.make_learner(config, schedule, 6, num_classes=3, axis_name="batch")
@@ -150,7 +161,80 @@ def test_heads_and_encoder_knobs_reach_the_networks():
     for encoder in (learner.online.encoder, learner.target.encoder):
         assert (encoder.width_multiplier, encoder.stem) == (0.25, "strided")
         assert encoder.zero_init_scale and encoder.axis_name == "batch"
+        assert encoder.first_shortcut
+        assert (encoder.stem_channels, encoder.stage_channels) == (8, (8, 12, 16))
     np.testing.assert_allclose([learner.tau(0), learner.tau(6)], [0.996, 1.0], rtol=1e-6)
+
+
+def test_ablations_reach_the_learner():
+    config = tiny_config()
+    config.heads.predictor_layers, config.target_network = 0, False
+    config.negatives.beta, config.negatives.temperature = 0.5, 0.2
+    config.accum_steps, config.heads.projector_layers = 2, 3
+    config, _ = config_lib.resolve(config)
+    learner = build.make_learner(config, 0.1, 6, num_classes=None, axis_name=None)
+    assert learner.target is None and learner.online.predictor is None
+    assert (learner.beta, learner.temperature, learner.accum_steps) == (0.5, 0.2, 2)
+    assert learner.online.projector.layers == 3
+
+
+def test_a_predictor_of_its_own_size():
+    config = tiny_config()
+    config.heads.predictor_hidden_size, config.heads.predictor_layers = 5, 1
+    resolved, _ = config_lib.resolve(config)
+    projector, predictor = build.heads(resolved)
+    assert (projector.hidden_size, predictor.hidden_size) == (8, 5)
+    assert (projector.layers, predictor.layers, predictor.output_size) == (2, 1, 4)
+    assert config_lib.resolve(tiny_config())[0].heads.predictor_hidden_size == 8
+
+
+def test_tau_may_stay_constant():
+    config = tiny_config()
+    config.tau_base, config.tau_schedule = 0.5, "constant"
+    tau = build.target_decay(config_lib.resolve(config)[0], total=6)
+    assert [float(tau(step)) for step in (0, 3, 6)] == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("part", config_lib.PARTS)
+def test_without_takes_away_its_part_alone(part):
+    config = config_lib.default()
+    config.steps, config.data.source = 1, "embedded"
+    before, _ = config_lib.resolve(config)
+    config.without = part
+    after, _ = config_lib.resolve(config)
+    assert after == config_lib.resolve(after)[0]  # a second start means the same
+    before, after = (dict(_leaves(c)) for c in (before, after))
+    changed = {key: after[key] for key in before if before[key] != after[key]} | {"without": part}
+    fields = {
+        "crop": {"crop.area_min": 1.0, "crop.ratio_min": 1.0, "crop.ratio_max": 1.0},
+        "flip": {"crop.flip_prob": 0.0},
+        "color": _both(jitter_prob=0.0, gray_prob=0.0),
+        "jitter": _both(jitter_prob=0.0),
+        "gray": _both(gray_prob=0.0),
+        "blur": _both(blur_prob=0.0),
+        "solarize": {"views.view2.solarize_prob": 0.0},  # view 1 has none
+        "asymmetry": _both(blur_prob=0.55, solarize_prob=0.1),
+    }
+    assert changed == pytest.approx(fields[part] | {"without": part})
+
+
+def _both(**fields):
+    return {f"views.view{n}.{key}": value for n in (1, 2) for key, value in fields.items()}
+
+
+def _leaves(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def test_a_whole_state_leaves_no_room_for_other_weights():
+    config = tiny_config()
+    config.init.state, config.init.encoder = "a", "b"
+    with pytest.raises(UserError, match=r"config.init.state brings a whole state"):
+        config_lib.resolve(config)
 
 
 def test_learning_rate_scales_with_the_batch():
@@ -205,3 +289,33 @@ def test_presets_resolve_without_a_warning(path):
     resolved, warnings = config_lib.resolve(config)
     assert not warnings
     build.learning_rate(resolved, steps_per_epoch=max(1, 50_000 // resolved.batch_size))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        ("40", (0.45, 1e-6, 0.97)),
+        ("100", (0.45, 1e-6, 0.99)),
+        ("300", (0.3, 1e-6, 0.99)),
+        ("1000", (0.2, 1.5e-6, 0.996)),
+    ],
+)
+def test_imagenet_presets_are_the_authors(epochs, expected, capsys):
+    config = imagenet.get_config(epochs)
+    chosen = config.optimizer
+    assert (chosen.base_learning_rate, chosen.weight_decay, config.tau_base) == expected
+    assert (config.batch_size, chosen.warmup_epochs, config.epochs) == (4096, 10, int(epochs))
+    assert not capsys.readouterr().err
+
+
+def test_other_lengths_on_imagenet_are_interpolated_and_said(capsys):
+    config = imagenet.get_config("200")
+    share = np.log(200 / 100) / np.log(300 / 100)
+    want = 0.45 + share * (0.3 - 0.45)
+    assert config.optimizer.base_learning_rate == pytest.approx(want, rel=5e-3)
+    assert config.optimizer.weight_decay == 1e-6 and config.tau_base == pytest.approx(0.99)
+    assert "no settings for 200 epochs" in capsys.readouterr().err
+    beyond = imagenet.get_config("2000")
+    assert (beyond.optimizer.base_learning_rate, beyond.tau_base) == (0.2, 0.996)
+    with pytest.raises(UserError, match=r"imagenet.py:ten must end in a number of epochs"):
+        imagenet.get_config("ten")

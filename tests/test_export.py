@@ -1,5 +1,6 @@
-"""What is exported is the trained encoder, and load refuses what it cannot trust."""
+"""Our own format: what is exported is the trained encoder, and what is damaged is refused."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -8,28 +9,23 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny import tiny_config
+from encoders import random_trained
 
 import byol_jax
-from byol_jax import byol, runs, train
+from byol_jax import byol, pretrained, runs
 from byol_jax.errors import UserError
 from byol_jax.export import encoder
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    config = tiny_config()
-    config.steps = 3
-    config.knn.every_steps = 0
-    workdir = tmp_path_factory.mktemp("run")
-    train.train(config, workdir)
-    return runs.restore(workdir)
+def trained():
+    return random_trained(3)
 
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported") / "encoder"
-    encoder.save(trained, directory)
+    encoder.save(pretrained.from_trained(trained), directory)
     return directory
 
 
@@ -60,7 +56,7 @@ def test_config_says_how_it_was_trained(exported):
     record = json.loads((exported / "config.json").read_text())
     assert record["encoder"]["name"] == "resnet8" and record["mean"] == [0.5]
     assert record["training"]["step"] == 3
-    assert record["training"]["data"]["name"] == "embedded/train"
+    assert record["training"]["data"]["name"] == "random"
 
 
 @pytest.mark.parametrize(
@@ -78,20 +74,15 @@ def test_images_of_several_sizes_are_refused(exported):
         byol_jax.load(exported).embed([IMAGES[0], IMAGES[0, :8]])
 
 
-def test_a_run_is_not_an_export(trained, tmp_path):
-    runs.begin(tmp_path, trained.run)
-    with pytest.raises(UserError, match=r"no model.safetensors.: make one with"):
-        byol_jax.load(tmp_path)
-
-
 def test_no_images_are_refused(exported):
     with pytest.raises(UserError, match="given 0 images"):
         byol_jax.load(exported).embed(IMAGES[:0])
 
 
-def test_loading_needs_no_tensorflow(exported):
+def test_loading_needs_neither_tensorflow_nor_orbax(exported):
     code = (
-        "import sys; sys.modules['tensorflow'] = None; import byol_jax, numpy as np\n"
+        "import sys; sys.modules['tensorflow'] = sys.modules['orbax.checkpoint'] = None\n"
+        "import byol_jax, numpy as np\n"
         f"print(byol_jax.load({str(exported)!r}).embed(np.zeros((1, 16, 16, 1), np.uint8)).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -100,14 +91,61 @@ def test_loading_needs_no_tensorflow(exported):
 
 def test_an_export_does_not_overwrite_a_run(trained, tmp_path):
     runs.begin(tmp_path, trained.run)
-    with pytest.raises(UserError, match=r"holds a config.json of something else"):
-        encoder.save(trained, tmp_path)
+    with pytest.raises(UserError, match="holds something else than an earlier export"):
+        encoder.save(pretrained.from_trained(trained), tmp_path)
     assert runs.read(tmp_path).config.batch_size == 16
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_a_folder_that_is_no_export_is_named(tmp_path):
-    with pytest.raises(UserError, match="is not an exported encoder"):
-        byol_jax.load(tmp_path)
+def test_an_export_does_not_join_other_files(trained, tmp_path):
+    (tmp_path / "model.safetensors").write_text("mine")
+    with pytest.raises(UserError, match="holds something else than an earlier export"):
+        encoder.save(pretrained.from_trained(trained), tmp_path)
+    assert (tmp_path / "model.safetensors").read_text() == "mine"
+
+
+def test_an_earlier_export_is_replaced(trained, copy):
+    model = pretrained.from_trained(trained)
+    model.config["training"]["step"] = 4
+    encoder.save(model, copy)
+    assert byol_jax.load(copy).config["training"]["step"] == 4
+    assert sorted(path.name for path in copy.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_failure_leaves_the_earlier_export(trained, copy, monkeypatch):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+
+    def fail(arrays, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left"):
+        encoder.save(pretrained.from_trained(trained), copy)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_named(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose another folder"):
+        encoder.save(pretrained.from_trained(trained), tmp_path / "file" / "below")
+
+
+def test_an_export_without_weights_is_named(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"is not an exported encoder \(no model.safetensors\)"):
+        byol_jax.load(copy)
+
+
+def test_an_export_of_version_0_1_opens(exported, copy):
+    weights = copy / "model.safetensors"
+    arrays = safetensors.numpy.load_file(weights)
+    old = {name: array for name, array in arrays.items() if not name.endswith("/count")}
+    assert len(old) < len(arrays)
+    safetensors.numpy.save_file(old, weights)
+    got = byol_jax.load(copy)
+    assert got.variables["batch_stats"]["bn1"]["count"] == 6  # two views in each of three steps
+    np.testing.assert_array_equal(got.embed(IMAGES), byol_jax.load(exported).embed(IMAGES))
 
 
 def test_damaged_weights_are_refused(copy):
@@ -129,14 +167,3 @@ def test_a_config_that_does_not_fit_is_refused(copy, change, message):
     (copy / "config.json").write_text(json.dumps(record | change))
     with pytest.raises(UserError, match=message):
         byol_jax.load(copy)
-
-
-def test_a_run_without_checkpoint_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
-        runs.restore(tmp_path)
-
-
-def test_a_step_without_checkpoint_is_named(trained, exported, tmp_path):
-    runs.begin(tmp_path, trained.run)
-    with pytest.raises(UserError, match="no checkpoint yet"):
-        runs.restore(tmp_path)

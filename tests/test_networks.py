@@ -139,12 +139,75 @@ def test_head_is_dense_norm_relu_dense():
     np.testing.assert_allclose(got, hidden @ p["dense2"]["kernel"], atol=1e-5)
 
 
-def test_running_statistics_decay_by_a_tenth():
-    head = networks.MLP(5, 3)
-    x = jax.random.normal(jax.random.key(0), (7, 4))
-    made = head.init(jax.random.key(1), x, train=True)
-    _, changed = head.apply(made, x, train=True, mutable=["batch_stats"])
-    hidden = np.asarray(x) @ np.asarray(made["params"]["dense1"]["kernel"])
-    stats = changed["batch_stats"]["bn1"]
-    np.testing.assert_allclose(stats["mean"], 0.1 * hidden.mean(0), atol=1e-6)
-    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * hidden.var(0), atol=1e-5)
+def test_batch_norm_normalises_as_flax_does():
+    x = 3 + jax.random.normal(jax.random.key(0), (7, 5, 4))
+    params = {"scale": jnp.arange(1.0, 5), "bias": jnp.arange(4.0)}
+    ours = networks.BatchNorm(use_running_average=False)
+    theirs = nn.BatchNorm(use_running_average=False)
+    got, want = (
+        norm.apply({"params": params} | norm.init(jax.random.key(1), x), x, mutable="batch_stats")
+        for norm in (ours, theirs)
+    )
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)
+
+
+def test_running_averages_hold_nothing_of_their_initial_values():
+    norm = networks.BatchNorm(use_running_average=False)
+    batches = np.random.default_rng(0).normal(2, 3, (4, 50, 3)).astype(np.float32)
+    variables = norm.init(jax.random.key(1), batches[0])
+    assert variables["batch_stats"]["count"] == 0
+    for x in batches:
+        _, changed = norm.apply(variables, x, mutable="batch_stats")
+        variables |= changed
+    weights = 0.1 * 0.9 ** np.arange(4)[::-1]
+    weights /= weights.sum()
+    stats = variables["batch_stats"]
+    assert stats["count"] == 4
+    np.testing.assert_allclose(stats["mean"], weights @ batches.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(stats["var"], weights @ batches.var(1), rtol=1e-5)
+
+    evaluated = networks.BatchNorm(use_running_average=True).apply(variables, batches[0])
+    want = (batches[0] - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
+    np.testing.assert_allclose(evaluated, want, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_results_have_the_dtype_asked_for():
+    x = jnp.ones((3, 4), jnp.bfloat16)
+    norm = networks.BatchNorm(use_running_average=False, dtype=jnp.bfloat16)
+    y, variables = norm.init_with_output(jax.random.key(0), x)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [(0, []), (1, ["dense1"]), (3, ["bn1", "bn2", "dense1", "dense2", "dense3"])],
+)
+def test_heads_of_other_depths(layers, names):
+    head = networks.MLP(5, 3, layers)
+    x = jnp.ones((2, 4))
+    y, variables = head.init_with_output(jax.random.key(0), x, train=True)
+    params = variables.get("params", {})
+    assert sorted(params) == names
+    assert y.shape == ((2, 3) if layers else x.shape)
+    assert not layers or "bias" not in params[f"dense{layers}"]
+
+
+def test_first_shortcut_projects_where_torchvision_does_not():
+    plain, projected = (
+        variables(networks.ResNet18(first_shortcut=f), (1, 64, 64, 3))["params"]
+        for f in (False, True)
+    )
+    assert "downsample_conv" not in plain["layer1_0"]
+    kernel = projected["layer1_0"].pop("downsample_conv")["kernel"]
+    assert kernel.shape == (1, 1, 64, 64)
+    del projected["layer1_0"]["downsample_bn"]
+    assert jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, projected)
+
+
+def test_channels_of_stem_and_stages_are_free():
+    network = networks.ResNet10(stem_channels=12, stage_channels=(4, 6, 8, 10), width_multiplier=2)
+    params = variables(network, (1, 32, 32, 3))["params"]
+    assert params["conv1"]["kernel"].shape[-1] == 24
+    channels = [params[f"layer{i}_0"]["conv2"]["kernel"].shape[-1] for i in range(1, 5)]
+    assert channels == [8, 12, 16, 20]

@@ -21,20 +21,25 @@ def as_float32(t):
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), t)
 
 
-def numpy_lars(param, gradient, momentum, rate, adapted, decay=0.01, mu=0.9, eta=1e-3):
+def numpy_lars(param, gradient, momentum, rate, adapted, clip, decay=0.01, mu=0.9, eta=0.02):
     if adapted:
         gradient = gradient + decay * param
-        gradient = gradient * eta * np.linalg.norm(param) / np.linalg.norm(gradient)
+        local_rate = eta * np.linalg.norm(param) / np.linalg.norm(gradient)
+        if clip:  # what reaches the weights is the smaller of the two rates
+            local_rate = min(local_rate, rate) / rate if rate else 1
+        gradient = gradient * local_rate
     momentum = mu * momentum + gradient
     return param - rate * momentum, momentum
 
 
-def test_lars_is_the_plain_formula():
+@pytest.mark.parametrize("clip", [False, True])
+def test_lars_is_the_plain_formula(clip):
     rng = np.random.default_rng(0)
     params = tree(rng)
-    gradients = [tree(rng) for _ in range(4)]
+    # Steps of both kinds: longer and shorter than a clipped one.
+    gradients = [jax.tree.map(lambda g, s=s: s * g, tree(rng)) for s in (1, 1, 0.01, 1, 0.01)]
     schedule = optim.warmup_cosine(0.5, 2, 6)
-    optimizer = optim.lars(schedule, weight_decay=0.01)
+    optimizer = optim.lars(schedule, weight_decay=0.01, trust_coefficient=0.02, clip=clip)
     ours = as_float32(params)
     state = optimizer.init(ours)
     momentum = jax.tree.map(np.zeros_like, params)
@@ -50,6 +55,7 @@ def test_lars_is_the_plain_formula():
                     momentum[layer][name],
                     rate,
                     adapted=name == "kernel",
+                    clip=clip,
                 )
     for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)

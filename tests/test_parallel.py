@@ -33,8 +33,8 @@ def make(axis_name):
         views.IMAGENET,
         optim.lars(optim.warmup_cosine(20.0, 1, 20), weight_decay=1e-3),
         optim.target_decay(0.9, 20),
-        hidden_size=8,
-        output_size=4,
+        projector=networks.MLP(8, 4, axis_name=axis_name),
+        predictor=networks.MLP(8, 4, axis_name=axis_name),
         num_classes=3,
         axis_name=axis_name,
     )
@@ -151,8 +151,8 @@ def test_without_labels(trained):
         views.IMAGENET,
         optim.sgd(0.1),
         optim.target_decay(0.9, 20),
-        hidden_size=8,
-        output_size=4,
+        projector=networks.MLP(8, 4, axis_name=parallel.AXIS),
+        predictor=networks.MLP(8, 4, axis_name=parallel.AXIS),
         axis_name=parallel.AXIS,
     )
     state = parallel.replicate(byol.init(learner, 0, SHAPE))
@@ -178,10 +178,44 @@ def test_health_features_are_those_of_one_device():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [0, 6, -4])
-def test_a_batch_that_does_not_divide_is_refused(size):
-    with pytest.raises(UserError, match=rf"config.batch_size={size} does not divide among 4"):
-        parallel.check_devices(size)
+@pytest.mark.parametrize(
+    ("size", "accum_steps", "message"),
+    [
+        (6, 1, "among 4 devices: make it a multiple of 4"),
+        (16, 3, "among 4 devices and config.accum_steps=3 micro-batches: make it a multiple of 12"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(size, accum_steps, message):
+    with pytest.raises(UserError, match=rf"config.batch_size={size} does not divide {message}"):
+        parallel.check_devices(size, accum_steps)
+
+
+def test_negatives_are_those_of_all_replicas():
+    """SimCLR's loss over four devices and on one, with its gradient through both branches."""
+    results = []
+    for axis_name in (None, parallel.AXIS):
+        learner = byol.make_learner(
+            Encoder(axis_name),
+            views.IMAGENET,
+            optim.sgd(0.1),
+            optim.target_decay(0.9, 20),
+            projector=networks.MLP(8, 4, axis_name=axis_name),
+            predictor=None,
+            target_network=False,
+            axis_name=axis_name,
+            beta=1.0,
+        )
+        state, batch = byol.init(learner, 5, SHAPE), make_batch(0)._replace(labels=None)
+        if axis_name is None:
+            results.append(jax.jit(functools.partial(byol.update, learner))(state, batch))
+        else:
+            results.append(parallel.update(learner)(parallel.replicate(state), batch))
+    (one, metrics1), (four, metrics4) = results
+    for key, want in metrics1.items():
+        np.testing.assert_allclose(metrics4[key], want, rtol=2e-5, err_msg=key)
+    one, four = named(one.online_params), named(four.online_params)
+    for name, want in one.items():
+        np.testing.assert_allclose(four[name], want, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
 def test_dtype_of_metrics(trained):

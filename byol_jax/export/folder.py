@@ -1,0 +1,76 @@
+"""How an export gets into its folder: all of it or nothing, and never over something else.
+
+Every export has a config.json whose "format" says what wrote the folder; by it an earlier export
+of the same kind is known, which a new one may replace.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from byol_jax.errors import UserError
+
+_STAGING = ".export-"
+
+
+@contextlib.contextmanager
+def writing(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
+    """A place to write the files of an export in; they move into `directory` as the block ends.
+
+    When the block fails, `directory` is left as it was. Files that the user has put beside an
+    earlier export stay.
+
+    Args:
+      directory: made if need be.
+      record: what config.json shall say; its "format" names the kind.
+
+    Yields:
+      An empty folder on the same disk.
+
+    Raises:
+      UserError: `directory` cannot be written, or holds something else than an earlier export of
+        this kind.
+    """
+    _check_ours_or_new(directory, record["format"])
+    existed = directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_STAGING, dir=directory) as staging:
+            new, old = Path(staging, "new"), Path(staging, "old")
+            new.mkdir()
+            old.mkdir()
+            yield new
+            (new / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+            for path in sorted(new.iterdir()):
+                if (directory / path.name).exists():
+                    os.rename(directory / path.name, old / path.name)
+                os.rename(path, directory / path.name)
+    except OSError as error:
+        raise UserError(
+            f"--output={directory} cannot be written ({error.strerror or error}): choose another "
+            "folder."
+        ) from error
+    finally:
+        if not existed:
+            with contextlib.suppress(OSError):  # not empty: all went well
+                directory.rmdir()
+
+
+def _check_ours_or_new(directory: Path, kind: str) -> None:
+    try:
+        # What a process that was killed has left of its attempt is nothing to keep.
+        if not directory.exists() or all(p.name.startswith(_STAGING) for p in directory.iterdir()):
+            return
+        record = json.loads((directory / "config.json").read_text())
+        ours = isinstance(record, dict) and record.get("format") == kind
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise UserError(
+            f"--output={directory} holds something else than an earlier export of this kind "
+            f"({kind}): choose another folder."
+        )

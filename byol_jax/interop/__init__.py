@@ -1,0 +1,1 @@
+"""Weights of other libraries' networks, to and from our trees."""

@@ -1,0 +1,85 @@
+"""Encoders and runs with random weights and statistics, for the tests of the formats."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from tiny import tiny_config
+
+from byol_jax import build, byol, runs, views
+from byol_jax import config as config_lib
+from byol_jax.pretrained import Encoder
+
+
+def random_encoder(
+    name: str,
+    *,
+    image_size: int = 64,
+    padding: str = "torch",
+    stem: str = "imagenet",
+    width_multiplier: float = 1.0,
+    channels: int = 3,
+    dtype: str = "float32",
+    seed: int = 0,
+) -> Encoder:
+    """An encoder whose every leaf is random: none is at the value that it would start from."""
+    tree = config_lib.default()
+    tree.encoder.update(
+        name=name, padding=padding, stem=stem, width_multiplier=float(width_multiplier)
+    )
+    tree.dtype = dtype
+    mean, std = list(views.IMAGENET_MEAN), list(views.IMAGENET_STD)
+    config = {
+        "encoder": tree.encoder.to_dict(),
+        "dtype": dtype,
+        "image_size": image_size,
+        "channels": channels,
+        "mean": mean if channels == 3 else [0.5] * channels,
+        "std": std if channels == 3 else [0.25] * channels,
+        "training": {"method": "random", "step": 0, "total_steps": 0, "data": None, "config": None},
+    }
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, channels), np.float32)
+    module = build.encoder(tree)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    return Encoder(config, randomise(shapes, seed))
+
+
+def randomise(shapes: Any, seed: int) -> Any:
+    """A nested dict of float32 NumPy arrays of the shapes of a tree, random by the leaf's name."""
+    random = np.random.default_rng(seed)
+
+    def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        g = random.standard_normal(shape.shape, np.float32)
+        values = {
+            "kernel": lambda: g * np.sqrt(2 / max(1, np.prod(shape.shape[:-1]))),
+            "scale": lambda: 1 + 0.1 * g,
+            "bias": lambda: 0.1 * g,
+            "mean": lambda: 0.1 * g,
+            "var": lambda: 1 + 0.1 * np.abs(g),
+            "count": lambda: np.full(shape.shape, 1000),  # updates averaged
+        }[path[-1].key]()
+        return np.asarray(values, np.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def random_trained(step: int, **heads: int) -> runs.Trained:
+    """A run of `tiny_config` with these heads, at a step, without the training."""
+    config = tiny_config()
+    config.heads.update(heads)
+    config, _ = config_lib.resolve(config)
+    run = runs.Run(config, {"name": "random", "num_classes": 3}, steps_per_epoch=3)
+    learner = run.learner()
+    state = runs.abstract_state(learner, config)
+    params, stats = randomise(state.online_params, step), randomise(state.online_stats, step)
+    parts = ("encoder", "projector")
+    state = byol.State(
+        step=np.asarray(step, np.int32),
+        seed=np.asarray(0, np.uint32),
+        online_params=params,
+        target_params={part: params[part] for part in parts},
+        online_stats=stats,
+        target_stats={part: stats[part] for part in parts},
+        opt_state=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.opt_state),
+    )
+    return runs.Trained(run, learner, state)
