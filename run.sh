@@ -18,7 +18,10 @@ Usage: ./run.sh [COMMAND [ARGUMENTS]]
   pretrain ...   python -m experiments.pretrain ..., set up first if needed
   evaluate ...   python -m experiments.evaluate ...
   export ...     python -m experiments.export ...
-  test ...       ruff, then pytest ... (what continuous integration runs)
+  import-reference ...
+                 python -m experiments.import_reference ...
+  test ...       ruff, then pytest ... (what continuous integration runs); installs PyTorch and
+                 others too, which the tests of the exchange formats compare with
   lint           ruff alone
   help           this text
 
@@ -76,7 +79,7 @@ find_python() {
 }
 
 # Installs a requirements file into .venv unless what it asks for is what was installed last.
-setup() { # requirements file
+setup() { # requirements file, options of pip
     if [[ -n ${BYOL_PYTHON:-} ]]; then
         command -v "$python" >/dev/null || fail "BYOL_PYTHON is $python, which is not a program: name a Python 3.11 or later."
         return
@@ -94,7 +97,7 @@ setup() { # requirements file
     wanted=$(cat requirements.txt "$1")
     if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
         echo "Installing $1 into $venv ..."
-        step "$python" -m pip install --quiet --disable-pip-version-check -r "$1" || fail "pip could not install $1: its message above says why."
+        step "$python" -m pip install --quiet --disable-pip-version-check "${@:2}" -r "$1" || fail "pip could not install $1: its message above says why."
         printf '%s\n' "$wanted" >"$stamp"
     fi
 }
@@ -130,14 +133,17 @@ case $command in
         run_quickstart
         ;;
     setup) setup requirements.txt ;;
-    pretrain | evaluate | export)
+    pretrain | evaluate | export | import-reference)
         setup requirements.txt
-        exec "$python" -m "experiments.$command" "$@"
+        exec "$python" -m "experiments.${command//-/_}" "$@"
         ;;
     test)
         setup requirements-dev.txt
+        setup requirements-interop.txt
+        setup requirements-interop-no-deps.txt --no-deps
         lint
-        exec "$python" -m pytest "$@"
+        # A process for each core; a file stays whole, as its tests share what was compiled.
+        exec "$python" -m pytest --numprocesses=auto --dist=loadfile "$@"
         ;;
     lint)
         setup requirements-dev.txt

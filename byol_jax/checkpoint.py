@@ -1,6 +1,7 @@
 """Saving and restoring the state: the only file that knows Orbax."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -81,6 +82,23 @@ class Checkpoints:
                 "damaged, delete that folder, and the checkpoint before it is used."
             ) from error
         return byol.State(**restored)
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Writes a tree of arrays into a new folder, for Orbax's own `StandardCheckpointer` to read.
+
+    Returns when it is whole on disk.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), tree)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: the arrays could not be written ({_first_line(error)}). Is the disk full?"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from byol_jax import byol
 from byol_jax import config as config_lib
 from byol_jax import input as input_lib
+
+EVAL_BATCH_SIZE = 256  # of a device; a batch of 4096 is a run's over many of them
 
 
 def open_split(config: ConfigDict, split: str) -> input_lib.Source:
@@ -49,6 +52,11 @@ def train_batches(
     )
 
 
+def eval_batch_size(config: ConfigDict) -> int:
+    """Images at a time where nothing is learned: a micro-batch, or fewer where that is large."""
+    return min(config_lib.micro_batch_size(config), EVAL_BATCH_SIZE * jax.device_count())
+
+
 def eval_batches(
     config: ConfigDict,
     source: input_lib.Source,
@@ -59,7 +67,7 @@ def eval_batches(
     """Central views and labels, of `limit` examples or all, at the config's size or another."""
     return input_lib.eval_batches(
         source,
-        batch_size=config_lib.micro_batch_size(config),
+        batch_size=eval_batch_size(config),
         image_size=image_size or config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,

@@ -159,11 +159,9 @@ def introduction(
     tau = "no target network"
     if learner.target is not None:
         tau = f"tau {learner.tau(0):g} at step 0, {learner.tau(total):g} at step {total}"
-    yield (
-        f"{config.optimizer.name}: learning rate {rate(0):g} at step 0, "
-        f"{config_lib.learning_rate_peak(config):g} at step {run.warmup_steps}, {rate(total):g} at "
-        f"step {total}; {tau}"
-    )
+    steps = sorted({0, run.warmup_steps, total})
+    rates = ", ".join(f"{rate(step):g} at step {step}" for step in steps)
+    yield f"{config.optimizer.name}: learning rate {rates}; {tau}"
     if saved_step:
         yield f"Going on from the checkpoint of step {saved_step}."
     for key, path in config.init.items():
@@ -208,7 +206,7 @@ def knn_top1(
 
     def features(source: input_lib.Source, limit: int) -> tuple[np.ndarray, np.ndarray]:
         return evaluate.collect(
-            lambda images: embed(state, images, config_lib.micro_batch_size(config)),
+            lambda images: embed(state, images, data.eval_batch_size(config)),
             data.eval_batches(config, source, limit=limit),
         )
 

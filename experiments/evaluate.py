@@ -33,7 +33,6 @@ PIXEL_SIZE = 32  # larger images are shrunk to this before their pixels are used
 
 def main() -> None:
     """Evaluates as the flags say."""
-    from byol_jax import config as config_lib
     from byol_jax import data, evaluate, parallel, runs
     from byol_jax import input as input_lib
 
@@ -55,7 +54,7 @@ def main() -> None:
 
     embed = parallel.embedder(learner)
     fresh = runs.initial_state(learner, config)
-    size, batch_size = config.data.image_size, config_lib.micro_batch_size(config)
+    size, batch_size = config.data.image_size, data.eval_batch_size(config)
     encoders = {
         "byol": (lambda images: embed(state, images, batch_size), size),
         "random_init": (lambda images: embed(fresh, images, batch_size), size),

@@ -11,14 +11,33 @@ os.environ["XLA_FLAGS"] = (
 )
 
 # Runs of the same tiny config share their compiled programs, within one call of pytest.
-COMPILED = tempfile.TemporaryDirectory(prefix="byol_jax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+# Under pytest-xdist the first process makes the folder, and its workers inherit the variable.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="byol_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-import pytest  # noqa: E402
+import jax
+import pytest
 
+# Tests of what a run does, rather than of its numbers, compile without XLA's optimisations: in half
+# the time, and compiling is what takes most of it.
+QUICKLY_COMPILED = {"test_cli", "test_export_features", "test_start", "test_train"}
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation(request):
+    """Sets how the programs of a test file are compiled, its subprocesses' too."""
+    if request.module.__name__ not in QUICKLY_COMPILED:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ FILE holds some optimisation steps: `config` (JSON, as the authors' own), `views
 batch, height, width, 3)), `labels` (int32 (step, batch)), all parameters, batch-norm state and
 momentum before (`init|...`) and after (`final|...`), the readings of each step (`log|...`) and the
 final online network's outputs on the first view of the first step (`eval|...`). The sizes of the
-networks are those of the arrays in the file. Runs on two virtual CPU devices, as the authors' values
-were made on two replicas.
+networks are those of the arrays in the file. Runs on two virtual CPU devices, as the authors'
+values were made on two replicas.
 
 Prints JSON. `log`: by reading, the largest relative error over the steps. All other groups: the
 largest error of any leaf as a fraction of that leaf's largest value, and the name of that leaf; the
@@ -23,14 +23,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs in a checkout, instal
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 
-import flax  # noqa: E402
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
+import flax
+import jax
+import numpy as np
+import optax
 
-from byol_jax import byol, parallel, runs, views  # noqa: E402
-from byol_jax import config as config_lib  # noqa: E402
-from byol_jax.interop import reference  # noqa: E402
+from byol_jax import byol, parallel, runs, views
+from byol_jax import config as config_lib
+from byol_jax.interop import reference
 
 READINGS = {"loss": "loss", "repr_loss": "byol_loss", "classif_loss": "probe_loss", "tau": "tau"}
 STATISTICS = {"online_state", "target_state"}
@@ -126,7 +126,7 @@ def trees(values, when):
 
 
 def of_target(tree):
-    """What a target is for: theirs also carries a predictor and a classifier, which nothing reads."""
+    """What a target needs: theirs carries a predictor and a classifier too, which nothing reads."""
     return {part: tree[part] for part in ("encoder", "projector")}
 
 

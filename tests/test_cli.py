@@ -116,7 +116,7 @@ def test_a_mistake_in_a_config_file_ends_in_one_sentence(tmp_path, lines, senten
         ("pretrain", [QUICKSTART, "--workdir=W", "--config.batch_size=30"], 1, "does not divide"),
         ("evaluate", ["--checkpoint=W", "--protocol=linear"], 1, "holds no run"),
         ("evaluate", ["--checkpoint=W", "--protocol=svm"], 1, "is not one of knn, linear"),
-        ("export", ["--checkpoint=W", "--output=X"], 1, "holds no run"),
+        ("export", ["--checkpoint=W", "--output=X"], 1, "is neither a pre-training run nor"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(tmp_path, entry, flags, code, sentence):

@@ -319,7 +319,7 @@ def test_photographs_of_mixed_sizes(shared, tmp_path):
     config.views.mean, config.views.std = views.IMAGENET_MEAN, views.IMAGENET_STD
     config.steps = 2
     train.train(config, tmp_path / "run")
-    encoder.save(runs.restore(tmp_path / "run"), tmp_path / "encoder")
+    encoder.save(byol_jax.load(tmp_path / "run"), tmp_path / "encoder")
     source, _ = data.open_sources(config)
     images, labels = next(data.eval_batches(config, source, limit=5))
     assert labels is None

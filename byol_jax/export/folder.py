@@ -67,6 +67,8 @@ def _check_ours_or_new(directory: Path, kind: str) -> None:
             return
         record = json.loads((directory / "config.json").read_text())
         ours = isinstance(record, dict) and record.get("format") == kind
+    except NotADirectoryError:  # a file on the way: `writing` says so
+        return
     except (OSError, ValueError):
         ours = False
     if not ours:

@@ -38,6 +38,10 @@ class Source(abc.ABC):
         """How many classes the labels name; None without labels."""
         return None if self.class_names is None else len(self.class_names)
 
+    def names(self) -> list[str]:
+        """A name for each example, in the source's own order: its place, if it has no better."""
+        return [str(place) for place in range(self.num_examples)]
+
     @abc.abstractmethod
     def raw(self, positions: tf.Tensor, shuffle_seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """The raw examples at some positions of an order of the source.

@@ -26,15 +26,22 @@ class FolderSource(RandomAccessSource):
     def __init__(
         self,
         name: str,
+        root: Path,
         paths: list[str],
         labels: list[int],
         class_names: tuple[str, ...] | None,
         channels: int,
     ):
-        """Keeps a path and a label (-1 for none) for each image; use `open_folder`."""
+        """Keeps a path below `root` and a label (-1 for none) for each; use `open_folder`."""
         super().__init__(name, len(paths), channels, class_names)
+        self._root = root
         self._paths = tf.constant(paths)
         self._labels = tf.constant(labels, tf.int32)
+
+    def names(self):
+        """The path of each image below the folder of the split, such as "cat/1.png"."""
+        paths = (path.decode() for path in self._paths.numpy())
+        return [Path(path).relative_to(self._root).as_posix() for path in paths]
 
     def decode(self, raw):  # noqa: D102 (see Source)
         data = tf.io.read_file(self._paths[raw])
@@ -61,7 +68,8 @@ def open_folder(path: str, split: str, channels: int) -> FolderSource:
     if splits and len(splits) == len(by_class):
         raise UserError(
             f"{root} holds the splits {', '.join(splits)}, not classes; name one of them with "
-            "--config.data.train_split (of evaluate: --train_split), or point folder: at it."
+            "--config.data.train_split (of evaluate: --train_split, of export: --split), or point "
+            "folder: at it."
         )
     if not flat and len(by_class) > 1:
         class_names = tuple(by_class)
@@ -72,7 +80,7 @@ def open_folder(path: str, split: str, channels: int) -> FolderSource:
     if not pairs:
         raise UserError(f"{root} holds no images; put {', '.join(EXTENSIONS)} files into it.")
     paths, labels = zip(*pairs, strict=True)
-    return FolderSource(name, list(paths), list(labels), class_names, channels)
+    return FolderSource(name, root, list(paths), list(labels), class_names, channels)
 
 
 def _root(path: Path, split: str) -> Path:

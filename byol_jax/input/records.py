@@ -159,7 +159,7 @@ def _builder(dataset: str, data_dir: str | None):
     folder = tfds.core.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     missing = UserError(
         f"the dataset tfds:{dataset} is not prepared in {folder}; run `tfds build {dataset}`, or "
-        "point --config.data.dir (of evaluate: --data_dir) at the folder that holds it."
+        "point --config.data.dir (of evaluate and export: --data_dir) at the folder that holds it."
     )
     # Asked before TFDS is: for a dataset it does not find, it may go and look on the network.
     if not (folder / dataset.partition(":")[0].partition("/")[0]).exists():

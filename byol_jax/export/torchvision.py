@@ -1,0 +1,146 @@
+"""Weights for torchvision's ResNets, and for what else takes them.
+
+    model.safetensors   under torchvision's names, without a classifier (`fc`)
+    model.pth           the same as PyTorch's state dict, where PyTorch is installed
+    config.json         architecture, image size, mean and std, and the lines that load the weights
+
+To write them takes neither PyTorch nor torchvision.
+"""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors.numpy
+
+from byol_jax import networks
+from byol_jax.errors import UserError
+from byol_jax.export import folder, inference
+from byol_jax.interop import torchvision
+
+if TYPE_CHECKING:
+    from byol_jax.pretrained import Encoder
+
+FORMAT = "byol_jax.torchvision.1"
+LOAD = """\
+import safetensors.torch, torch, torchvision
+model = {constructor}
+model.fc = torch.nn.Identity()
+model.load_state_dict(safetensors.torch.load_file("model.safetensors"))
+model.eval()
+"""
+NAMED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # functions of torchvision
+
+
+def save(encoder: "Encoder", directory: Path) -> None:
+    """Writes an encoder's weights for torchvision into a folder, which is made if need be.
+
+    Args:
+      encoder: one that torchvision has too; `state_dict` says which.
+      directory: a new or empty folder, or one that holds an earlier export of this kind.
+
+    Raises:
+      UserError: torchvision has no such network; the folder holds something else, or cannot be
+        written.
+    """
+    arrays = state_dict(encoder, "torchvision")
+    config = encoder.config
+    record = {
+        "format": FORMAT,
+        "architecture": config["encoder"]["name"],
+        "features": inference.num_features(encoder),
+        "input": "RGB images in 0..1, minus mean, over std: float32 (n, 3, height, width)",
+        "image_size": config["image_size"],
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+        "load": LOAD.format(constructor=_constructor(encoder)).splitlines(),
+        "training": config["training"],
+    }
+    torch_file = _torch_file(arrays)
+    with folder.writing(directory, record) as new:
+        (new / "model.safetensors").write_bytes(safetensors.numpy.save(arrays))
+        if torch_file is not None:
+            (new / "model.pth").write_bytes(torch_file)
+    if torch_file is None:
+        # Of an earlier export, and so of other weights.
+        (directory / "model.pth").unlink(missing_ok=True)
+
+
+def state_dict(encoder: "Encoder", library: str) -> dict[str, np.ndarray]:
+    """An encoder's weights under the names that torchvision and timm share.
+
+    Args:
+      encoder: of the ImageNet stem, symmetric padding, three channels and the usual widths.
+      library: whose networks it must be one of, for the message.
+
+    Returns:
+      As `interop.torchvision.to_state_dict`.
+
+    Raises:
+      UserError: the library has no such network, so that the weights would not fit, or would fit
+        and give other features.
+    """
+    module = encoder.module
+    channels = encoder.config["channels"]
+    if module.stem != "imagenet":
+        reason = (
+            f"it starts with the stem {module.stem!r}, where {library}'s ResNets have a 7x7 "
+            "convolution of stride 2 and a max-pool"
+        )
+    elif module.padding != "torch":
+        reason = (
+            f"its padding is {module.padding!r}, which puts the odd pixel of a convolution of "
+            f"stride 2 on the other side than {library} does, so that features would differ"
+        )
+    elif channels != 3:
+        reason = f"it sees {channels} channel and {library}'s ResNets see 3"
+    elif _widths(module) != (64, 64, 128, 256, 512):
+        reason = (
+            f"its stem and stages have {', '.join(map(str, _widths(module)))} channels, and those "
+            f"of {library}'s ResNets are fixed at 64, 64, 128, 256 and 512 (the wide ones widen "
+            "only the inside of their blocks)"
+        )
+    elif _is_projected(encoder):
+        reason = (
+            f"its first block projects the shortcut (config.encoder.first_shortcut), which "
+            f"{library}'s ResNets of basic blocks do not"
+        )
+    else:
+        return torchvision.to_state_dict(encoder.variables)
+    raise UserError(
+        f"This encoder has no counterpart in {library}: {reason}; use --format=byol_jax, or "
+        "stablehlo, savedmodel or onnx, which carry the computation itself."
+    )
+
+
+def _widths(module: networks.ResNet) -> tuple[int, ...]:
+    """Channels of the stem and of each stage's 3x3 convolutions."""
+    widths = (module.stem_channels, *module.stage_channels)
+    return tuple(round(width * module.width_multiplier) for width in widths)
+
+
+def _is_projected(encoder: "Encoder") -> bool:
+    """Whether basic blocks, whose first stage keeps all shapes, project its shortcut."""
+    first = encoder.variables["params"]["layer1_0"]
+    return encoder.module.block is networks.BasicBlock and "downsample_conv" in first
+
+
+def _constructor(encoder: "Encoder") -> str:
+    name = encoder.config["encoder"]["name"]
+    if name in NAMED:
+        return f"torchvision.models.{name}(weights=None)"
+    block = encoder.module.block.__name__  # the same there
+    layers = list(encoder.module.stage_sizes)
+    return f"torchvision.models.ResNet(torchvision.models.resnet.{block}, {layers})"
+
+
+def _torch_file(arrays: dict[str, np.ndarray]) -> bytes | None:
+    """The file that torch.save writes, or None without PyTorch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    file = io.BytesIO()
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, file)
+    return file.getvalue()

@@ -1,0 +1,140 @@
+"""ONNX: ONNX Runtime computes what the encoder computes, or nothing is kept."""
+
+import json
+import logging
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from encoders import random_encoder
+
+from byol_jax.errors import UserError
+from byol_jax.export import onnx as onnx_format
+
+pytest.importorskip("jax2onnx")
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+
+def images_for(encoder, n):
+    size, channels = encoder.config["image_size"], encoder.config["channels"]
+    return np.random.default_rng(n).integers(0, 256, (n, size, size, channels), np.uint8)
+
+
+def assert_runs_alike(encoder, directory, monkeypatch):
+    """By the lines of config.json, run as they stand in the exported folder, at two batch sizes."""
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", "encoder.onnx"]
+    lines = json.loads((directory / "config.json").read_text())["load"]
+    assert "\n".join(lines) + "\n" == onnx_format.LOAD
+    monkeypatch.chdir(directory)
+    for n in (1, 4):
+        names = {"images": images_for(encoder, n)}
+        exec(onnx_format.LOAD, names)
+        got, want = names["features"], encoder.embed(names["images"])
+        assert got.dtype == np.float32 and got.shape == want.shape
+        # Sums in another order give 1e-6 of the largest feature.
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_onnx_runtime_embeds_alike(name, tmp_path, monkeypatch):
+    encoder = random_encoder(name)
+    onnx_format.save(encoder, tmp_path)
+    assert_runs_alike(encoder, tmp_path, monkeypatch)
+    graph = onnx.load(tmp_path / "encoder.onnx").graph
+    (images,), (features,) = graph.input, graph.output
+    assert (images.name, features.name) == ("images", "features")
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    rows = [value.type.tensor_type.shape.dim[0] for value in (images, features)]
+    assert [row.dim_param for row in rows] == ["n", "n"]
+
+
+def test_the_authors_padding_and_gray_images(tmp_path, monkeypatch):
+    encoder = random_encoder("resnet10", image_size=32, padding="same", channels=1)
+    onnx_format.save(encoder, tmp_path)
+    assert_runs_alike(encoder, tmp_path, monkeypatch)
+
+
+class Pool(nn.Module):
+    """What jax2onnx is known to convert wrongly: a pool padded by numbers."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return jnp.mean(x, axis=(1, 2))
+
+
+class Fourier(Pool):
+    """What jax2onnx cannot convert."""
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return jnp.real(jnp.fft.fft2(x, axes=(1, 2)))[:, 0, 0]
+
+
+@pytest.fixture
+def encoder():
+    return random_encoder("resnet8", image_size=16, stem="strided")
+
+
+def test_a_graph_that_computes_something_else_is_not_kept(encoder, tmp_path):
+    encoder.module, encoder.variables = Pool(), {}
+    with pytest.raises(UserError, match=r"features are off by .* so nothing was written"):
+        onnx_format.save(encoder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_earlier_export_outlives_a_failure(encoder, tmp_path):
+    onnx_format.save(encoder, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    encoder.module, encoder.variables = Pool(), {}
+    with pytest.raises(UserError, match="features are off by"):
+        onnx_format.save(encoder, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda features: features * 1.001,
+        lambda features: features[:1],
+        lambda features: features.astype(np.float64),
+        lambda features: features * np.nan,
+    ],
+    ids=["scaled", "rows", "dtype", "nan"],
+)
+def test_every_kind_of_difference_is_seen(encoder, tmp_path, monkeypatch, change):
+    class Changed(ort.InferenceSession):
+        def run(self, names, inputs):
+            return [change(features) for features in super().run(names, inputs)]
+
+    monkeypatch.setattr(ort, "InferenceSession", Changed)
+    with pytest.raises(UserError, match="features are off by"):
+        onnx_format.save(encoder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_converted_is_said_in_a_sentence(encoder, tmp_path):
+    encoder.module, encoder.variables = Fourier(), {}
+    with pytest.raises(UserError, match=r"jax2onnx cannot convert this encoder .*: use --format="):
+        onnx_format.save(encoder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("package", ["jax2onnx", "onnxruntime"])
+def test_missing_packages_are_named(encoder, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"{package}.*: pip install onnx onnx-ir onnxruntime, then"):
+        onnx_format.save(encoder, tmp_path / "out")
+
+
+def test_converting_changes_nothing_here(encoder, tmp_path):
+    # jax2onnx replaces functions of Flax and JAX while it traces.
+    before = nn.max_pool, nn.Conv.__call__, nn.relu, jnp.pad, jnp.mean
+    level = logging.getLogger("jax2onnx").level
+    onnx_format.save(encoder, tmp_path)
+    assert (nn.max_pool, nn.Conv.__call__, nn.relu, jnp.pad, jnp.mean) == before
+    assert logging.getLogger("jax2onnx").level == level
