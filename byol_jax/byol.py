@@ -174,6 +174,8 @@ def encode(encoder: nn.Module, images: jax.Array, train: bool) -> jax.Array:
 def init(learner: Learner, seed: int, image_shape: tuple[int, int, int]) -> State:
     """The state before the first update; the target starts as a copy of the online network.
 
+    The authors' code draws the target's weights anew; they saw no difference.
+
     Args:
       learner: what to train.
       seed: non-negative; initial weights and all later randomness follow from it.
@@ -245,8 +247,8 @@ def loss_fn(
         q1, q2, z1, z2 = map(l2_normalize, (q1, q2, z1, z2))
         alpha, axis = learner.temperature, learner.axis_name
         negatives_loss = jnp.mean(
-            contrastive.repulsion(q1, z1, z2, alpha, axis)
-            + contrastive.repulsion(q2, z2, z1, alpha, axis)
+            contrastive.negatives_loss(q1, z1, z2, alpha, axis)
+            + contrastive.negatives_loss(q2, z2, z1, alpha, axis)
         )
         metrics["negatives_loss"] = negatives_loss
         loss = loss + learner.beta * negatives_loss

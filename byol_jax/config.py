@@ -24,6 +24,7 @@ OPTIMIZER_DEFAULTS = {
 # Twenty times what is usual under AdamW; rates for LARS are mostly above it.
 LARGEST_SENSIBLE_ADAMW_RATE = 0.02
 
+UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, whose data were never named here
 INFINITY = float("inf")
 CHOICES = {
     "optimizer.name": tuple(OPTIMIZER_DEFAULTS),
@@ -239,6 +240,12 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
         raise UserError(
             "config.data.source is empty: say where the images are, such as "
             "--config.data.source=folder:PATH or tfds:NAME."
+        )
+    smallest, _ = RANGES["batch_size"]
+    if config.batch_size % config.accum_steps or micro_batch_size(config) < smallest:
+        raise UserError(
+            f"config.accum_steps={config.accum_steps} must divide config.batch_size="
+            f"{config.batch_size} into micro-batches of {smallest} images or more."
         )
     if (config.epochs > 0) == (config.steps > 0):
         raise UserError(

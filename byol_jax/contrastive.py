@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 
-def repulsion(
+def negatives_loss(
     prediction: jax.Array,
     same_view: jax.Array,
     other_view: jax.Array,

@@ -9,12 +9,22 @@ from ml_collections import ConfigDict
 from byol_jax import byol
 from byol_jax import config as config_lib
 from byol_jax import input as input_lib
+from byol_jax.errors import UserError
 
 EVAL_BATCH_SIZE = 256  # of a device; a batch of 4096 is a run's over many of them
 
 
 def open_split(config: ConfigDict, split: str) -> input_lib.Source:
-    """A split of the config's source."""
+    """A split of the config's source.
+
+    Raises:
+      UserError: it cannot be opened, or the config is of an imported run, which names none.
+    """
+    if config.data.source == config_lib.UNKNOWN_SOURCE:
+        raise UserError(
+            "This run was imported and does not say what it was trained on: name images, such as "
+            "--data=folder:PATH or --data=tfds:NAME."
+        )
     return input_lib.open_source(
         config.data.source,
         split,

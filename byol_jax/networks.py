@@ -250,7 +250,7 @@ class MLP(nn.Module):
     Attributes:
       hidden_size: of all layers but the last.
       output_size: of the last.
-      layers: dense layers; 2 in the paper, whose appendix varies it. 0 is the identity.
+      layers: dense layers, at least 1; 2 in the paper, whose appendix varies it.
       dtype: what the dense layers compute in.
       axis_name: mapped axis over which batch statistics are averaged; None for one replica.
     """
@@ -269,7 +269,5 @@ class MLP(nn.Module):
             # Normalised in float32 even when the dense layers compute in bfloat16.
             x = BatchNorm(not train, self.axis_name, name=f"bn{layer}")(x)
             x = nn.relu(x)
-        if self.layers:
-            last = f"dense{self.layers}"
-            x = nn.Dense(self.output_size, use_bias=False, dtype=self.dtype, name=last)(x)
-        return x
+        last = f"dense{self.layers}"
+        return nn.Dense(self.output_size, use_bias=False, dtype=self.dtype, name=last)(x)

@@ -46,14 +46,20 @@ def local(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
 
 
-def split(batch: byol.Batch) -> byol.Batch:
-    """Rows of this host -> (local devices, rows of a device), in place of the row axis."""
+def split(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
+    """Rows of this host -> (local devices, rows of a device), in place of the row axis.
+
+    A device gets its share of the first micro-batch, then of the second, and so on: which examples
+    make a micro-batch does not depend on the number of devices.
+    """
     devices = jax.local_device_count()
 
     def split_axis(axis: int, x: np.ndarray | None) -> np.ndarray | None:
         if x is None:
             return None
-        return x.reshape(*x.shape[:axis], devices, x.shape[axis] // devices, *x.shape[axis + 1 :])
+        before, rows, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+        x = x.reshape(*before, accum_steps, devices, rows // (accum_steps * devices), *after)
+        return x.swapaxes(axis, axis + 1).reshape(*before, devices, rows // devices, *after)
 
     return byol.Batch(*(split_axis(axis, x) for axis, x in zip(ROWS, batch, strict=True)))
 
@@ -70,13 +76,13 @@ def update(learner: byol.Learner) -> Callable[[byol.State, byol.Batch], tuple[by
         out_axes=None,
         donate_argnums=0,
     )
-    return lambda state, batch: mapped(state, split(batch))
+    return lambda state, batch: mapped(state, split(batch, learner.accum_steps))
 
 
 def inspect_features(
     learner: byol.Learner,
 ) -> Callable[[byol.State, byol.Batch], tuple[np.ndarray, np.ndarray]]:
-    """`byol.inspect_features` over all devices; returns the rows of this host."""
+    """`byol.inspect_features` over all devices: this host's rows of the first micro-batch."""
     mapped = jax.pmap(
         lambda state, batch: byol.inspect_features(learner, state, batch),
         axis_name=AXIS,
@@ -87,7 +93,11 @@ def inspect_features(
     def rows(x: jax.Array) -> np.ndarray:
         return np.concatenate([np.asarray(shard.data)[0] for shard in x.addressable_shards])
 
-    return lambda state, batch: tuple(rows(x) for x in mapped(state, split(batch)))
+    def inspect(state: byol.State, batch: byol.Batch) -> tuple[np.ndarray, np.ndarray]:
+        embeddings, projections = mapped(state, split(batch, learner.accum_steps))
+        return rows(embeddings), rows(projections)
+
+    return inspect
 
 
 def embedder(learner: byol.Learner) -> Callable[[byol.State, np.ndarray, int], np.ndarray]:

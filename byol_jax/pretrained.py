@@ -40,6 +40,12 @@ class Encoder:
         self.module = build.encoder(tree)
         self.variables = variables
 
+    @property
+    def crop_fraction(self) -> float:
+        """Side of the central crop in evaluation, as a share of the image's shorter side."""
+        training = self.config["training"].get("config") or config_lib.default().to_dict()
+        return float(training["crop"]["test_fraction"])
+
     def embed(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """Embeddings f(x) of images.
 

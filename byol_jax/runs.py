@@ -169,8 +169,17 @@ def read(workdir: Path) -> Run:
         record = json.loads(path.read_text())
         # Through default(), so that numbers and tuples have the types they had.
         config = config_lib.default()
+        missing = sorted(_flat(config.to_dict()).keys() - _flat(record["config"]).keys())
+        if missing:
+            version = record.get("versions", {}).get("byol_jax")
+            raise UserError(
+                f"{workdir} is a run of byol_jax {version}, which had no config.{missing[0]}: use "
+                f"that version, as this one ({byol_jax.__version__}) cannot read its checkpoints."
+            )
         config.update(record["config"])
         return Run(config, record["data"], record["steps_per_epoch"])
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(
             f"{workdir} holds no run (no config.json): name the --workdir of a pre-training run."

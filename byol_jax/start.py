@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import byol_jax
-from byol_jax import byol, runs
+from byol_jax import byol, runs, trees
 from byol_jax import config as config_lib
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.errors import UserError
@@ -16,6 +16,8 @@ from byol_jax.interop import torchvision
 
 # In these, two encoders of the same shapes compute different things.
 SAME_SHAPES = ("stem", "padding")
+# And with another of these, a state goes on otherwise or has other parts.
+SAME_STATES = ("optimizer.name", "optimizer.clip", "target_network")
 
 
 def first_step(config: ConfigDict, total_steps: int) -> int:
@@ -24,9 +26,21 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
     Raises:
       UserError: nothing is there, or nothing would be left to do.
     """
+    for key in ("encoder", "target_encoder"):  # now, before anything is written or compiled
+        path = config.init[key]
+        if path and not Path(path).exists():
+            raise UserError(
+                f"config.init.{key}={path} does not exist: name a run, an export, or a file of "
+                "torchvision's weights (.safetensors or .pth)."
+            )
     path = config.init.state
     if not path:
         return 0
+    if (Path(path) / "model.safetensors").exists():
+        raise UserError(
+            f"config.init.state={path} is an export, which has no state but an encoder: name it "
+            "by config.init.encoder instead."
+        )
     runs.read(Path(path))  # says what is wrong with the folder
     if not runs.has_checkpoint(Path(path)):
         raise UserError(f"config.init.state={path} has no checkpoint.")
@@ -35,7 +49,8 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
     if step >= total_steps:
         raise UserError(
             f"config.init.state={path} is at step {step} and this run ends at {total_steps}: make "
-            "it longer with config.epochs or config.steps."
+            "it longer with config.epochs or config.steps, or start anew from its encoder by "
+            "config.init.encoder."
         )
     return step
 
@@ -64,28 +79,26 @@ def _whole_state(config: ConfigDict, fresh: byol.State) -> byol.State:
     key, path = "config.init.state", config.init.state
     other = runs.restore(Path(path))
     theirs = other.run.config
-    compared = (*(f"encoder.{name}" for name in SAME_SHAPES), "optimizer.name", "target_network")
-    for name in compared:
+    for name in (*(f"encoder.{name}" for name in SAME_SHAPES), *SAME_STATES):
         if config_lib.get(theirs, name) != config_lib.get(config, name):
             raise UserError(
                 f"{key}={path} was trained with config.{name}={config_lib.get(theirs, name)}, and "
                 f"this run has {config_lib.get(config, name)}: set it to the same."
             )
-    found = {
-        jax.tree_util.keystr(where): leaf
-        for where, leaf in jax.tree_util.tree_leaves_with_path(other.state)
-    }
+    wrong = trees.difference(other.state, fresh, ignore=_is_of_probe)
+    if wrong:
+        raise UserError(_does_not_fit(key, path, wrong, theirs.to_dict(), config))
+    found = trees.leaves(other.state)
 
     def leaf(where: tuple, own: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(where)
-        there = found.get(name)
-        if there is not None and there.shape == own.shape:
-            return there
-        if "['probe']" in name:
-            return own
-        raise UserError(_does_not_fit(key, path, name, there, own))
+        there = found.get(jax.tree_util.keystr(where, simple=True, separator="/"), own)
+        return there if there.shape == own.shape else own
 
     return jax.tree_util.tree_map_with_path(leaf, fresh)._replace(seed=fresh.seed)
+
+
+def _is_of_probe(name: str) -> bool:
+    return "probe" in name.split("/")
 
 
 def _with_encoder(
@@ -93,7 +106,7 @@ def _with_encoder(
 ) -> byol.State:
     """The state with another encoder's weights and statistics in these of its networks."""
     key, path = f"config.init.{name}", config.init[name]
-    variables = _encoder_variables(key, path, config)
+    variables, settings = _encoder_variables(key, path, config)
     for network in networks:
         for kind, group in (("params", "params"), ("batch_stats", "stats")):
             field = f"{network}_{group}"
@@ -101,43 +114,49 @@ def _with_encoder(
             if "encoder" not in tree:  # no target network, or no statistics
                 continue
             own = tree["encoder"]
-            _check_fit(key, path, variables[kind], own)
+            wrong = trees.difference(variables[kind], own)
+            if wrong:
+                raise UserError(_does_not_fit(key, path, wrong, {"encoder": settings}, config))
             theirs = jax.tree.map(jnp.array, variables[kind])  # copies: states are donated
             state = state._replace(**{field: {**tree, "encoder": theirs}})
     return state
 
 
-def _encoder_variables(key: str, path: str, config: ConfigDict) -> dict[str, Any]:
-    """The variables of an encoder in a run, an export, or a file of torchvision's names."""
+def _encoder_variables(
+    key: str, path: str, config: ConfigDict
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The variables of an encoder in a run, an export, or a file of torchvision's names.
+
+    And its settings, as far as they are known.
+    """
     settings = {"stem": "imagenet", "padding": "torch"}  # torchvision's
     if Path(path).is_dir():
         encoder = byol_jax.load(path)
         variables = encoder.variables
         settings = encoder.config["encoder"]
     else:
-        variables = torchvision.from_state_dict(torchvision.read(path))
+        try:
+            variables = torchvision.from_state_dict(torchvision.read(path))
+        except UserError as error:
+            raise UserError(f"{key}={path}: {error}") from error
     for name in SAME_SHAPES:
         if settings[name] != config.encoder[name]:
             raise UserError(
                 f"{key}={path} has an encoder of {name} {settings[name]!r}: add "
                 f"--config.encoder.{name}={settings[name]}."
             )
-    return variables
+    return variables, settings
 
 
-def _check_fit(key: str, path: str, theirs: Any, own: Any) -> None:
-    mine, other = (
-        {
-            jax.tree_util.keystr(where): leaf
-            for where, leaf in jax.tree_util.tree_leaves_with_path(t)
-        }
-        for t in (own, theirs)
-    )
-    for name in sorted(mine | other):
-        if jnp.shape(mine.get(name)) != jnp.shape(other.get(name)) or name not in mine:
-            raise UserError(_does_not_fit(key, path, name, other.get(name), mine.get(name)))
-
-
-def _does_not_fit(key: str, path: str, name: str, there: Any, own: Any) -> str:
-    there, own = ("absent" if x is None else f"of shape {jnp.shape(x)}" for x in (there, own))
-    return f"{key}={path} does not fit this run's networks: {name} is {there} there and {own} here."
+def _does_not_fit(
+    key: str, path: str, wrong: str, theirs: dict[str, Any], config: ConfigDict
+) -> str:
+    """What is wrong, and all settings of the networks that are others there, where known."""
+    flags = [
+        f"--config.{section}.{name}={value}".replace(" ", "")
+        for section in ("encoder", "heads")
+        for name, value in theirs.get(section, {}).items()
+        if value != config[section][name]
+    ]
+    hint = f"; it was made with {' '.join(flags)}" if flags else ""
+    return f"{key}={path} does not fit this run's networks: its {wrong}{hint}."

@@ -65,7 +65,10 @@ def train(
         start_step = saved_step or start.first_step(config, run.total_steps)
         progress = Progress(run.total_steps, start_step)
         stack.callback(progress.close)
-        for line in (*introduction(run, learner, test_source, workdir, saved_step), *warnings):
+        for line in (
+            *introduction(run, learner, test_source, workdir, saved_step, start_step),
+            *warnings,
+        ):
             progress.say(line)
         if start_step >= run.total_steps:
             progress.say("This run is complete; there is nothing left to do.")
@@ -141,6 +144,7 @@ def introduction(
     test_source: input_lib.Source | None,
     workdir: Path,
     saved_step: int | None,
+    start_step: int,
 ) -> Iterator[str]:
     """What is going to happen, in a few lines."""
     config, data = run.config, run.data
@@ -166,7 +170,7 @@ def introduction(
         yield f"Going on from the checkpoint of step {saved_step}."
     for key, path in config.init.items():
         if path and not saved_step:
-            yield f"Starting from config.init.{key}={path}."
+            yield f"Starting from config.init.{key}={path}, at step {start_step}."
     if test_source is None and config.knn.every_steps:
         reason = "the data has no labels" if data["num_classes"] is None else "no data.test_split"
         yield f"No kNN while training: {reason}."

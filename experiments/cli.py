@@ -44,7 +44,13 @@ def _words(error: Exception) -> str:
     missing = re.match(r"flag (--\w+)=None: .* must have a value other than None", text)
     if missing:
         return f"{missing.group(1)} is missing; --help tells what it is for."
-    return text if isinstance(error, flags.Error) else f"{type(error).__name__}: {text}"
+    if "get_config() takes 0 positional arguments" in text:
+        return "--config names a file that takes nothing after a colon: leave that out"
+    # The last line of a traceback names the type of the error with its module.
+    ours = f"{UserError.__module__}.{UserError.__name__}: "
+    if isinstance(error, flags.Error | UserError) or text.startswith(ours):
+        return text.removeprefix(ours)
+    return f"{type(error).__name__}: {text}"
 
 
 def _guarded(main: Callable[[], None]) -> None:

@@ -3,7 +3,7 @@
 python -m experiments.evaluate --checkpoint=DIR --protocol=linear|knn [--step=N] \
     [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] [--test_split=NAME]
 
-Raw pixels and the encoder as it was before training are evaluated alike, so that the table shows
+Raw pixels and the same encoder with random weights are evaluated alike, so that the table shows
 what pre-training bought. Writes DIR/eval/PROTOCOL.json; with another step or other data than the
 run's own, their names are added to the file's.
 """

@@ -83,14 +83,15 @@ def main() -> None:
 
 def save_features(encoder: "Encoder", output: Path) -> None:
     """Embeds the data that the flags name, or else that the encoder was trained on."""
+    from byol_jax import config as config_lib
     from byol_jax import input as input_lib
     from byol_jax.export import features
 
     trained_on = (encoder.config["training"].get("config") or {}).get("data", {})
     spec = DATA.value or trained_on.get("source")
-    # The dataset's own folder and split mean nothing to another dataset.
+    # The split means nothing to another dataset.
     defaults = trained_on if spec == trained_on.get("source") else {}
-    if not spec:
+    if spec in (None, config_lib.UNKNOWN_SOURCE):
         raise UserError(
             f"{CHECKPOINT.value} does not say what it was trained on: name images with --data."
         )
@@ -100,16 +101,7 @@ def save_features(encoder: "Encoder", output: Path) -> None:
         data_dir=DATA_DIR.value or trained_on.get("dir") or None,
         channels=encoder.config["channels"],
     )
-    features.save(encoder, output, source, crop_fraction=crop_fraction(encoder))
-
-
-def crop_fraction(encoder: "Encoder") -> float:
-    """Of the central crop in evaluation, as the encoder's own config has it, or the default."""
-    from byol_jax import config as config_lib
-
-    of_run = encoder.config["training"].get("config") or {}
-    default = config_lib.default().crop.test_fraction
-    return of_run.get("crop", {}).get("test_fraction", default)
+    features.save(encoder, output, source, crop_fraction=encoder.crop_fraction)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,13 @@ def test_a_mistake_in_a_config_file_ends_in_one_sentence(tmp_path, lines, senten
         ("pretrain", [QUICKSTART, "--workdir=W", "--config.batch_size=30"], 1, "does not divide"),
         ("evaluate", ["--checkpoint=W", "--protocol=linear"], 1, "holds no run"),
         ("evaluate", ["--checkpoint=W", "--protocol=svm"], 1, "is not one of knn, linear"),
+        (
+            "pretrain",
+            ["--config=experiments/configs/imagenet.py:ten", "--workdir=W"],
+            2,
+            "error: imagenet.py:ten must end in a number of epochs",
+        ),
+        ("pretrain", [f"{QUICKSTART}:5", "--workdir=W"], 2, "takes nothing after a colon"),
         ("export", ["--checkpoint=W", "--output=X"], 1, "is neither a pre-training run nor"),
     ],
 )

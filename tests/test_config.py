@@ -56,6 +56,8 @@ CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
         ("log_every_steps", True, r"log_every_steps=True must be of type int"),
         ("batch_size", 16.5, r"batch_size=16.5 must be of type int"),
         ("accum_steps", 0, r"accum_steps=0 must be at least 1"),
+        ("accum_steps", 3, r"accum_steps=3 must divide config.batch_size=16 into micro-batches of"),
+        ("accum_steps", 8, r"accum_steps=8 must divide .* into micro-batches of 4 images or more"),
         ("tau_schedule", "linear", r"tau_schedule='linear' is not one of cosine, constant"),
         ("negatives.beta", -1.0, r"negatives.beta=-1.0 must be at least 0"),
         ("negatives.temperature", 0.0, r"negatives.temperature=0.0 must be at least"),

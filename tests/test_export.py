@@ -137,17 +137,6 @@ def test_an_export_without_weights_is_named(copy):
         byol_jax.load(copy)
 
 
-def test_an_export_of_version_0_1_opens(exported, copy):
-    weights = copy / "model.safetensors"
-    arrays = safetensors.numpy.load_file(weights)
-    old = {name: array for name, array in arrays.items() if not name.endswith("/count")}
-    assert len(old) < len(arrays)
-    safetensors.numpy.save_file(old, weights)
-    got = byol_jax.load(copy)
-    assert got.variables["batch_stats"]["bn1"]["count"] == 6  # two views in each of three steps
-    np.testing.assert_array_equal(got.embed(IMAGES), byol_jax.load(exported).embed(IMAGES))
-
-
 def test_damaged_weights_are_refused(copy):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])

@@ -131,12 +131,6 @@ def test_an_encoder_is_not_written_over(encoder, images, tmp_path):
     assert not (tmp_path / "features.npz").exists()
 
 
-def test_missing_pyarrow_is_named(encoder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match="pip install pyarrow"):
-        features.save(encoder, tmp_path, None, crop_fraction=1.0)
-
-
 def call(*flags):
     command = [sys.executable, "-m", "experiments.export", "--what=features", *map(str, flags)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

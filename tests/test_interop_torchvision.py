@@ -274,3 +274,17 @@ def test_pytorchs_files_need_pytorch_and_safetensors_do_not(tmp_path, monkeypatc
     assert read(tmp_path / "x.safetensors").keys() == TENSORS.keys()
     with pytest.raises(UserError, match="needs PyTorch: pip install torch, or save"):
         read(tmp_path / "x.pth")
+
+
+def test_a_block_number_is_not_counted_up_to():
+    arrays = to_state_dict(random_encoder("resnet10", width_multiplier=0.125).variables)
+    arrays["layer1.999999999.bn1.weight"] = np.ones(8, np.float32)
+    with pytest.raises(UserError, match=r"block layer1.999999999 but not those before it"):
+        from_state_dict(arrays)
+
+
+def test_a_count_that_is_no_number_is_named():
+    arrays = to_state_dict(random_encoder("resnet10", width_multiplier=0.125).variables)
+    arrays["bn1.num_batches_tracked"] = np.zeros(2, np.int64)
+    with pytest.raises(UserError, match=r"bn1.num_batches_tracked of shape \(2,\): give a number"):
+        from_state_dict(arrays)

@@ -82,6 +82,14 @@ def test_one_device_and_four_give_the_same_update(trained):
         np.testing.assert_allclose(metrics4[key], want, rtol=1e-5, err_msg=key)
 
 
+def test_a_micro_batch_is_the_same_examples_on_any_number_of_devices():
+    batch = make_batch(0)
+    rows = parallel.split(batch, accum_steps=2).positions
+    assert rows.shape == (4, BATCH // 4)
+    halves = rows.reshape(4, 2, -1).swapaxes(0, 1).reshape(2, -1)
+    np.testing.assert_array_equal(halves, batch.positions.reshape(2, -1))
+
+
 def test_all_replicas_hold_the_same_state_and_metrics(trained):
     (_, state), (_, metrics) = trained
     for name, leaf in {**named_arrays(state), **named_arrays(metrics)}.items():

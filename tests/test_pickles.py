@@ -581,3 +581,40 @@ def test_python_reads_the_same(read):
         got = read(data)
         assert got["a"] == want["a"]
         np.testing.assert_array_equal(got["b"]["c"], want["b"]["c"], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "again"),
+    [
+        (put(name_of("_codecs", "encode"), tuple_of(text("x" * 40_000), text("latin1"))), b"R"),
+        (
+            put(
+                name_of("collections", "OrderedDict"),
+                tuple_of(put(b"}(", *(put(number(i), b"N") for i in range(5_000)), b"u")),
+            ),
+            b"R",
+        ),
+        (
+            put(
+                name_of("dill._dill", "_create_namedtuple"),
+                tuple_of(text("N"), put(b"]", text("a"), b"a"), text("m")),
+            ),
+            b"R",
+        ),
+    ],
+    ids=["bytes", "mappings", "named tuples"],
+)
+def test_making_much_of_little_is_stopped(read, made, again):
+    """What was read once is made into something new with each of a few bytes."""
+    function = made[: made.index(b"\n", made.index(b"\n") + 1) + 1]
+    arguments = made[len(function) :]
+    stored = put(b"](", function, b"q\x00", arguments, b"q\x01", again)
+    calls = put(b"h\x00h\x01", again) * 2_000
+    with pytest.raises(UserError, match="asks for far more memory than its size explains"):
+        read(program(stored, calls, b"e"))
+
+
+def test_names_cannot_control_the_terminal(read):
+    with pytest.raises(UserError) as refused:
+        read(program(text("os\x1b[2J"), text("system"), STACK_GLOBAL))
+    assert "\x1b" not in str(refused.value) and "os\\x1b[2J.system" in str(refused.value)

@@ -124,10 +124,18 @@ def test_a_config_of_something_else_is_refused(tmp_path, text):
 
 def test_a_run_with_a_damaged_config_is_named(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    for text in ("{", '{"config": {"no_such_key": 1}}'):
+    for text in ("{", '{"config": 1}'):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match=r"config.json is not a config of this program"):
             byol_jax.load(tmp_path)
+
+
+def test_a_run_of_another_version_is_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    record = {"config": {"seed": 0}, "versions": {"byol_jax": "0.1.0"}}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"byol_jax 0.1.0, which had no config.accum_steps"):
+        byol_jax.load(tmp_path)
 
 
 def test_a_run_opens_without_tensorflow(workdir, outputs):

@@ -51,7 +51,7 @@ def started(num_classes=10, **settings):
         parent, _, leaf = key.replace("__", ".").rpartition(".")
         (config_lib.get(config, parent) if parent else config)[leaf] = value
     config, _ = config_lib.resolve(config)
-    learner = build.make_learner(config, 0.1, 6, num_classes, axis_name=None)
+    learner = build.make_learner(config, lambda step: 0.1, 6, num_classes, axis_name=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "initial_state", placeholders)
         return start.new_state(learner, config)
@@ -92,11 +92,12 @@ def test_a_probe_of_other_classes_stays_behind(halfway):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"encoder__width_multiplier": 0.5}, r"does not fit this run's networks: .*\['encoder'\]"),
-        ({"heads__output_size": 5}, r"does not fit .*is of shape \(4, 8\) there and of shape"),
+        ({"encoder__width_multiplier": 0.5}, r"does not fit this run's networks: its .*encoder/"),
+        ({"heads__output_size": 5}, r"does not fit .*is of shape \(4, 8\) and should be of shape"),
         ({"encoder__padding": "same"}, r"trained with config.encoder.padding=torch, and this run"),
         ({"optimizer__name": "lars"}, r"trained with config.optimizer.name=adamw, and this run"),
         ({"target_network": False}, r"trained with config.target_network=True"),
+        ({"heads__predictor_layers": 0}, r"its .*predictor/.* and should be absent"),
     ],
 )
 def test_a_state_of_other_networks_is_refused(halfway, settings, message):
@@ -116,6 +117,26 @@ def test_a_folder_without_a_run_is_named(tmp_path):
     config.init.state = str(tmp_path)
     with pytest.raises(UserError, match=r"holds no run"):
         train.train(config, tmp_path / "new")
+
+
+def test_what_is_not_there_is_named_before_anything_is_made(tmp_path):
+    config = tiny_config()
+    config.init.encoder = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"init.encoder=.*nowhere does not exist: name a run"):
+        train.train(config, tmp_path / "new")
+
+
+def test_an_export_has_no_state(halfway, tmp_path):
+    encoder_format.save(pretrained.load(halfway), tmp_path / "export")
+    config = tiny_config()
+    config.init.state = str(tmp_path / "export")
+    with pytest.raises(UserError, match=r"is an export, .* name it by config.init.encoder"):
+        train.train(config, tmp_path / "new")
+
+
+def test_other_networks_are_told_by_their_flags(halfway):
+    with pytest.raises(UserError, match=r"made with --config.encoder.width_multiplier=0.25"):
+        started(init__encoder=str(halfway), encoder__width_multiplier=0.5)
 
 
 @pytest.mark.parametrize("kind", ["run", "export"])
@@ -157,5 +178,5 @@ def test_torchvision_weights_start_a_run_or_its_target(tmp_path):
     with pytest.raises(UserError, match=r"padding 'torch': add --config.encoder.padding=torch"):
         started(init__encoder=str(path), **network)
     network |= {"encoder__padding": "torch", "encoder__width_multiplier": 0.25}
-    with pytest.raises(UserError, match=r"does not fit this run's networks: .* is of shape"):
+    with pytest.raises(UserError, match=r"does not fit this run's networks: its .* is of shape"):
         started(init__encoder=str(path), **network)

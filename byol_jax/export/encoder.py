@@ -15,11 +15,12 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from byol_jax import trees
 from byol_jax.errors import UserError
 from byol_jax.export import folder
 from byol_jax.pretrained import Encoder
 
-FORMAT = "byol_jax.encoder.1"
+FORMAT = "byol_jax.encoder.2"
 
 
 def save(encoder: Encoder, directory: Path) -> None:
@@ -60,19 +61,11 @@ def read(directory: Path) -> Encoder:
     except (OSError, json.JSONDecodeError, safetensors.SafetensorError) as error:
         raise UserError(f"{directory} cannot be read: {error}") from error
     try:
-        _add_counts(flat, config["training"]["step"])
         encoder = Encoder(config, flax.traverse_util.unflatten_dict(flat, sep="/"))
         _check_weights(directory, encoder)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{directory}/config.json lacks or garbles {error}.") from error
     return encoder
-
-
-def _add_counts(flat: dict[str, np.ndarray], step: int) -> None:
-    """Gives a count of updates to statistics that version 0.1 kept without: two views a step."""
-    for name in list(flat):
-        if name.startswith("batch_stats/") and name.endswith("/mean"):
-            flat.setdefault(name.removesuffix("mean") + "count", np.asarray(2 * step, np.float32))
 
 
 def _check_weights(directory: Path, encoder: Encoder) -> None:
@@ -81,13 +74,6 @@ def _check_weights(directory: Path, encoder: Encoder) -> None:
     expected = jax.eval_shape(
         lambda x: encoder.module.init(jax.random.key(0), x, train=False), image
     )
-    shapes = [
-        {name: array.shape for name, array in flax.traverse_util.flatten_dict(t, sep="/").items()}
-        for t in (expected, encoder.variables)
-    ]
-    wrong = sorted(k for k in shapes[0] | shapes[1] if shapes[0].get(k) != shapes[1].get(k))
+    wrong = trees.difference(encoder.variables, expected)
     if wrong:
-        raise UserError(
-            f"{directory}/model.safetensors does not fit its config.json: {wrong[0]} is "
-            f"{shapes[1].get(wrong[0])} and should be {shapes[0].get(wrong[0])}."
-        )
+        raise UserError(f"{directory}/model.safetensors does not fit its config.json: {wrong}.")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 
 from byol_jax import input as input_lib
-from byol_jax.errors import UserError
 from byol_jax.export import folder, inference
 
 if TYPE_CHECKING:
@@ -45,14 +46,8 @@ def save(
       crop_fraction: side of the central square as a share of the shorter side of the image.
 
     Raises:
-      UserError: the folder cannot be written, or holds something else; an image cannot be decoded;
-        pyarrow is missing.
+      UserError: the folder cannot be written, or holds something else; an image cannot be decoded.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(f"--what=features needs pyarrow ({error}): pip install pyarrow.") from error
     batches = input_lib.eval_batches(
         source,
         batch_size=BATCH_SIZE,

@@ -7,6 +7,7 @@ of the same kind is known, which a new one may replace.
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,10 +46,15 @@ def writing(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
             old.mkdir()
             yield new
             (new / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-            for path in sorted(new.iterdir()):
-                if (directory / path.name).exists():
-                    os.rename(directory / path.name, old / path.name)
-                os.rename(path, directory / path.name)
+            try:
+                for path in sorted(new.iterdir()):
+                    if (directory / path.name).exists():
+                        os.rename(directory / path.name, old / path.name)
+                    os.rename(path, directory / path.name)
+            except OSError:
+                for path in old.iterdir():
+                    _move_over(path, directory / path.name)
+                raise
     except OSError as error:
         raise UserError(
             f"--output={directory} cannot be written ({error.strerror or error}): choose another "
@@ -58,6 +64,13 @@ def writing(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
         if not existed:
             with contextlib.suppress(OSError):  # not empty: all went well
                 directory.rmdir()
+
+
+def _move_over(path: Path, place: Path) -> None:
+    """Moves a file or folder to a place where another may be."""
+    if place.is_dir():
+        shutil.rmtree(place)
+    os.replace(path, place)
 
 
 def _check_ours_or_new(directory: Path, kind: str) -> None:

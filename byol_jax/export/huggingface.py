@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.numpy
 
-from byol_jax import config as config_lib
 from byol_jax.errors import UserError
 from byol_jax.export import folder, inference
 from byol_jax.export import torchvision as torchvision_export
@@ -106,7 +105,7 @@ def _config(encoder: "Encoder") -> dict[str, Any]:
             "input_size": [3, size, size],
             "fixed_input_size": False,
             "interpolation": "bicubic",
-            "crop_pct": _crop_fraction(config["training"]),
+            "crop_pct": encoder.crop_fraction,
             "crop_mode": "center",
             "mean": list(config["mean"]),
             "std": list(config["std"]),
@@ -142,12 +141,6 @@ def _card(encoder: "Encoder", record: dict[str, Any]) -> bytes:
         std=", ".join(f"{value:g}" for value in config["std"]),
     )
     return text.encode()
-
-
-def _crop_fraction(training: dict[str, Any]) -> float:
-    """Side of the central crop in evaluation, as a share of the image's shorter side."""
-    config = training.get("config") or config_lib.default().to_dict()
-    return float(config["crop"]["test_fraction"])
 
 
 def _check_card(directory: Path) -> None:

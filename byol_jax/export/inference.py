@@ -20,6 +20,7 @@ from byol_jax.errors import UserError
 if TYPE_CHECKING:
     from byol_jax.pretrained import Encoder
 
+PLATFORMS = ("cpu", "cuda", "tpu")
 # Protocol buffers and FlatBuffers end at 2 GiB; a little is left for all that is no weight.
 LARGEST_WEIGHTS = 2**31 - 2**24
 
@@ -44,7 +45,7 @@ def with_weights(encoder: "Encoder") -> Callable[[jax.Array], jax.Array]:
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(encoder.variables))
     if size > LARGEST_WEIGHTS:
         raise UserError(
-            f"the encoder's weights take {size / 2**30:.1f} GiB, and a file of this format holds "
+            f"The encoder's weights take {size / 2**30:.1f} GiB, and a file of this format holds "
             "2 at most: use --format=byol_jax, orbax or savedmodel."
         )
     embed = function(encoder)

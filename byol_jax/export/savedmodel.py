@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from byol_jax.pretrained import Encoder
 
 FORMAT = "byol_jax.savedmodel.1"
-PLATFORMS = ("cpu", "cuda", "tpu")
 LOAD = """\
 import tensorflow as tf
 
@@ -52,7 +51,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
         inference.function(encoder),
         polymorphic_shapes=(None, f"(n, {height}, {width}, {channels})"),
         with_gradient=False,
-        native_serialization_platforms=PLATFORMS,
+        native_serialization_platforms=inference.PLATFORMS,
     )
     module = tf.Module()
     module.weights = jax.tree.map(lambda x: tf.Variable(np.asarray(x)), dict(encoder.variables))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from byol_jax.pretrained import Encoder
 
 FORMAT = "byol_jax.stablehlo.1"
-PLATFORMS = ("cpu", "cuda", "tpu")
 LOAD = """\
 import jax.export
 
@@ -45,6 +44,6 @@ def save(encoder: "Encoder", directory: Path) -> None:
     (n,) = export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((n, *inference.image_shape(encoder)), jnp.uint8)
     record = inference.describe(encoder, FORMAT, LOAD)
-    with folder.writing(directory, record | {"platforms": list(PLATFORMS)}) as new:
-        exported = export.export(embed, platforms=PLATFORMS)(images)
+    with folder.writing(directory, record | {"platforms": list(inference.PLATFORMS)}) as new:
+        exported = export.export(embed, platforms=inference.PLATFORMS)(images)
         (new / "encoder.stablehlo").write_bytes(exported.serialize())

@@ -39,7 +39,8 @@ class _RefusedError(Exception):
 def load(path: str | Path) -> Any:
     """Reads a checkpoint.
 
-    Takes about three times the size of the file in memory.
+    Takes about three times the size of a checkpoint's file in memory, and a file of any other
+    content is stopped at a bounded multiple of its own size.
 
     Args:
       path: a pickle of protocol 2 to 5.
@@ -55,7 +56,8 @@ def load(path: str | Path) -> Any:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _plain(_run(_instructions(_Bounded(file))))
+            size = os.fstat(file.fileno()).st_size
+            return _plain(_run(_instructions(_Bounded(file, size)), _Allowance(size)))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a file.") from error
     except _RefusedError as error:
@@ -71,9 +73,9 @@ class _Bounded:
     reads.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO, size: int):
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+        self._size = size
 
     def read(self, size: int) -> bytes:
         return self._file.read(min(size, self._size - self._file.tell()))
@@ -83,6 +85,27 @@ class _Bounded:
         if b"\\" in line:
             raise ValueError("a name has a backslash")
         return line
+
+
+class _Allowance:
+    """What the constructors of a file may make, in bytes, by the size of the file.
+
+    A call takes a few bytes of the file, however much it makes of what was read before.
+    """
+
+    def __init__(self, size: int):
+        self._left = 2 * size + 2**20
+
+    def spend(self, made: Any) -> None:
+        """Counts what a constructor has made; refuses the file when it is too much."""
+        if isinstance(made, bytes):
+            self._left -= len(made)
+        elif isinstance(made, dict):
+            self._left -= 16 * len(made)
+        elif isinstance(made, _Class):
+            self._left -= 2**12
+        if self._left < 0:
+            raise _RefusedError("asks for far more memory than its size explains: refused.")
 
 
 def _instructions(file: _Bounded) -> Iterator[tuple[str, Any]]:
@@ -266,20 +289,24 @@ class _Module:
 
 def _module(name: Any, *_: Any) -> _Module:
     if not any(name == module for module, _ in CONSTRUCTORS):
-        raise _RefusedError(f"asks for module {name}, which a checkpoint does not need: refused.")
+        raise _RefusedError(
+            f"asks for module {_shown(name)}, which a checkpoint does not need: refused."
+        )
     return _Module(name)
 
 
 def _attribute(module: Any, name: Any) -> _Constructor:
     if not isinstance(module, _Module):
-        raise _RefusedError(f"asks for {name} of what is no module: refused.")
+        raise _RefusedError(f"asks for {_shown(name)} of what is no module: refused.")
     return _constructor(module.name, name)
 
 
 def _type(name: Any) -> _Constructor:
     """dill's word for a type of Python's own."""
     if name not in ("bytes", "BytesType"):
-        raise _RefusedError(f"asks for type {name}, which a checkpoint does not need: refused.")
+        raise _RefusedError(
+            f"asks for type {_shown(name)}, which a checkpoint does not need: refused."
+        )
     return _constructor("__builtin__", "bytes")
 
 
@@ -322,11 +349,17 @@ CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any] | None] = {
 }
 
 
+def _shown(name: Any) -> str:
+    """A name for a message, without what would control a terminal."""
+    return ascii(str(name))[1:-1]
+
+
 def _constructor(module: Any, name: Any) -> _Constructor:
     if not isinstance(module, str) or not isinstance(name, str):
         raise _RefusedError("is damaged: a name is no text.")
     if (module, name) not in CONSTRUCTORS:
-        raise _RefusedError(f"asks for {module}.{name}, which a checkpoint does not need: refused.")
+        asked = _shown(f"{module}.{name}")
+        raise _RefusedError(f"asks for {asked}, which a checkpoint does not need: refused.")
     return _Constructor(f"{module}.{name}", CONSTRUCTORS[module, name])
 
 
@@ -369,7 +402,7 @@ EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def _run(program: Iterator[tuple[str, Any]]) -> Any:
+def _run(program: Iterator[tuple[str, Any]], allowance: _Allowance) -> Any:
     """The value that a pickle's program leaves, arrays still as `_Array`."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -439,6 +472,7 @@ def _run(program: Iterator[tuple[str, Any]]) -> Any:
         elif instruction in ("REDUCE", "NEWOBJ"):
             arguments, function = pop(), pop()
             stack.append((_call if instruction == "REDUCE" else _new)(function, arguments))
+            allowance.spend(stack[-1])
         elif instruction == "BUILD":
             state, value = pop(), pop()
             if not isinstance(value, _Array | _Dtype):

@@ -11,28 +11,18 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from byol_jax import byol, runs
+from byol_jax import byol, recipes, runs, trees
 from byol_jax import config as config_lib
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.errors import UserError
 from byol_jax.interop import pickles, reference
 
 IMAGENET_EXAMPLES = 1_281_167  # the authors train on all that is not for testing
-# What they change with the length of the training, in epochs (their configs/byol.py).
-RECIPES = {
-    epochs: {"base_learning_rate": rate, "weight_decay": decay, "tau_base": tau}
-    for epochs, rate, decay, tau in (
-        (40, 0.45, 1e-6, 0.97),
-        (100, 0.45, 1e-6, 0.99),
-        (300, 0.3, 1e-6, 0.99),
-        (1000, 0.2, 1.5e-6, 0.996),
-    )
-}
+WARMUP_EPOCHS = 10
 FIELDS = ("online_params", "target_params", "online_state", "target_state", "opt_state")
 
 
@@ -54,7 +44,7 @@ def read(
 
     Args:
       path: a pre-training checkpoint of the authors' code.
-      epochs: of ImageNet that the whole training takes; one of `RECIPES`.
+      epochs: of ImageNet that the whole training takes; one of `recipes.IMAGENET`.
       batch_size: that it was trained with.
       image_size: of its views.
 
@@ -74,7 +64,7 @@ def read(
             f"are {config.steps} steps: say what it was trained with by --epochs and --batch_size."
         )
     data = {
-        "name": "unknown",
+        "name": config_lib.UNKNOWN_SOURCE,
         "num_examples": None,
         "num_classes": sizes["num_classes"],
         "class_names": None,
@@ -170,25 +160,28 @@ def _of_target(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _config(sizes: dict[str, Any], epochs: int, batch_size: int, image_size: int) -> ConfigDict:
     """The authors' recipe, with networks of these sizes."""
-    if epochs not in RECIPES:
-        known = ", ".join(map(str, RECIPES))
+    if epochs not in recipes.IMAGENET:
+        known = ", ".join(map(str, recipes.IMAGENET))
         raise UserError(
             f"--epochs={epochs} is not one of {known}, which are the lengths that the authors give "
             "settings for."
         )
     if not 4 <= batch_size <= IMAGENET_EXAMPLES:
         raise UserError(f"--batch_size={batch_size} must be between 4 and {IMAGENET_EXAMPLES}.")
-    recipe = RECIPES[epochs]
+    recipe = recipes.IMAGENET[epochs]
     config = config_lib.default()
     config.steps = epochs * IMAGENET_EXAMPLES // batch_size
     config.batch_size = batch_size
-    config.data.source = "unknown"
+    config.data.source = config_lib.UNKNOWN_SOURCE
     config.data.image_size = image_size
     config.encoder.update(sizes["encoder"])
     config.heads.update(sizes["heads"])
-    config.optimizer.base_learning_rate = recipe["base_learning_rate"]
-    config.optimizer.weight_decay = recipe["weight_decay"]
-    config.tau_base = recipe["tau_base"]
+    config.optimizer.base_learning_rate = recipe.base_learning_rate
+    config.optimizer.weight_decay = recipe.weight_decay
+    # They count the steps of all ten epochs at once, where ours are epochs of whole batches.
+    warmup_steps = WARMUP_EPOCHS * IMAGENET_EXAMPLES // batch_size
+    config.optimizer.warmup_epochs = warmup_steps / (IMAGENET_EXAMPLES // batch_size)
+    config.tau_base = recipe.tau_base
     return config_lib.resolve(config)[0]
 
 
@@ -205,17 +198,7 @@ def _state(path: Path, contents: Contents, abstract: byol.State) -> byol.State:
         # The learning rate is a function of the step that the optimiser counts.
         opt_state=optax.tree.set(abstract.opt_state, trace=contents.momentum, count=step),
     )
-    got, wanted = _leaves(state), _leaves(abstract)
-    wrong = sorted(name for name in got | wanted if got.get(name) != wanted.get(name))
+    wrong = trees.difference(state, abstract)
     if wrong:
-        raise UserError(
-            f"{path} cannot be imported: state{wrong[0]} is {got.get(wrong[0], 'not there')} and "
-            f"should be {wanted.get(wrong[0], 'not there')}."
-        )
+        raise UserError(f"{path} cannot be imported: its {wrong}.")
     return state
-
-
-def _leaves(state: byol.State) -> dict[str, str]:
-    """Dtype and shape of each leaf, by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path): f"{x.dtype} {x.shape}" for path, x in leaves}

@@ -207,7 +207,10 @@ def _our_module(name: str) -> list[str]:
 
 def _count(arrays: dict[str, np.ndarray], module: str) -> np.ndarray:
     """Updates behind a norm's running statistics, float32 ()."""
-    count = int(arrays.get(f"{module}.{COUNT}", 0))
+    found = np.asarray(arrays.get(f"{module}.{COUNT}", 0))
+    if found.size != 1:
+        raise UserError(f"The weights have {module}.{COUNT} of shape {found.shape}: give a number.")
+    count = int(found.item())
     mean, var = arrays[f"{module}.running_mean"], arrays[f"{module}.running_var"]
     if count == 0 and (np.any(mean != 0) or np.any(var != 1)):
         count = SETTLED
@@ -225,6 +228,13 @@ def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
         if module and module[1]:
             stage, block = int(module[1]), int(module[2])
             stages[stage] = max(stages.get(stage, 0), block + 1)
+    # A number in a name is no reason to count that far.
+    for stage, blocks in stages.items():
+        if blocks > len(arrays):
+            raise UserError(
+                f"The weights have a block layer{stage}.{blocks - 1} but not those before it: they "
+                "are not those of a whole ResNet under torchvision's names."
+            )
     bottleneck = "layer1.0.conv3.weight" in arrays
     shapes: dict[str, tuple[int, ...]] = {}
 

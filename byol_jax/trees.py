@@ -1,0 +1,32 @@
+"""Trees of arrays, leaf by leaf under their names: where two of them differ in shape."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+    """The leaves by name, such as 'params/conv1/kernel'."""
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
+
+
+def difference(got: Any, wanted: Any, ignore: Callable[[str], bool] = lambda _: False) -> str:
+    """The first leaf, by name, that is in one tree only or of another shape; '' where none is.
+
+    Args:
+      got: a tree of arrays.
+      wanted: another, or of `jax.ShapeDtypeStruct`.
+      ignore: of a name, whether it may differ.
+    """
+    got, wanted = leaves(got), leaves(wanted)
+
+    def of(found: dict[str, Any], name: str) -> str:
+        return f"of shape {jnp.shape(found[name])}" if name in found else "absent"
+
+    for name in sorted(got | wanted):
+        if not ignore(name) and of(got, name) != of(wanted, name):
+            return f"{name} is {of(got, name)} and should be {of(wanted, name)}"
+    return ""
