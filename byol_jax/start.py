@@ -152,11 +152,11 @@ def _does_not_fit(
     key: str, path: str, wrong: str, theirs: dict[str, Any], config: ConfigDict
 ) -> str:
     """What is wrong, and all settings of the networks that are others there, where known."""
-    flags = [
-        f"--config.{section}.{name}={value}".replace(" ", "")
-        for section in ("encoder", "heads")
-        for name, value in theirs.get(section, {}).items()
-        if value != config[section][name]
-    ]
+    flags = []
+    for section in ("encoder", "heads"):
+        for name, value in theirs.get(section, {}).items():
+            value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+            if value != config[section][name]:
+                flags.append(f"--config.{section}.{name}={value}".replace(" ", ""))
     hint = f"; it was made with {' '.join(flags)}" if flags else ""
     return f"{key}={path} does not fit this run's networks: its {wrong}{hint}."

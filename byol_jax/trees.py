@@ -1,10 +1,9 @@
-"""Trees of arrays, leaf by leaf under their names: where two of them differ in shape."""
+"""Trees of arrays, leaf by leaf under their names: where two of them differ in kind."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 
 def leaves(tree: Any) -> dict[str, Any]:
@@ -14,7 +13,7 @@ def leaves(tree: Any) -> dict[str, Any]:
 
 
 def difference(got: Any, wanted: Any, ignore: Callable[[str], bool] = lambda _: False) -> str:
-    """The first leaf, by name, that is in one tree only or of another shape; '' where none is.
+    """The first leaf, by name, in one tree only or of another dtype or shape; '' where none is.
 
     Args:
       got: a tree of arrays.
@@ -24,7 +23,7 @@ def difference(got: Any, wanted: Any, ignore: Callable[[str], bool] = lambda _: 
     got, wanted = leaves(got), leaves(wanted)
 
     def of(found: dict[str, Any], name: str) -> str:
-        return f"of shape {jnp.shape(found[name])}" if name in found else "absent"
+        return f"{found[name].dtype} {found[name].shape}" if name in found else "absent"
 
     for name in sorted(got | wanted):
         if not ignore(name) and of(got, name) != of(wanted, name):

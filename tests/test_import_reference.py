@@ -125,7 +125,7 @@ def test_training_goes_on(trained, values):
     # step 5 of the warm-up.
     rate = trained.run.learning_rate()(5)
     # Base .2 at a batch of 256, after 10 epochs of 1,281,167 images in batches of 4096.
-    assert rate == pytest.approx(0.2 * 4096 / 256 * 5 / 3127, rel=1e-6)
+    assert rate == pytest.approx(0.2 * 4096 / 256 * 5 / 3127, rel=1e-5)
     moved = jax.tree.map(lambda a, b: a - b, state.online_params, trained.state.online_params)
     momentum = optax.tree.get(state.opt_state, "trace")
     for name, delta in flax.traverse_util.flatten_dict(moved, sep="/").items():
@@ -312,22 +312,21 @@ CHANGES = {
     "'net/~/final_batchnorm' is not a part": lambda h: of(h, "online_params").update(
         {"net/~/final_batchnorm": {"scale": np.ones(3, np.float32)}}  # version 2 of a ResNet
     ),
-    r"target_params\['projector'\]\['dense2'\]\['kernel'\] is not there": lambda h: of(
-        h, "target_params"
-    ).pop("projector/linear_1"),
-    r"\['layer2_0'\]\['conv1'\]\['kernel'\] is float32 \(3, 3, 8, 9\) and should be float32 \(3, 3,"
-    r" 8, 8\)": lambda h: of(h, "target_params").update(
-        {CONV: {"w": np.ones((3, 3, 8, 9), np.float32)}}
+    "target_params/projector/dense2/kernel is absent": lambda h: of(h, "target_params").pop(
+        "projector/linear_1"
+    ),
+    r"layer2_0/conv1/kernel is float32 \(3, 3, 8, 9\) and should be float32 \(3, 3, 8": lambda h: (
+        of(h, "target_params").update({CONV: {"w": np.ones((3, 3, 8, 9), np.float32)}})
     ),
     "is float16": lambda h: of(h, "target_params").update(
         {CONV: {"w": np.ones((3, 3, 8, 8), np.float16)}}
     ),
-    r"\.trace\['encoder'\]\['layer2_0'\]\['conv1'\]\['kernel'\] is not there": lambda h: (
+    "trace/encoder/layer2_0/conv1/kernel is absent": lambda h: (
         h["experiment_state"].opt_state[1].mu.pop(CONV)
     ),
-    r"online_stats\['encoder'\]\['bn1'\]\['var'\] is not there": lambda h: of(
-        h, "online_state"
-    ).pop("net/~/initial_batchnorm/~/var_ema"),
+    "online_stats/encoder/bn1/var is absent": lambda h: of(h, "online_state").pop(
+        "net/~/initial_batchnorm/~/var_ema"
+    ),
     "have no probe": lambda h: of(h, "online_params").pop("classifier"),
     "it lacks or garbles 'conv1'": lambda h: of(h, "online_params").pop("net/~/initial_conv"),
     "FILE.pkl cannot be imported": lambda h: of(h, "target_params").clear(),
