@@ -142,10 +142,10 @@ def largest_error(got, want, ignored=frozenset()):
     got, want = (flax.traverse_util.flatten_dict(dict(t), sep="/") for t in (got, want))
     if missing := sorted(got.keys() ^ want.keys()):
         sys.exit(f"error: {missing[0]} is in one of the two networks only.")
-    errors = {
-        name: float(np.abs(np.asarray(got[name]) - want[name]).max() / np.abs(want[name]).max())
-        for name in want.keys() - ignored
-    }
+    errors = {}
+    for name in want.keys() - ignored:
+        largest = np.abs(want[name]).max() or 1  # of zeros, the error itself
+        errors[name] = float(np.abs(np.asarray(got[name]) - want[name]).max() / largest)
     leaf = max(errors, key=errors.get)
     return {"error": errors[leaf], "leaf": leaf}
 
