@@ -196,3 +196,27 @@ def test_normalize_takes_bytes_and_fractions():
     np.testing.assert_allclose(views.normalize(jnp.asarray(image), mean, std), want, atol=1e-6)
     fractions = jnp.asarray(image / 255, jnp.float32)
     np.testing.assert_allclose(views.normalize(fractions, mean, std), want, atol=1e-6)
+
+
+def test_the_policy_is_the_papers():
+    """Table 6 of the paper; the statistics of draws cannot tell a strength of .1 from .14."""
+    shared = {
+        "jitter_prob": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.2,
+        "hue": 0.1,
+        "gray_prob": 0.2,
+        "blur_sigma_min": 0.1,
+        "blur_sigma_max": 2.0,
+        "blur_divider": 10.0,
+        "solarize_threshold": 0.5,
+    }
+    assert dataclasses.asdict(views.IMAGENET.view1) == shared | {
+        "blur_prob": 1.0,
+        "solarize_prob": 0.0,
+    }
+    assert dataclasses.asdict(views.IMAGENET.view2) == shared | {
+        "blur_prob": 0.1,
+        "solarize_prob": 0.2,
+    }
