@@ -229,6 +229,17 @@ def abstract_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     return jax.eval_shape(lambda: initial_state(learner, config))
 
 
+def checkpoints_of(workdir: Path) -> Checkpoints:
+    """The checkpoints of a run, to read.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not has_checkpoint(workdir):
+        raise UserError(f"{workdir} has no checkpoint yet: let its pre-training save one first.")
+    return Checkpoints(workdir / "checkpoints")
+
+
 def restore(workdir: Path, step: int | None = None) -> Trained:
     """A run at a checkpoint, the newest by default, on the first local device.
 
@@ -236,10 +247,8 @@ def restore(workdir: Path, step: int | None = None) -> Trained:
       UserError: no run, no checkpoint, or not the one asked for.
     """
     run = read(workdir)
-    if not has_checkpoint(workdir):
-        raise UserError(f"{workdir} has no checkpoint yet: let its pre-training save one first.")
     learner = run.learner()
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with checkpoints_of(workdir) as checkpoints:
         chosen = checkpoints.latest_step() if step is None else step
         if chosen not in checkpoints.steps():
             raise UserError(

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 import byol_jax
 from byol_jax import byol, runs, trees
 from byol_jax import config as config_lib
-from byol_jax.checkpoint import Checkpoints
 from byol_jax.errors import UserError
 from byol_jax.interop import torchvision
 
@@ -42,9 +41,7 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
             "by config.init.encoder instead."
         )
     runs.read(Path(path))  # says what is wrong with the folder
-    if not runs.has_checkpoint(Path(path)):
-        raise UserError(f"config.init.state={path} has no checkpoint.")
-    with Checkpoints(Path(path) / "checkpoints") as checkpoints:
+    with runs.checkpoints_of(Path(path)) as checkpoints:
         step = checkpoints.latest_step()
     if step >= total_steps:
         raise UserError(
@@ -91,7 +88,7 @@ def _whole_state(config: ConfigDict, fresh: byol.State) -> byol.State:
     found = trees.leaves(other.state)
 
     def leaf(where: tuple, own: jax.Array) -> jax.Array:
-        there = found.get(jax.tree_util.keystr(where, simple=True, separator="/"), own)
+        there = found.get(trees.name_of(where), own)
         return there if there.shape == own.shape else own
 
     return jax.tree_util.tree_map_with_path(leaf, fresh)._replace(seed=fresh.seed)

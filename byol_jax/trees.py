@@ -6,10 +6,14 @@ from typing import Any
 import jax
 
 
+def name_of(path: tuple) -> str:
+    """The name of the leaf at a path of `jax.tree_util`, such as 'params/conv1/kernel'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def leaves(tree: Any) -> dict[str, Any]:
-    """The leaves by name, such as 'params/conv1/kernel'."""
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
+    """The leaves by name."""
+    return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def difference(got: Any, wanted: Any, ignore: Callable[[str], bool] = lambda _: False) -> str:
