@@ -34,6 +34,8 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "tau_schedule": ("cosine", "constant"),
     "data.channels": (1, 3),
+    "data.on_bad": ("error", "skip"),
+    "on_nonfinite": ("stop", "skip"),
 }
 TINY = 1e-6  # stands for "above 0"
 RANGES = {
@@ -67,6 +69,8 @@ RANGES = {
     "log_every_steps": (1, INFINITY),
     "checkpoint.every_steps": (1, INFINITY),
     "checkpoint.keep": (1, INFINITY),
+    "checkpoint.keep_every_steps": (0, INFINITY),
+    "max_skipped_updates": (1, INFINITY),
     "knn.every_steps": (0, INFINITY),
     "knn.train_examples": (1, INFINITY),
     "knn.test_examples": (1, INFINITY),
@@ -132,6 +136,8 @@ def default() -> ConfigDict:
     config.data.test_split = ""  # held-out examples with labels, for kNN; empty: none
     config.data.image_size = 224
     config.data.channels = 3
+    config.data.on_bad = "error"  # an image that cannot be read; or skip: take another instead
+    config.data.service = ""  # grpc://HOST:PORT of a tf.data service that decodes and crops
 
     config.crop = ConfigDict()  # the geometric half of a view
     config.crop.area_min = 0.08  # share of the image
@@ -191,10 +197,14 @@ def default() -> ConfigDict:
     config.optimizer.clip = False  # LARS: adapt only steps that are too long (small data sets)
     config.optimizer.warmup_epochs = 10.0  # parts of an epoch are fine
 
+    config.on_nonfinite = "stop"  # NaN or infinity in an update; or skip: leave that update out,
+    config.max_skipped_updates = 10  # at most so many in a row
     config.log_every_steps = 50
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
-    config.checkpoint.keep = 3  # the newest
+    config.checkpoint.keep = 3  # the newest,
+    config.checkpoint.keep_every_steps = 0  # those of each such step (0: none),
+    config.checkpoint.keep_best = True  # and the best by kNN, where that is measured
     config.knn = ConfigDict()  # on held-out labels, while training
     config.knn.every_steps = 5000  # 0: never
     config.knn.train_examples = 10_000  # at most so many of each split
