@@ -16,10 +16,16 @@ Usage: ./run.sh [COMMAND [ARGUMENTS]]
                  export it; everything lands in runs/quickstart, and a second run resumes there
   setup          make .venv and install the pinned requirements
   pretrain ...   python -m experiments.pretrain ..., set up first if needed
+  launch-local N ...
+                 the same in N processes on this machine, which share its GPUs
   evaluate ...   python -m experiments.evaluate ...
   export ...     python -m experiments.export ...
   import-reference ...
                  python -m experiments.import_reference ...
+  check-data ... python -m experiments.check_data ...: lists what is wrong with images
+  data-service ...
+                 python -m experiments.data_service ...: decodes for hosts that cannot keep up
+  faults ...     kills, damages and starves runs, and prints what became of them
   test ...       ruff, then pytest ... (what continuous integration runs); installs PyTorch and
                  others too, which the tests of the exchange formats compare with
   lint           ruff alone
@@ -133,9 +139,13 @@ case $command in
         run_quickstart
         ;;
     setup) setup requirements.txt ;;
-    pretrain | evaluate | export | import-reference)
+    pretrain | launch-local | evaluate | export | import-reference | check-data | data-service)
         setup requirements.txt
         exec "$python" -m "experiments.${command//-/_}" "$@"
+        ;;
+    faults)
+        setup requirements-dev.txt
+        exec "$python" -m tests.faults "$@"
         ;;
     test)
         setup requirements-dev.txt

@@ -1,6 +1,6 @@
 """The images that a config names: its sources, and their batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -44,9 +44,17 @@ def open_sources(config: ConfigDict) -> tuple[input_lib.Source, input_lib.Source
 
 
 def train_batches(
-    config: ConfigDict, source: input_lib.Source, start_step: int, total_steps: int
+    config: ConfigDict,
+    source: input_lib.Source,
+    start_step: int,
+    total_steps: int,
+    share: input_lib.Share | None = None,
+    bad: Callable[[int, str], None] | None = None,
 ) -> Iterator[byol.Batch]:
-    """The batches from `start_step` to the end of the run."""
+    """The batches from `start_step` to the end of the run: this host's rows of them.
+
+    With `bad`, images that cannot be decoded are replaced and told; see input.train_batches.
+    """
     return input_lib.train_batches(
         source,
         batch_size=config.batch_size,
@@ -59,6 +67,9 @@ def train_batches(
             ratio=(config.crop.ratio_min, config.crop.ratio_max),
             flip=config.crop.flip_prob,
         ),
+        share=share,
+        bad=bad,
+        service=config.data.service,
     )
 
 
@@ -73,12 +84,17 @@ def eval_batches(
     *,
     limit: int | None = None,
     image_size: int | None = None,
+    bad: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Central views and labels, of `limit` examples or all, at the config's size or another."""
+    """Central views and labels, of `limit` examples or all, at the config's size or another.
+
+    With `bad`, images that cannot be decoded are left out and told; see input.eval_batches.
+    """
     return input_lib.eval_batches(
         source,
         batch_size=eval_batch_size(config),
         image_size=image_size or config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,
+        bad=bad,
     )

@@ -87,15 +87,18 @@ class CollapseMonitor:
     nan. One bad reading means little: early in training BYOL loses rank before it gains, so only
     `patience` bad readings in a row count. After speaking, the monitor is silent until a good
     reading.
+
+    Attributes:
+        bad_readings: how many there were in a row up to now.
     """
 
     min_std = 0.05
     min_rank = 1.5
 
-    def __init__(self, patience: int):
+    def __init__(self, patience: int, bad_readings: int = 0):
         """Speaks at the `patience`-th bad reading in a row; patience >= 1."""
         self._patience = patience
-        self._bad_readings = 0
+        self.bad_readings = bad_readings
 
     def update(self, step: int, std: float, rank: float) -> str | None:
         """Takes one reading; returns a warning of a few sentences when it is time for one, or None.
@@ -107,10 +110,10 @@ class CollapseMonitor:
         """
         # In this form nan is bad too.
         if std >= self.min_std and rank >= self.min_rank:
-            self._bad_readings = 0
+            self.bad_readings = 0
             return None
-        self._bad_readings += 1
-        if self._bad_readings != self._patience:
+        self.bad_readings += 1
+        if self.bad_readings != self._patience:
             return None
         seen = (
             f"At step {step} the target projections have a standard deviation of {std:.3g} "

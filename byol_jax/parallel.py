@@ -1,8 +1,8 @@
-"""Devices: the only file that says pmap.
+"""Devices, of one process or many: the only file that says pmap.
 
 The state is replicated and whole on every device (no leading device axis); batches are split by
-rows. pmap's `out_axes=None` trusts that a value is the same on every replica, which is why
-`byol.update` averages all it returns.
+rows, first among processes, then among the devices of each. pmap's `out_axes=None` trusts that a
+value is the same on every replica, which is why `byol.update` averages all it returns.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,13 @@ ROWS = byol.Batch(views=1, labels=0, positions=0)
 
 
 def check_devices(batch_size: int, accum_steps: int) -> None:
-    """Raises UserError where a micro-batch does not divide among the devices of this host."""
-    if jax.process_count() > 1:
-        raise UserError("Training over several hosts is not supported yet: start one process.")
+    """Raises UserError where a micro-batch does not divide among the devices of all processes."""
     devices = jax.device_count()
+    if devices != jax.local_device_count() * jax.process_count():
+        raise UserError(
+            f"process {jax.process_index()} has {jax.local_device_count()} of {devices} devices, "
+            f"which are not shared equally by {jax.process_count()} processes: give each as many."
+        )
     if batch_size % (devices * accum_steps):
         parts = f"{devices} devices"
         if accum_steps > 1:
@@ -36,18 +39,45 @@ def check_devices(batch_size: int, accum_steps: int) -> None:
 
 
 def replicate(state: byol.State) -> byol.State:
-    """Puts the same state on every device, as `update` returns it (so nothing compiles twice)."""
-    mesh = Mesh(np.asarray(jax.devices()), (AXIS,))
+    """Puts the same state on every device of this process, as `update` returns it.
+
+    So nothing compiles twice. Every process has to come with the same state.
+    """
+    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
 def local(tree: Any) -> Any:
-    """This host's first copy of replicated arrays, without communication or a copy."""
+    """This process's first copy of replicated arrays, without communication or a copy."""
     return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
 
 
+def across_processes(tree: Any) -> Any:
+    """Replicated arrays as arrays over the devices of all processes; nothing is copied.
+
+    Which is how all processes can save them together.
+    """
+    everywhere = NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.make_array_from_single_device_arrays(
+            x.shape, everywhere, [shard.data for shard in x.addressable_shards]
+        ),
+        tree,
+    )
+
+
+def rows(batch_size: int, accum_steps: int) -> np.ndarray:
+    """Which rows of every global batch this process feeds to its devices, ascending.
+
+    Its equal part of the first micro-batch, then of the second, and so on: which examples make a
+    micro-batch does not depend on the number of processes.
+    """
+    parts = np.arange(batch_size).reshape(accum_steps, jax.process_count(), -1)
+    return parts[:, jax.process_index()].reshape(-1)
+
+
 def split(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
-    """Rows of this host -> (local devices, rows of a device), in place of the row axis.
+    """Rows of this process -> (its devices, rows of a device), in place of the row axis.
 
     A device gets its share of the first micro-batch, then of the second, and so on: which examples
     make a micro-batch does not depend on the number of devices.
@@ -64,44 +94,56 @@ def split(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
     return byol.Batch(*(split_axis(axis, x) for axis, x in zip(ROWS, batch, strict=True)))
 
 
-def update(learner: byol.Learner) -> Callable[[byol.State, byol.Batch], tuple[byol.State, dict]]:
-    """`byol.update` over all devices: (replicated state, rows of this host) -> the same.
+def update(
+    learner: byol.Learner,
+    of_replica: Callable[..., tuple[byol.State, dict[str, jax.Array]]] = byol.update,
+) -> Callable[..., tuple[byol.State, dict[str, jax.Array]]]:
+    """`byol.update`, or another function like it, over all devices of all processes.
 
-    The state is donated: the one passed in cannot be used again.
+    Returns:
+      `update(state, batch, stop=False)`: a replicated state, the rows of this process, and whether
+      it wants to stop -> state and metrics, both replicated; the metric 'stop' is above 0 if any
+      process wants to. The state is donated: the one passed in cannot be used again.
     """
+
+    def voting(state: byol.State, batch: byol.Batch, stop: jax.Array) -> tuple[byol.State, dict]:
+        state, metrics = of_replica(learner, state, batch)
+        return state, metrics | {"stop": jax.lax.pmax(stop, AXIS)}
+
     mapped = jax.pmap(
-        lambda state, batch: byol.update(learner, state, batch),
-        axis_name=AXIS,
-        in_axes=(None, ROWS),
-        out_axes=None,
-        donate_argnums=0,
+        voting, axis_name=AXIS, in_axes=(None, ROWS, 0), out_axes=None, donate_argnums=0
     )
-    return lambda state, batch: mapped(state, split(batch, learner.accum_steps))
+    # With two updates on the way, those of XLA's CPU backend can wait for each other without end.
+    one_at_a_time = jax.process_count() > 1 and jax.default_backend() == "cpu"
+
+    def update(state: byol.State, batch: byol.Batch, stop: bool = False) -> tuple[byol.State, dict]:
+        votes = np.full(jax.local_device_count(), stop, np.float32)
+        state, metrics = mapped(state, split(batch, learner.accum_steps), votes)
+        if one_at_a_time:
+            jax.block_until_ready(metrics)
+        return state, metrics
+
+    return update
 
 
 def inspect_features(
     learner: byol.Learner,
 ) -> Callable[[byol.State, byol.Batch], tuple[np.ndarray, np.ndarray]]:
-    """`byol.inspect_features` over all devices: this host's rows of the first micro-batch."""
-    mapped = jax.pmap(
-        lambda state, batch: byol.inspect_features(learner, state, batch),
-        axis_name=AXIS,
-        in_axes=(None, ROWS),
-        out_axes=0,
-    )
+    """`byol.inspect_features` over all devices; every process gets the whole first micro-batch."""
 
-    def rows(x: jax.Array) -> np.ndarray:
-        return np.concatenate([np.asarray(shard.data)[0] for shard in x.addressable_shards])
+    def everyones(state: byol.State, batch: byol.Batch) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.all_gather(byol.inspect_features(learner, state, batch), AXIS, tiled=True)
+
+    mapped = jax.pmap(everyones, axis_name=AXIS, in_axes=(None, ROWS), out_axes=None)
 
     def inspect(state: byol.State, batch: byol.Batch) -> tuple[np.ndarray, np.ndarray]:
-        embeddings, projections = mapped(state, split(batch, learner.accum_steps))
-        return rows(embeddings), rows(projections)
+        return jax.tree.map(np.asarray, local(mapped(state, split(batch, learner.accum_steps))))
 
     return inspect
 
 
 def embedder(learner: byol.Learner) -> Callable[[byol.State, np.ndarray, int], np.ndarray]:
-    """`byol.embed` over all devices, for any number of images.
+    """`byol.embed` over the devices of this process, for any number of images.
 
     Returns:
       `embed(state, images, batch_size)`: uint8 (n, h, w, channels) -> float32 (n, features).
@@ -112,6 +154,7 @@ def embedder(learner: byol.Learner) -> Callable[[byol.State, np.ndarray, int], n
         lambda state, images: byol.embed(learner, state, images),
         in_axes=(None, 0),
         out_axes=0,
+        devices=jax.local_devices(),
     )
 
     def embed(state: byol.State, images: np.ndarray, batch_size: int) -> np.ndarray:

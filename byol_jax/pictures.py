@@ -1,14 +1,15 @@
 """Two pictures to look at: the view pairs that a run trains on, and its curves."""
 
-from pathlib import Path
+import io
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from byol_jax.files import AnyPath, write_whole
 from byol_jax.writers import read_metrics
 
 
-def view_pairs(path: Path, crops: np.ndarray, augmented: np.ndarray) -> None:
+def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
     """Draws the pairs of views of a few images, one column for each image.
 
     Args:
@@ -35,10 +36,10 @@ def view_pairs(path: Path, crops: np.ndarray, augmented: np.ndarray) -> None:
         row[0].set_ylabel(name)
     figure.suptitle("What the two networks see")
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
-def curves(path: Path, metrics: Path) -> None:
+def curves(path: AnyPath, metrics: AnyPath) -> None:
     """Draws loss, health and accuracy by step.
 
     Args:
@@ -69,4 +70,10 @@ def curves(path: Path, metrics: Path) -> None:
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: AnyPath) -> None:
+    image = io.BytesIO()
+    figure.savefig(image, dpi=100, format="png")
+    write_whole(path, image.getvalue())

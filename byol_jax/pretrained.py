@@ -16,6 +16,7 @@ import numpy as np
 from byol_jax import build, byol, views
 from byol_jax import config as config_lib
 from byol_jax.errors import UserError
+from byol_jax.export import folder
 
 if TYPE_CHECKING:  # runs knows checkpoints, which a reader of exports need not have installed
     from byol_jax.runs import Trained
@@ -210,7 +211,7 @@ def load(directory: str | Path, step: int | None = None) -> Encoder:
 def _is_run(directory: Path) -> bool:
     """Whether config.json is a run's; what cannot be read is left to the reader of exports."""
     try:
-        record = json.loads((directory / "config.json").read_text())
+        record = folder.read_record(directory)
     except (OSError, ValueError):
         return (directory / "checkpoints").is_dir()
-    return isinstance(record, dict) and "config" in record and "format" not in record
+    return "config" in record and "format" not in record

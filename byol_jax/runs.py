@@ -8,11 +8,12 @@ eval/            what `experiments.evaluate` found
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
-import os
+import sys
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,14 @@ from byol_jax import config as config_lib
 from byol_jax import input as input_lib
 from byol_jax.checkpoint import Checkpoints
 from byol_jax.errors import UserError
+from byol_jax.files import AnyPath, is_local, write_whole
+
+# What may change from one start of a run to the next: it cannot change what is learned (but for
+# what is done about data or numbers that an undisturbed run does not meet).
+FREE = (
+    *("data.dir", "data.service", "data.on_bad", "on_nonfinite", "max_skipped_updates"),
+    *("log_every_steps", "checkpoint.", "knn.", "health."),
+)
 
 
 class Run(NamedTuple):
@@ -78,25 +87,34 @@ def describe(config: ConfigDict, source: "input_lib.Source") -> Run:
     return Run(config, data, input_lib.steps_per_epoch(source, config.batch_size))
 
 
+def fingerprint(run: Run) -> str:
+    """A text that is the same for all processes of a run, and hardly for another run."""
+    config = run.config.copy_and_resolve_references()
+    config.data.dir = config.data.service = ""  # these may be a machine's own
+    text = json.dumps([config.to_dict(), run.data, run.steps_per_epoch], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: AnyPath) -> Iterator[None]:
     """Makes the folder if need be, and keeps other processes from training in it.
 
-    The lock goes with the process, however it ends.
+    The lock goes with the process, however it ends. In a bucket nothing can be locked.
 
     Raises:
       UserError: another process holds it, or the folder cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / "lock").open("w")
+        lock = (workdir / "lock").open("w") if is_local(workdir) else contextlib.nullcontext()
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
         ) from error
-    with lock:
+    with lock as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if file is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
                 f"Another process is training in {workdir}: wait for its end, or choose another "
@@ -105,13 +123,22 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def begin(workdir: Path, run: Run) -> None:
-    """Writes config.json into a folder, or checks that the one there is of the same run.
+def begin(workdir: AnyPath, run: Run, order_depends_on_hosts: bool = False) -> list[str]:
+    """Writes config.json into a folder, after a check that what is there is of the same run.
+
+    Args:
+      workdir: the folder.
+      run: what is about to be trained in it.
+      order_depends_on_hosts: whether its data come in another order with other processes.
+
+    Returns:
+      What to tell: which settings are others than at the last start, of those that may be.
 
     Raises:
       UserError: the folder cannot be written, or it holds a run with another config; the fields
         that differ are named.
     """
+    news = []
     try:
         has_config = (workdir / "config.json").exists()
         # Without a checkpoint nothing is lost, and a first attempt may well have been a mistake.
@@ -121,21 +148,27 @@ def begin(workdir: Path, run: Run) -> None:
                     f"{workdir} has checkpoints but no config.json to say of what: choose another "
                     "--workdir."
                 )
-            _check_same(workdir, read(workdir), run)
-            return
-        if has_config:
+            news = _changes(workdir, read(workdir), run)
+            before = json.loads((workdir / "config.json").read_text()).get("processes")
+            if order_depends_on_hosts and before != jax.process_count():
+                news.append(
+                    f"This run had {before} processes and goes on with {jax.process_count()}: each "
+                    "reads its own part of the records, so from here the images come in another "
+                    "order, and the result will not be the same to the bit."
+                )
+            if not news:
+                return []
+        elif has_config:
             read(workdir)  # refuses what is not ours to overwrite
-        text = json.dumps(_as_json(run), indent=2) + "\n"
-        # Whole or not at all: a half-written file would lock the folder.
-        (workdir / "config.json.tmp").write_text(text)
-        os.replace(workdir / "config.json.tmp", workdir / "config.json")
+        write_whole(workdir / "config.json", (json.dumps(_as_json(run), indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
         ) from error
+    return news
 
 
-def has_checkpoint(workdir: Path) -> bool:
+def has_checkpoint(workdir: AnyPath) -> bool:
     """Whether there is anything to go on from."""
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
@@ -155,10 +188,11 @@ def _as_json(run: Run) -> dict[str, Any]:
         "total_steps": run.total_steps,
         "versions": versions,
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
     }
 
 
-def read(workdir: Path) -> Run:
+def read(workdir: AnyPath) -> Run:
     """The run that a folder's config.json describes.
 
     Raises:
@@ -188,24 +222,26 @@ def read(workdir: Path) -> Run:
         raise UserError(f"{path} is not a config of this program: {error!r}") from error
 
 
-def _check_same(workdir: Path, before: Run, now: Run) -> None:
+def _changes(workdir: AnyPath, before: Run, now: Run) -> list[str]:
+    """The free settings that are others now; raises UserError where another one is."""
     old, new = _flat(before.config.to_dict()), _flat(now.config.to_dict())
-    changed = [
-        f"config.{key} ({old.get(key)} -> {new.get(key)})"
+    changed = {
+        key: f"config.{key} ({old.get(key)} -> {new.get(key)})"
         for key in sorted(old | new)
         if old.get(key) != new.get(key)
+    }
+    wrong = [text for key, text in changed.items() if not key.startswith(FREE)]
+    wrong += [
+        f"{key} of the data ({before.data.get(key)} -> {now.data[key]})"
+        for key in now.data
+        if before.data.get(key) != now.data[key]
     ]
-    if before.data != now.data:
-        changed += [
-            f"{key} of the data ({before.data.get(key)} -> {now.data.get(key)})"
-            for key in now.data
-            if before.data.get(key) != now.data[key]
-        ]
-    if changed:
+    if wrong:
         raise UserError(
-            f"{workdir} holds a run with other settings: {', '.join(changed)}. Go on with the old "
+            f"{workdir} holds a run with other settings: {', '.join(wrong)}. Go on with the old "
             "ones, or start anew in another --workdir."
         )
+    return [f"Changed since the last start: {', '.join(changed.values())}."] if changed else []
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -229,7 +265,7 @@ def abstract_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     return jax.eval_shape(lambda: initial_state(learner, config))
 
 
-def checkpoints_of(workdir: Path) -> Checkpoints:
+def checkpoints_of(workdir: AnyPath) -> Checkpoints:
     """The checkpoints of a run, to read.
 
     Raises:
@@ -240,19 +276,25 @@ def checkpoints_of(workdir: Path) -> Checkpoints:
     return Checkpoints(workdir / "checkpoints")
 
 
-def restore(workdir: Path, step: int | None = None) -> Trained:
-    """A run at a checkpoint, the newest by default, on the first local device.
+def restore(workdir: AnyPath, step: int | None = None) -> Trained:
+    """A run at a checkpoint, on the first local device.
+
+    Without a step at the newest that is not damaged; what is wrong with newer ones is said on
+    stderr.
 
     Raises:
-      UserError: no run, no checkpoint, or not the one asked for.
+      UserError: no run, no checkpoint, or not the one asked for, or it is damaged.
     """
     run = read(workdir)
     learner = run.learner()
+    abstract = abstract_state(learner, run.config)
     with checkpoints_of(workdir) as checkpoints:
-        chosen = checkpoints.latest_step() if step is None else step
-        if chosen not in checkpoints.steps():
+        if step is None:
+            saved = checkpoints.restore_newest(abstract, partial(print, file=sys.stderr))
+        elif step in checkpoints.steps():
+            saved = checkpoints.restore(step, abstract)
+        else:
             raise UserError(
-                f"{workdir} has no checkpoint of step {chosen}; it has {checkpoints.steps()}."
+                f"{workdir} has no checkpoint of step {step}; it has {checkpoints.steps()}."
             )
-        state = checkpoints.restore(chosen, abstract_state(learner, run.config))
-    return Trained(run, learner, state)
+    return Trained(run, learner, saved.state)

@@ -21,7 +21,7 @@ def stop_requests() -> Iterator[StopRequest]:
     def note(signal_number: int, _frame: object) -> None:
         request.requested = True
         # Not print, which may be in the middle of a line of its own.
-        os.write(2, b"\nStopping and saving after this step; once more to leave at once.\n")
+        os.write(2, b"\nStopping and saving after the next step; once more to leave at once.\n")
         signal.signal(signal_number, before[signal_number])
 
     for signal_number in (signal.SIGINT, signal.SIGTERM):

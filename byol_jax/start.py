@@ -52,15 +52,15 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
     return step
 
 
-def new_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
-    """The state that a new run of a resolved config starts from.
+def new_state(learner: byol.Learner, config: ConfigDict, first: int) -> byol.State:
+    """The state that a new run of a resolved config starts from, with `first` updates behind it.
 
     Raises:
       UserError: what `config.init` names cannot be read, or is not of this run's networks.
     """
     state = runs.initial_state(learner, config)
     if config.init.state:
-        return _whole_state(config, state)
+        return _whole_state(config, state, first)
     if config.init.encoder:
         state = _with_encoder(state, config, "encoder", ("online", "target"))
     if config.init.target_encoder:
@@ -68,13 +68,13 @@ def new_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     return state
 
 
-def _whole_state(config: ConfigDict, fresh: byol.State) -> byol.State:
-    """The other run's state; its probe stays behind where this run's classes are others.
+def _whole_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State:
+    """The other run's state at a step; its probe stays behind where this run's classes are others.
 
     The seed is this run's own.
     """
     key, path = "config.init.state", config.init.state
-    other = runs.restore(Path(path))
+    other = runs.restore(Path(path), step)
     theirs = other.run.config
     for name in (*(f"encoder.{name}" for name in SAME_SHAPES), *SAME_STATES):
         if config_lib.get(theirs, name) != config_lib.get(config, name):

@@ -1,21 +1,38 @@
-"""The training loop: for each batch, update; then read, evaluate and save when it is time."""
+"""The training loop: for each batch, update; then read, evaluate and save when it is time.
+
+With several processes all run this loop in step: what they decide by is replicated (metrics, votes
+to stop, features for health), or found the same by each (kNN). Process 0 alone writes and speaks.
+"""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from byol_jax import byol, data, evaluate, health, parallel, pictures, runs, start, views
+from byol_jax import (
+    byol,
+    data,
+    evaluate,
+    files,
+    health,
+    hosts,
+    nonfinite,
+    parallel,
+    pictures,
+    runs,
+    start,
+    views,
+)
 from byol_jax import config as config_lib
 from byol_jax import input as input_lib
-from byol_jax.checkpoint import Checkpoints
+from byol_jax.bad_images import BadImages
+from byol_jax.checkpoint import Checkpoints, Keep, Saved
 from byol_jax.clock import Clock
 from byol_jax.errors import UserError
-from byol_jax.signals import stop_requests
+from byol_jax.signals import StopRequest, stop_requests
 from byol_jax.writers import Metrics, Progress
 
 KNN_NEIGHBOURS = 20
@@ -24,14 +41,14 @@ PICTURED_IMAGES = 8
 
 def train(
     config: ConfigDict,
-    workdir: Path,
+    workdir: files.AnyPath,
     source: input_lib.Source | None = None,
     test_source: input_lib.Source | None = None,
-) -> None:
+) -> bool:
     """Pre-trains as `config` says, in `workdir`; goes on from the last checkpoint there.
 
-    Returns at the end of the run, or earlier when asked to stop by SIGINT or SIGTERM; in both
-    cases with the state saved.
+    Ends with the run, or earlier when asked to stop by SIGINT or SIGTERM (any process of several);
+    in both cases with the state saved.
 
     Args:
       config: as from `config.default()`.
@@ -39,9 +56,12 @@ def train(
       source: images to train on, such as `input.from_arrays(...)`; config.data.source if None.
       test_source: with `source`, held-out images with labels for kNN.
 
+    Returns:
+      Whether the run is complete.
+
     Raises:
       UserError: the config, the data or the folder cannot be used; training became non-finite;
-        or it collapsed and `config.health.stop_on_collapse` is set.
+        it collapsed and `config.health.stop_on_collapse` is set; or another process was lost.
     """
     if source is not None:
         config = config.copy_and_resolve_references()
@@ -49,102 +69,176 @@ def train(
     config, warnings = config_lib.resolve(config)
     parallel.check_devices(config.batch_size, config.accum_steps)
     if source is None:
-        source, test_source = data.open_sources(config)
+        source, test_source = hosts.together(lambda: data.open_sources(config))
     run = runs.describe(config, source)
-    schedule = run.learning_rate()
+    hosts.check_same("settings or data", runs.fingerprint(run))
     learner = run.learner(parallel.AXIS)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(runs.locked(workdir))
-        runs.begin(workdir, run)
+        stack.enter_context(hosts.losing_one_is_said())
         stop = stack.enter_context(stop_requests())
-        checkpoints = stack.enter_context(
-            Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
+        news = hosts.together(lambda: begin(stack, workdir, run, source))
+        keep = Keep(
+            config.checkpoint.keep, config.checkpoint.keep_every_steps, config.checkpoint.keep_best
         )
-        saved_step = checkpoints.latest_step()
-        start_step = saved_step or start.first_step(config, run.total_steps)
-        progress = Progress(run.total_steps, start_step)
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep))
+        progress = Progress(run.total_steps, quiet=not hosts.is_first())
         stack.callback(progress.close)
+        saved = checkpoints.restore_newest(runs.abstract_state(learner, config), progress.say)
+        first = saved.step if saved else start.first_step(config, run.total_steps)
         for line in (
-            *introduction(run, learner, test_source, workdir, saved_step, start_step),
+            *introduction(run, learner, test_source, workdir, saved is not None, first),
             *warnings,
+            *news,
         ):
             progress.say(line)
-        if start_step >= run.total_steps:
+        if first >= run.total_steps:
             progress.say("This run is complete; there is nothing left to do.")
-            return
+            return True
+        if saved is None:
+            saved = Saved(first, start.new_state(learner, config, first), {})
+        return loop(run, learner, saved, source, test_source, workdir, checkpoints, progress, stop)
 
-        if saved_step:
-            state = checkpoints.restore(saved_step, runs.abstract_state(learner, config))
-        else:
-            state = start.new_state(learner, config)
-        state = parallel.replicate(state)
-        update = parallel.update(learner)
-        inspect = parallel.inspect_features(learner)
-        embed = parallel.embedder(learner)
-        monitor = health.CollapseMonitor(config.health.patience)
-        metrics_file = Metrics(workdir, start_step)
-        stack.callback(pictures.curves, workdir / "curves.png", workdir / "metrics.jsonl")
-        stack.callback(metrics_file.close)
 
-        batches = data.train_batches(config, source, start_step, run.total_steps)
+def begin(
+    stack: contextlib.ExitStack, workdir: files.AnyPath, run: runs.Run, source: input_lib.Source
+) -> list[str]:
+    """Takes hold of the run's folder, on process 0; returns what to tell of it."""
+    if not hosts.is_first():
+        return []
+    stack.enter_context(runs.locked(workdir))
+    return runs.begin(workdir, run, source.order_depends_on_hosts)
+
+
+def loop(
+    run: runs.Run,
+    learner: byol.Learner,
+    start: Saved,
+    source: input_lib.Source,
+    test_source: input_lib.Source | None,
+    workdir: files.AnyPath,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    stop: StopRequest,
+) -> bool:
+    """Makes the updates from a state to the end of the run; returns whether it got there."""
+    config, total, schedule = run.config, run.total_steps, run.learning_rate()
+    update = parallel.update(learner, partial(nonfinite.update, skip=config.on_nonfinite == "skip"))
+    inspect = parallel.inspect_features(learner)
+    embed = parallel.embedder(learner)
+    state = parallel.replicate(start.state)
+    finite = nonfinite.Watch(config, int(start.loop.get("skipped_in_a_row", 0)))
+    collapse = health.CollapseMonitor(
+        config.health.patience, int(start.loop.get("bad_readings", 0))
+    )
+    bad = BadImages(bad_images_path(workdir), start.step) if config.data.on_bad == "skip" else None
+
+    def last_good() -> int | None:
+        checkpoints.wait()
+        return checkpoints.latest_step()
+
+    def follow(step: int, metrics: dict[str, jax.Array]) -> bool:
+        """Waits for an update, looks at it, and returns whether to stop."""
+        metrics = parallel.local(metrics)
+        said = finite.follow(step, metrics, last_good)
+        if said:
+            progress.say(said)
+        return bool(metrics["stop"])
+
+    def save(step: int, knn: float | None = None) -> None:
+        counts = {
+            "skipped_in_a_row": finite.skipped_in_a_row,
+            "bad_readings": collapse.bad_readings,
+        }
+        checkpoints.save(step, parallel.across_processes(state), counts, knn)
+
+    with contextlib.ExitStack() as stack:
+        if hosts.is_first():
+            metrics_file = Metrics(workdir, start.step)
+            stack.callback(pictures.curves, workdir / "curves.png", workdir / "metrics.jsonl")
+            stack.callback(metrics_file.close)
+        if bad:
+            stack.callback(lambda: bad.summary() and progress.say(bad.summary()))
+        share = input_lib.Share(
+            parallel.rows(config.batch_size, config.accum_steps),
+            jax.process_index(),
+            jax.process_count(),
+        )
+        batches = data.train_batches(config, source, start.step, total, share, bad)
         clock = Clock(config.batch_size)
-        for step in range(start_step + 1, run.total_steps + 1):
+        running = None  # the metrics of the update before, where nobody has looked at them yet
+        for step in range(start.step + 1, total + 1):
             try:
                 with clock.waiting():
                     batch = next(batches)
             except UserError:
-                # An unreadable image: mended under the same name, the run goes on from here.
-                if step > start_step + 1:
-                    checkpoints.save(step - 1, state)
+                # An unreadable image: mended under the same name, the run goes on from here. Of
+                # several processes the others know nothing of it, and cannot save.
+                if step > start.step + 1 and jax.process_count() == 1:
+                    if running:
+                        follow(step - 1, running)
+                    save(step - 1)
                 raise
-            if step == start_step + 1:
+            if step == start.step + 1 and hosts.is_first():
                 progress.say("Compiling; the first step takes a while.")
                 draw_views(workdir / "views.png", learner.policy, state, batch)
-            state, metrics = update(state, batch)
+            state, metrics = update(state, batch, stop.requested)
             clock.count(metrics)
-            progress.advance()
+            progress.advance(step)
 
-            leaving = stop.requested
-            last = step == run.total_steps
-            save = last or leaving or step % config.checkpoint.every_steps == 0
-            knn = config.knn.every_steps and (last or step % config.knn.every_steps == 0)
-            if not (save or knn or step % config.log_every_steps == 0):
+            leaving = follow(step - 1, running) if running else False
+            running = metrics
+            last = step == total
+            evaluating = config.knn.every_steps and (last or step % config.knn.every_steps == 0)
+            saving = last or step % config.checkpoint.every_steps == 0
+            if not (leaving or saving or evaluating or step % config.log_every_steps == 0):
                 continue
+            running = None
+            leaving = follow(step, metrics) or leaving
             readings = {key: float(value) for key, value in parallel.local(metrics).items()}
-            check_finite(step, readings, config.dtype, checkpoints.latest_step())
+            del readings["stop"], readings["finite"]
             readings |= clock.read()
             readings["epoch"] = step / run.steps_per_epoch
             readings["learning_rate"] = float(schedule(step - 1))  # the update began at step - 1
-            if save:
-                checkpoints.save(step, state)
             readings |= health.readings(*inspect(state, batch))
-            if knn and test_source is not None:
+            if evaluating and test_source is not None:
                 readings["knn_test_top1"] = knn_top1(config, source, test_source, embed, state)
-            metrics_file.write(step, readings)
-            progress.report(step, readings, clock.seconds_left(run.total_steps - step))
-            collapse = monitor.update(step, readings["projection_std"], readings["projection_rank"])
-            if collapse:
-                progress.say(collapse)
-                if config.health.stop_on_collapse:
-                    checkpoints.save(step, state)
-                    raise UserError(f"Stopped and saved at step {step}: the features collapsed.")
+            warning = collapse.update(step, readings["projection_std"], readings["projection_rank"])
+            ending = bool(warning) and config.health.stop_on_collapse
+            if hosts.is_first():
+                metrics_file.write(step, readings)
+                metrics_file.flush()  # before the checkpoint, after which it would be missing
+            if saving or leaving or ending:
+                save(step, readings.get("knn_test_top1"))
+            progress.report(step, readings, clock.seconds_left(total - step))
+            if warning:
+                progress.say(warning)
+            if ending:
+                checkpoints.wait()
+                raise UserError(f"Stopped and saved at step {step}: the features collapsed.")
             clock.restart()
-            if leaving:
+            if leaving and not last:
                 checkpoints.wait()
                 progress.say(f"Stopped and saved at step {step}: the same command goes on from it.")
-                return
+                return False
         checkpoints.wait()
-        progress.say(f"Done: {run.total_steps} steps.")
+        progress.say(f"Done: {total} steps.")
+        return True
+
+
+def bad_images_path(workdir: files.AnyPath) -> files.AnyPath:
+    """Where a process lists the images that it could not read."""
+    number = "" if hosts.is_first() else f".{jax.process_index()}"
+    return workdir / f"bad_images{number}.jsonl"
 
 
 def introduction(
     run: runs.Run,
     learner: byol.Learner,
     test_source: input_lib.Source | None,
-    workdir: Path,
-    saved_step: int | None,
-    start_step: int,
+    workdir: files.AnyPath,
+    is_resumed: bool,
+    first: int,
 ) -> Iterator[str]:
     """What is going to happen, in a few lines."""
     config, data = run.config, run.data
@@ -166,37 +260,23 @@ def introduction(
     steps = sorted({0, run.warmup_steps, total})
     rates = ", ".join(f"{rate(step):g} at step {step}" for step in steps)
     yield f"{config.optimizer.name}: learning rate {rates}; {tau}"
-    if saved_step:
-        yield f"Going on from the checkpoint of step {saved_step}."
+    if is_resumed:
+        yield f"Going on from the checkpoint of step {first}."
     for key, path in config.init.items():
-        if path and not saved_step:
-            yield f"Starting from config.init.{key}={path}, at step {start_step}."
+        if path and not is_resumed:
+            yield f"Starting from config.init.{key}={path}, at step {first}."
     if test_source is None and config.knn.every_steps:
         reason = "the data has no labels" if data["num_classes"] is None else "no data.test_split"
         yield f"No kNN while training: {reason}."
 
 
-def draw_views(path: Path, policy: views.Policy, state: byol.State, batch: byol.Batch) -> None:
+def draw_views(
+    path: files.AnyPath, policy: views.Policy, state: byol.State, batch: byol.Batch
+) -> None:
     """Writes the picture of the first view pairs of a batch, before and after augmentation."""
     few = byol.Batch(batch.views[:, :PICTURED_IMAGES], None, batch.positions[:PICTURED_IMAGES])
     augmented = np.stack(byol.augmented(policy, parallel.local(state), few))
     pictures.view_pairs(path, few.views, augmented * np.array(policy.std) + np.array(policy.mean))
-
-
-def check_finite(step: int, readings: dict[str, float], dtype: str, last_good: int | None) -> None:
-    """Raises UserError when an update's loss, gradient or result is NaN or infinite."""
-    for key in ("loss", "gradient_norm", "parameter_norm"):
-        if math.isfinite(readings[key]):
-            continue
-        kept = "no checkpoint had been saved"
-        if last_good is not None:
-            kept = f"the checkpoint of step {last_good} is good and was kept"
-        precision = "" if dtype == "float32" else ", or config.dtype=float32,"
-        raise UserError(
-            f"The {key.replace('_', ' ')} at step {step} is {readings[key]}; {kept}. Try a lower "
-            "config.optimizer.base_learning_rate, a longer config.optimizer.warmup_epochs"
-            f"{precision} in a new --workdir."
-        )
 
 
 def knn_top1(

@@ -3,45 +3,66 @@
 import json
 import os
 import sys
-from pathlib import Path
 
 import tensorboardX
 import tqdm
 
 from byol_jax.errors import UserError
+from byol_jax.files import AnyPath, is_local, write_whole
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard events of one run; carries on where the run does."""
+    """metrics.jsonl and TensorBoard events of one run; carries on where the run does.
 
-    def __init__(self, workdir: Path, start_step: int):
+    In a folder that is not local (gs://) there are no events, and the lines come at each `flush`:
+    a file there cannot be added to.
+    """
+
+    def __init__(self, workdir: AnyPath, start_step: int):
         self._path = workdir / "metrics.jsonl"
-        if self._path.exists():
-            # What was read after the checkpoint will be read again. Whole or not at all.
-            kept = [row for row in read_metrics(self._path) if row["step"] <= start_step]
-            rewritten = self._path.with_suffix(".tmp")
-            rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(rewritten, self._path)
-        self._file = self._path.open("a", buffering=1)
-        # purge_step hides the same readings from TensorBoard.
-        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
+        kept = read_metrics(self._path) if self._path.exists() else []
+        # What was read after the checkpoint will be read again.
+        self._lines = [json.dumps(row) + "\n" for row in kept if row["step"] <= start_step]
+        self._rewrite()
+        self._file = self._events = None
+        if is_local(workdir):
+            self._file = self._path.open("a")
+            # purge_step hides the same readings from TensorBoard.
+            self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
 
     def write(self, step: int, readings: dict[str, float]) -> None:
         """Adds one line; every value becomes a number."""
         readings = {key: float(value) for key, value in readings.items()}
         # JSON has no NaN or infinity.
         row = {k: v if abs(v) < float("inf") else None for k, v in readings.items()}
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        line = json.dumps({"step": step, **row}) + "\n"
+        if self._file is None:
+            self._lines.append(line)
+            return
+        self._file.write(line)
+        self._file.flush()
         for key, value in readings.items():
             self._events.add_scalar(key, value, step)
 
+    def flush(self) -> None:
+        """Puts what was written where it outlives this machine; before a checkpoint is saved."""
+        if self._file is None:
+            self._rewrite()
+        else:
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Writes out what is waiting."""
-        self._file.close()
-        self._events.close()
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._events.close()
+
+    def _rewrite(self) -> None:
+        write_whole(self._path, "".join(self._lines).encode())
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: AnyPath) -> list[dict[str, float]]:
     """The lines of a metrics.jsonl, without a last one that a fault cut short.
 
     Raises:
@@ -63,25 +84,27 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class Progress:
-    """A bar with images/s and time left on a terminal, plain lines elsewhere."""
+    """A bar with images/s and time left on a terminal, plain lines elsewhere; or nothing."""
 
-    def __init__(self, total_steps: int, start_step: int):
+    def __init__(self, total_steps: int, quiet: bool = False):
+        self._quiet = quiet
         self._bar = tqdm.tqdm(
             total=total_steps,
-            initial=start_step,
             unit="step",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
         )
         self._total = total_steps
         self._moving = False
 
-    def advance(self) -> None:
-        """One more step is done."""
-        self._bar.update()
+    def advance(self, step: int) -> None:
+        """So many steps are done."""
         if not self._moving:
-            self._bar.unpause()  # the first step compiled: it says nothing about the pace
+            # The first step compiled: it says nothing about the pace.
+            self._bar.n = self._bar.initial = step
+            self._bar.unpause()
             self._moving = True
+        self._bar.update(step - self._bar.n)
 
     def report(self, step: int, readings: dict[str, float], seconds_left: float | None) -> None:
         """Shows a reading: on the bar, or as a line."""
@@ -100,6 +123,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
+        if self._quiet:
+            return
         self._bar.write(text)
         sys.stdout.flush()
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -9,11 +10,11 @@ from absl import app, flags, logging
 from byol_jax.errors import UserError
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], int | None]) -> None:
     """Parses the flags and runs `main`; a user's mistake ends in a sentence, not a traceback.
 
-    Exit codes: 0 done, or stopped and saved on a signal; 1 the input cannot be used; 2 a flag is
-    wrong; 130 interrupted with nothing to save.
+    Exit codes: 0 done, or stopped and saved on a signal; 1 the input cannot be used, or another
+    process of the run was lost; 2 a flag is wrong; 130 interrupted with nothing to save.
     """
     # Orbax tells every file it writes; what matters to a user is printed by this program itself.
     logging.set_verbosity(logging.ERROR)
@@ -53,15 +54,35 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _guarded(main: Callable[[], None]) -> None:
+def _guarded(main: Callable[[], int | None]) -> int | None:
+    """Runs `main`, which may return an exit code."""
     try:
-        main()
+        code = main()
     except UserError as error:
         _leave(str(error), 1)
     except KeyboardInterrupt:
         _leave("interrupted", 130)
+    except Exception:
+        if _is_one_of_several():
+            traceback.print_exc()
+            _part(1)
+        raise
+    _part(code or 0)
+    return code
 
 
 def _leave(sentence: str, code: int) -> None:
     print(f"error: {sentence}", file=sys.stderr)
+    _part(code)
     sys.exit(code)
+
+
+def _part(code: int) -> None:
+    """Tells the other processes of a run, if there are any, that this one goes."""
+    if _is_one_of_several():
+        sys.modules["byol_jax.hosts"].leave(code)
+
+
+def _is_one_of_several() -> bool:
+    # Not imported from here: wrong flags are answered without waiting for JAX.
+    return "byol_jax.hosts" in sys.modules and sys.modules["byol_jax.hosts"].joined()

@@ -148,7 +148,10 @@ def test_damaged_weights_are_refused(copy):
     ("change", "message"),
     [
         ({"format": "other"}, "has format 'other'"),
-        ({"channels": 3}, "does not fit its config.json: params/conv1/kernel is"),
+        (
+            {"channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3},
+            "does not fit its config.json: params/conv1/kernel is",
+        ),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(copy, change, message):

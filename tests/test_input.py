@@ -1,14 +1,17 @@
 """Sources and the pipeline: which examples, in which order, and which pixels of them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from byol_jax.byol import Batch
 from byol_jax.errors import UserError
 from byol_jax.input import (
     Crop,
+    Share,
     eval_batches,
     from_arrays,
     open_source,
@@ -112,15 +115,32 @@ def test_no_crop_is_drawn_twice():
     assert len(np.unique(views, axis=0)) == 48
 
 
-def test_hosts_share_the_batch_of_one_host():
+def shares(batch_size, count, pieces=2):
+    """Shares of `count` hosts: of each of some pieces of the batch, an equal part."""
+    rows = np.arange(batch_size).reshape(pieces, count, -1)
+    return [Share(rows[:, i].ravel(), i, count) for i in range(count)]
+
+
+def joined(parts):
+    """The global batch, from those of all hosts."""
+    order = np.argsort(np.concatenate([part.positions for part in parts]))
+    return Batch(
+        np.concatenate([part.views for part in parts], 1)[:, order],
+        np.concatenate([part.labels for part in parts])[order],
+        np.concatenate([part.positions for part in parts])[order],
+    )
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_hosts_share_the_batch_of_one_host(count):
     source = photos(20)
     whole = train(source, 5)
-    hosts = [train(source, 5, host_index=i, host_count=2) for i in range(2)]
+    hosts = [train(source, 5, share=share) for share in shares(8, count)]
     for batch, *parts in zip(whole, *hosts, strict=True):
-        assert [part.views.shape[1] for part in parts] == [4] * 2
-        np.testing.assert_array_equal(batch.views, np.concatenate([p.views for p in parts], 1))
-        np.testing.assert_array_equal(batch.labels, np.concatenate([p.labels for p in parts]))
-        np.testing.assert_array_equal(batch.positions, np.concatenate([p.positions for p in parts]))
+        assert {part.views.shape[1] for part in parts} == {8 // count}
+        assert same([batch], [joined(parts)])
+    share = shares(8, count)[1]
+    assert same(hosts[1][3:], train(source, 5, start_step=3, share=share))
 
 
 def test_no_labels():
@@ -136,7 +156,8 @@ def test_no_labels():
     [
         ({"batch_size": 11}, "has 10 examples, fewer than a batch of 11"),
         ({"batch_size": 0}, "batch size must be at least 1"),
-        ({"host_count": 3}, "a batch of 8 cannot be shared equally by 3 hosts"),
+        ({"share": Share(np.arange(2), 0, 3)}, "a batch of 8 cannot be shared equally by 3 hosts"),
+        ({"share": Share(np.arange(4)[::-1], 0, 2)}, "cannot be shared equally by 2 hosts"),
         ({"image_size": 0}, "image size must be at least 1"),
         ({"crop": Crop(area=(0.5, 1.5))}, "area of a crop must lie within"),
         ({"crop": Crop(ratio=(2.0, 1.0))}, "ratio of a crop must be above 0"),
@@ -517,20 +538,56 @@ def test_streamed_training_repeats_resumes_and_is_shared(monkeypatch):
     assert same(whole, train(source, 14, batch_size=16))
     for start in 5, 6, 9:
         assert same(whole[start:], train(source, 14, batch_size=16, start_step=start))
-    hosts = [train(source, 14, batch_size=16, host_index=i, host_count=2) for i in range(2)]
-    for batch, *parts in zip(whole, *hosts, strict=True):
-        np.testing.assert_array_equal(batch.views, np.concatenate([p.views for p in parts], 1))
+
+
+@needs_cifar10
+@pytest.mark.parametrize("count", [2, 3])
+def test_streamed_hosts_read_other_records_each(monkeypatch, count):
+    monkeypatch.setattr("byol_jax.input.records.SHUFFLE_BUFFER", 10)
+    # 46 records of one file and 51 of another: the parts begin and end within files.
+    source = cifar10("train[:46]+test[:51]", memory_limit=0)
+    assert source.order_depends_on_hosts and not photos(2).order_depends_on_hosts
+    hosts = shares(12, count)
+    parts = [train(source, 16, batch_size=12, share=share) for share in hosts]
+    for first in 0, 8:
+        seen = [places(source, first // 8, share) for share in hosts]
+        assert sum(map(len, seen)) == len(set.union(*seen)) == 97
+    for step in range(16):
+        batch = joined([part[step] for part in parts])
+        np.testing.assert_array_equal(batch.positions, np.arange(12))
+    assert same(parts[1][11:], train(source, 16, batch_size=12, share=hosts[1], start_step=11))
+
+
+def places(source, epoch, share):
+    """Of the records that a host sees in an epoch."""
+    part = source.part(share.index, share.count)
+    return {int(place) for place, _ in part.records(tf.constant([1, -1 - epoch], tf.int64))}
 
 
 @needs_cifar10
 def test_streamed_epochs_show_every_example_once(monkeypatch):
     monkeypatch.setattr("byol_jax.input.records.SHUFFLE_BUFFER", 40)
     source = cifar10("train[:50]+test[:46]", memory_limit=0)
-    everything = {bytes(raw.numpy()) for raw in source.records()}
+    everything = {bytes(record.numpy()) for _, record in source.records()}
     assert len(everything) == 96
     for epoch in range(2):
         raw = source.raw(tf.range(96, dtype=tf.int64), tf.constant([5, epoch], tf.int64))
-        assert {bytes(record.numpy()) for record in raw} == everything
+        assert {bytes(record.numpy()) for _, record in raw} == everything
+
+
+@needs_cifar10
+def test_a_streamed_record_is_found_at_its_place():
+    source = cifar10("train[3:50]+test[7:46]", memory_limit=0)
+    by_place = {int(place): bytes(record.numpy()) for place, record in source.records()}
+    assert set(by_place) == set(range(86))
+    places = [60, 0, 46, 47, 85, 0]
+    found = [
+        (int(place), bytes(record.numpy()))
+        for place, record in source.at(tf.constant(places, tf.int64))
+    ]
+    assert found == [(place, by_place[place]) for place in places]
+    assert re.fullmatch(r"record 3 of .*cifar10-train.*", source.describe(0))
+    assert re.fullmatch(r"record 8 of .*cifar10-test.*", source.describe(48))
 
 
 @needs_cifar10

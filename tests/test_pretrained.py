@@ -11,7 +11,7 @@ from encoders import random_trained
 
 import byol_jax
 from byol_jax import byol, pretrained, runs
-from byol_jax.checkpoint import Checkpoints
+from byol_jax.checkpoint import Checkpoints, Keep
 from byol_jax.errors import UserError
 from byol_jax.export import encoder
 
@@ -22,7 +22,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 1), np.uint8)
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     runs.begin(workdir, random_trained(0).run)
-    with Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", Keep(newest=2)) as checkpoints:
         for step in (3, 6):
             checkpoints.save(step, random_trained(step).state)
     return workdir

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -90,14 +91,12 @@ def test_training_moved_every_part(finished):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """A run asked to stop in its fourth step, between two checkpoints."""
+    """A run asked to stop in its third step: it does after the fourth, where none is due."""
     workdir = tmp_path_factory.mktemp("interrupted")
     with pytest.MonkeyPatch.context() as patch:
-        steps = []
 
-        def advance(self):
-            steps.append(None)
-            if len(steps) == 4:
+        def advance(self, step):
+            if step == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         patch.setattr(writers.Progress, "advance", advance)
@@ -139,13 +138,22 @@ def test_a_killed_run_goes_on_from_what_was_saved_on_the_way(finished, tmp_path)
     assert [row["step"] for row in rows(killed)] == [2, 3, 4, 6]
 
 
-def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+def test_a_run_passes_over_a_damaged_checkpoint(finished, tmp_path, capsys):
     damaged = shutil.copytree(finished, tmp_path / "damaged")
-    for path in (damaged / "checkpoints" / "6").rglob("*"):
-        if path.is_file() and path.parent.name == "d":
-            path.write_bytes(path.read_bytes()[:10])
-    with pytest.raises(UserError, match=r"checkpoints/6 cannot be read.*delete that folder"):
-        runs.restore(damaged)
+    for path in (damaged / "checkpoints" / "6").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    said = r"step 6 .*damaged: \w+/.* cannot be read .*Going back to that of step 3\."
+    assert int(runs.restore(damaged).state.step) == 3
+    assert re.search(said, capsys.readouterr().err)
+    assert (damaged / "checkpoints" / "6").exists()  # who only reads, moves nothing
+    train.train(tiny_config(), damaged)
+    assert re.search(said, capsys.readouterr().out)
+    assert (damaged / "damaged_checkpoints" / "6").exists()
+    for want, got in zip(
+        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(damaged)), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+    assert [row["step"] for row in rows(damaged)] == [2, 3, 4, 6]
 
 
 def test_a_run_without_checkpoint_can_be_started_anew_otherwise(finished, tmp_path):
@@ -234,6 +242,29 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["1"]
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(final_state(tmp_path)))
+
+
+def test_updates_that_are_not_finite_can_be_skipped_but_not_without_end(tmp_path, capsys):
+    config = tiny_config()
+    config.optimizer.name = "sgd"
+    config.optimizer.base_learning_rate = 1e37
+    config.optimizer.warmup_epochs = 2 / 625  # two steps, the first at rate 0
+    config.checkpoint.every_steps = config.log_every_steps = 1
+    config.knn.every_steps = 0
+    config.on_nonfinite, config.max_skipped_updates = "skip", 2
+    for skipped in (["step 2", "step 3"], []):  # a new start goes on with the count
+        with pytest.raises(UserError, match=r"at step 4 is (nan|inf), and 2 updates before it"):
+            train.train(config, tmp_path)
+        said = capsys.readouterr().out
+        assert said.count("the update was skipped") == len(skipped)
+        assert all(f"at {step} is" in said for step in skipped)
+    assert int(final_state(tmp_path).step) == 3
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(final_state(tmp_path)))
+    # What is done about such numbers may change from one start to the next.
+    config.max_skipped_updates = 4
+    with pytest.raises(UserError, match=r"at step 6 is (nan|inf), and 4 updates before it"):
+        train.train(config, tmp_path)
+    assert "max_skipped_updates (2 -> 4)" in capsys.readouterr().out
 
 
 def test_a_collapse_is_said_and_can_stop_the_run(tmp_path, monkeypatch, capsys):

@@ -66,6 +66,21 @@ def writing(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
                 directory.rmdir()
 
 
+def read_record(directory: Path) -> dict[str, Any]:
+    """What config.json says.
+
+    Raises:
+      OSError, ValueError: it cannot be read, or is no JSON object.
+    """
+    try:
+        record = json.loads((directory / "config.json").read_text())
+    except RecursionError:
+        raise ValueError("its values are nested too deep") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"it holds a {type(record).__name__} in place of an object")
+    return record
+
+
 def _move_over(path: Path, place: Path) -> None:
     """Moves a file or folder to a place where another may be."""
     if place.is_dir():
@@ -78,8 +93,7 @@ def _check_ours_or_new(directory: Path, kind: str) -> None:
         # What a process that was killed has left of its attempt is nothing to keep.
         if not directory.exists() or all(p.name.startswith(_STAGING) for p in directory.iterdir()):
             return
-        record = json.loads((directory / "config.json").read_text())
-        ours = isinstance(record, dict) and record.get("format") == kind
+        ours = read_record(directory).get("format") == kind
     except NotADirectoryError:  # a file on the way: `writing` says so
         return
     except (OSError, ValueError):

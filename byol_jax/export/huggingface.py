@@ -9,7 +9,6 @@ The layout is the one that timm.models.push_to_hf_hub writes (timm/models/_hub.p
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,10 +146,10 @@ def _check_card(directory: Path) -> None:
     """Refuses to replace a model card that someone went on writing."""
     try:
         card = (directory / "README.md").read_bytes()
-        record = json.loads((directory / "config.json").read_text())
+        record = folder.read_record(directory)
     except (OSError, ValueError):
         return  # nothing of ours, as `folder.writing` will say
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if record.get("format") != FORMAT:
         return
     if record.get("model_card_sha256") != _digest(card):
         raise UserError(

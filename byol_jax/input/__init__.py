@@ -8,6 +8,7 @@ import importlib
 
 _HOMES = {
     "Crop": "crops",
+    "Share": "base",
     "Source": "base",
     "check_same_classes": "base",
     "eval_batches": "pipeline",

@@ -27,8 +27,8 @@ class ArraySource(RandomAccessSource):
     def decode(self, raw):  # noqa: D102 (see Source)
         return self._images[raw], self._labels[raw]
 
-    def describe(self, raw):  # noqa: D102 (see Source)
-        return f"image {int(raw)} of {self.name}"
+    def describe(self, place):  # noqa: D102 (see Source)
+        return f"image {place} of {self.name}"
 
 
 def from_arrays(

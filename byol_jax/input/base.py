@@ -1,15 +1,33 @@
 """What a source of images is: the contract between datasets and the pipeline.
 
-A source hands out *raw* examples (an index, or the bytes of a file) in an order that the pipeline
+A source hands out *raw* examples (an index, or an encoded record) in an order that the pipeline
 asks for, and decodes one raw example when told to. The two are separate so that shuffling, skipping
 and sharing the work between hosts never pay for decoding.
+
+Each example has a *place* in the source, from 0 to num_examples - 1, that no order changes.
 """
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from byol_jax.errors import UserError
 from byol_jax.input._tensorflow import tf
+
+
+class Share(NamedTuple):
+    """What one of several hosts yields of every global batch.
+
+    Attributes:
+      rows: integers (n,), ascending: its rows of the global batch. Hosts have equally many.
+      index: which of the hosts it is, from 0.
+      count: how many hosts there are.
+    """
+
+    rows: np.ndarray
+    index: int
+    count: int
 
 
 class Source(abc.ABC):
@@ -20,7 +38,11 @@ class Source(abc.ABC):
       num_examples: how many images it holds, at least 1.
       channels: channels of every decoded image: 1 (gray) or 3 (RGB).
       class_names: one name per class, in the order of the labels; None without labels.
+      notes: sentences on what of it is left out, and a user may want to know.
+      order_depends_on_hosts: whether another number of hosts sees other global batches.
     """
+
+    order_depends_on_hosts = False
 
     def __init__(
         self, name: str, num_examples: int, channels: int, class_names: tuple[str, ...] | None
@@ -32,6 +54,7 @@ class Source(abc.ABC):
         self.num_examples = num_examples
         self.channels = channels
         self.class_names = class_names
+        self.notes: list[str] = []
 
     @property
     def num_classes(self) -> int | None:
@@ -41,6 +64,10 @@ class Source(abc.ABC):
     def names(self) -> list[str]:
         """A name for each example, in the source's own order: its place, if it has no better."""
         return [str(place) for place in range(self.num_examples)]
+
+    def part(self, index: int, count: int) -> "Source":
+        """What the host `index` of `count` draws its positions from: all, for random access."""
+        return self
 
     @abc.abstractmethod
     def raw(self, positions: tf.Tensor, shuffle_seed: tf.Tensor | None = None) -> tf.data.Dataset:
@@ -55,19 +82,34 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def decode(self, raw: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Turns one raw example into an image, uint8 (H, W, channels), and a label, int32 ().
+    def at(self, places: tf.Tensor) -> tf.data.Dataset:
+        """The raw examples at some places, int64 (n,), of any number and order.
 
-        The label is -1 in a source without labels. Runs inside a TensorFlow graph.
+        Where examples are streamed, each costs a part of a file: this is for few.
         """
 
     @abc.abstractmethod
-    def describe(self, raw: Any) -> str:
-        """Names one raw example, so that a person can find it."""
+    def place(self, raw: Any) -> tf.Tensor:
+        """The place of a raw example, int64 ()."""
+
+    @abc.abstractmethod
+    def decode(self, raw: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Turns one raw example into an image, uint8 (H, W, channels), and a label, int32 ().
+
+        The label is -1 in a source without labels. Works inside a TensorFlow graph and outside.
+        """
+
+    def encoded(self, raw: Any) -> tf.Tensor | None:
+        """The bytes of one raw example's image file, string (); None where there is no file."""
+        return None
+
+    @abc.abstractmethod
+    def describe(self, place: int) -> str:
+        """Names the example at a place, so that a person can find it."""
 
 
 class RandomAccessSource(Source):
-    """A source whose raw example is its index, an int64 scalar: any order costs the same."""
+    """A source whose raw example is its place, an int64 scalar: any order costs the same."""
 
     def raw(self, positions, shuffle_seed=None):  # noqa: D102 (see Source)
         if shuffle_seed is not None:
@@ -75,7 +117,18 @@ class RandomAccessSource(Source):
                 tf.range(self.num_examples, dtype=tf.int64), shuffle_seed, alg="philox"
             )
             positions = tf.gather(order, positions)
-        return tf.data.Dataset.from_tensor_slices(positions)
+        return self.at(positions)
+
+    def at(self, places):  # noqa: D102 (see Source)
+        return tf.data.Dataset.from_tensor_slices(places)
+
+    def place(self, raw):  # noqa: D102 (see Source)
+        return raw
+
+
+def one(raw: tuple) -> Any:
+    """A raw example from the arguments of a function that a dataset maps: it spreads tuples."""
+    return raw[0] if len(raw) == 1 else raw
 
 
 def check_same_classes(train: Source, test: Source) -> None:

@@ -9,12 +9,13 @@ skipped: among them are the "._" twins that macOS leaves beside images.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from byol_jax.errors import UserError
 from byol_jax.input._tensorflow import tf
 from byol_jax.input.base import RandomAccessSource
+from byol_jax.input.decode import decode
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "unlabeled"}
@@ -35,34 +36,42 @@ class FolderSource(RandomAccessSource):
         """Keeps a path below `root` and a label (-1 for none) for each; use `open_folder`."""
         super().__init__(name, len(paths), channels, class_names)
         self._root = root
-        self._paths = tf.constant(paths)
+        self._paths = tf.constant([os.fsencode(path) for path in paths])
         self._labels = tf.constant(labels, tf.int32)
 
     def names(self):
         """The path of each image below the folder of the split, such as "cat/1.png"."""
-        paths = (path.decode() for path in self._paths.numpy())
-        return [Path(path).relative_to(self._root).as_posix() for path in paths]
+        root = Path(_printable(os.fspath(self._root)))
+        return [Path(_printable(p)).relative_to(root).as_posix() for p in self._paths.numpy()]
 
     def decode(self, raw):  # noqa: D102 (see Source)
-        data = tf.io.read_file(self._paths[raw])
-        image = tf.io.decode_image(data, channels=self.channels, expand_animations=False)
-        return image, self._labels[raw]
+        return decode(self.encoded(raw), self.channels), self._labels[raw]
 
-    def describe(self, raw):  # noqa: D102 (see Source)
-        return self._paths[raw].numpy().decode()
+    def encoded(self, raw):  # noqa: D102 (see Source)
+        return tf.io.read_file(self._paths[raw])
+
+    def describe(self, place):  # noqa: D102 (see Source)
+        return _printable(self._paths[place].numpy())
+
+
+def _printable(path: str | bytes) -> str:
+    """A path as text; bytes that are no UTF-8 become escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def open_folder(path: str, split: str, channels: int) -> FolderSource:
     """A source of the images below `path`; the module's docstring tells which layouts it knows.
 
     Raises:
-      UserError: if the folder or the split does not exist or holds no images.
+      UserError: if the folder or the split does not exist, cannot be read or holds no images.
     """
     name = f"folder:{path}/{split}"
     root = _root(Path(path).expanduser(), split)
+    lost: list[str] = []
     entries = _entries(root)
-    flat = [entry.path for entry in entries if _is_image(entry)]
-    by_class = {e.name: list(_images(e.path, set())) for e in entries if e.is_dir()}
+    flat = [entry.path for entry in entries if _is_image(entry, lost)]
+    by_class = {e.name: list(_images(e.path, set(), lost)) for e in entries if _is(e.is_dir)}
+    empty = [folder for folder, paths in by_class.items() if not paths]
     by_class = {folder: paths for folder, paths in by_class.items() if paths}
     splits = [folder for folder in by_class if folder.lower() in SPLITS]
     if splits and len(splits) == len(by_class):
@@ -71,16 +80,29 @@ def open_folder(path: str, split: str, channels: int) -> FolderSource:
             "--config.data.train_split (of evaluate: --train_split, of export: --split), or point "
             "folder: at it."
         )
+    notes = []
     if not flat and len(by_class) > 1:
-        class_names = tuple(by_class)
+        class_names = tuple(map(_printable, by_class))
         pairs = [(p, i) for i, paths in enumerate(by_class.values()) for p in paths]
+        if empty:
+            notes.append(f"No class, for want of images: {_some(empty)}.")
     else:
         class_names = None
         pairs = [(p, -1) for p in flat + [p for paths in by_class.values() for p in paths]]
     if not pairs:
         raise UserError(f"{root} holds no images; put {', '.join(EXTENSIONS)} files into it.")
+    if lost:
+        notes.append(f"Left out, as they are no files or links that lead nowhere: {_some(lost)}.")
     paths, labels = zip(*pairs, strict=True)
-    return FolderSource(name, root, list(paths), list(labels), class_names, channels)
+    source = FolderSource(name, root, list(paths), list(labels), class_names, channels)
+    source.notes += notes
+    return source
+
+
+def _some(paths: list[str], limit: int = 5) -> str:
+    """The first few of a list, and how many more there are."""
+    more = f" and {len(paths) - limit} more" if len(paths) > limit else ""
+    return ", ".join(map(_printable, paths[:limit])) + more
 
 
 def _root(path: Path, split: str) -> Path:
@@ -89,7 +111,7 @@ def _root(path: Path, split: str) -> Path:
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; name the folder that holds the images.")
     if (path / split).is_dir():
-        others = [e.name for e in _entries(path) if e.is_dir() and e.name.lower() not in SPLITS]
+        others = [e.name for e in _entries(path) if _is(e.is_dir) and e.name.lower() not in SPLITS]
         if split.lower() in SPLITS and others:
             raise UserError(
                 f"{path / split} looks like a split and the {others[0]!r} beside it like a class; "
@@ -104,22 +126,42 @@ def _root(path: Path, split: str) -> Path:
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        return sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(
+            f"the folder {_printable(os.fspath(folder))} cannot be read ({error.strerror}); mend "
+            "that, or move it elsewhere."
+        ) from error
 
 
-def _is_image(entry: os.DirEntry) -> bool:
-    return entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
+def _is(question: Callable[[], bool]) -> bool:
+    """The answer of DirEntry.is_dir or is_file; no for a link to itself, where they raise."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
-def _images(folder: str, visited: set[str]) -> Iterator[str]:
+def _is_image(entry: os.DirEntry, lost: list[str]) -> bool:
+    """Whether it is a file with a name of an image; what has only the name is added to `lost`."""
+    if not entry.name.lower().endswith(EXTENSIONS) or _is(entry.is_dir):
+        return False
+    if not _is(entry.is_file):
+        lost.append(entry.path)
+        return False
+    return True
+
+
+def _images(folder: str, visited: set[str], lost: list[str]) -> Iterator[str]:
     """Paths of all images below a folder, sorted. Links are followed, but no folder twice."""
     real = os.path.realpath(folder)
     if real in visited:
         return
     visited.add(real)
     for entry in _entries(folder):
-        if entry.is_dir():
-            yield from _images(entry.path, visited)
-        elif _is_image(entry):
+        if _is(entry.is_dir):
+            yield from _images(entry.path, visited, lost)
+        elif _is_image(entry, lost):
             yield entry.path

@@ -4,15 +4,18 @@ Whatever is random is a function of (seed, epoch, position in the epoch's order)
 resumed at any step, and split among any number of hosts, without a change to a single pixel.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from byol_jax.byol import Batch
 from byol_jax.errors import UserError
+from byol_jax.input import service as service_lib
 from byol_jax.input._tensorflow import tf
-from byol_jax.input.base import Source
-from byol_jax.input.crops import Crop, center_crop, check_crop, random_views
+from byol_jax.input.base import Share, Source, one
+from byol_jax.input.crops import Crop, center_crop, check_crop
+from byol_jax.input.faults import fault, faulty
+from byol_jax.input.training import GOOD, REPLACEMENTS, Plan
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -40,8 +43,9 @@ def train_batches(
     num_steps: int,
     start_step: int = 0,
     crop: Crop | None = None,
-    host_index: int = 0,
-    host_count: int = 1,
+    share: Share | None = None,
+    bad: Callable[[int, str], None] | None = None,
+    service: str = "",
 ) -> Iterator[Batch]:
     """Pairs of random views of every example of each epoch, in random order.
 
@@ -53,71 +57,68 @@ def train_batches(
       num_steps: steps of the whole run.
       start_step: the first step to yield; nothing before it is decoded.
       crop: the distribution of the boxes; the paper's by default.
-      host_index: which rows of the global batch to yield: the host_index-th of host_count equal,
-        contiguous parts.
-      host_count: hosts that share the global batch.
+      share: the rows of the global batch to yield; None for all of them.
+      bad: if given, an example that cannot be decoded is replaced by another one (a function of
+        seed, epoch and position), and this is called with the number of the update that gets it,
+        start_step + 1 for the first, and the example's name and fault.
+      service: "grpc://HOST:PORT" of a tf.data service that makes the batches; "" for this process.
 
     Yields:
       Steps start_step to num_steps - 1 as NumPy arrays (read-only): views uint8 (2, B, S, S, C),
-      labels int32 (B,) or None, positions int32 (B,), where B = batch_size / host_count and
+      labels int32 (B,) or None, positions int32 (B,), where B rows are the share's, or all, and
       positions are the rows in the global batch.
 
     Raises:
       UserError: at the call if an argument is out of its range; while iterating if an image cannot
-        be decoded.
+        be decoded and `bad` is None, if no replacement can be decoded either, or if the service
+        is lost.
     """
     epoch_steps = steps_per_epoch(source, batch_size)
     crop = Crop() if crop is None else crop
     check_crop(crop)
     _check_size(image_size)
-    if batch_size % host_count:
-        raise UserError(f"a batch of {batch_size} cannot be shared equally by {host_count} hosts.")
-    local_size = batch_size // host_count
-
-    def epoch_examples(epoch, start, stop):
-        """(position in the epoch's order, raw example) of this host, of steps start to stop - 1."""
-        rows = tf.range(local_size, dtype=tf.int64) + host_index * local_size
-        positions = tf.range(start, stop)[:, None] * batch_size + rows
-        positions = tf.reshape(positions, [-1])
-        # Seeds of orders are negative, seeds of crops are not, so the two have nothing in common.
-        raw = source.raw(positions, shuffle_seed=tf.stack([seed, -1 - epoch]))
-        return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(positions), raw).map(
-            lambda position, raw: (epoch, position, raw)
+    share = Share(np.arange(batch_size), 0, 1) if share is None else share
+    rows = np.asarray(share.rows, np.int64)
+    if rows.size * share.count != batch_size or np.any(np.diff(rows) < 1):
+        raise UserError(
+            f"a batch of {batch_size} cannot be shared equally by {share.count} hosts; make "
+            "--config.batch_size a multiple of the number of devices."
         )
-
-    def examples(first, last):
-        epochs = tf.data.Dataset.range(first // epoch_steps, -(-last // epoch_steps))
-        return epochs.flat_map(
-            lambda epoch: epoch_examples(
-                epoch,
-                tf.maximum(first - epoch * epoch_steps, 0),
-                tf.minimum(last - epoch * epoch_steps, epoch_steps),
-            )
-        )
-
-    def views(epoch, position, raw):
-        image, label = source.decode(raw)
-        view_seed = tf.stack([seed, epoch * 2**32 + position])
-        first, second = random_views(image, image_size, crop, view_seed)
-        return first, second, label, tf.cast(position % batch_size, tf.int32)
-
-    def batches():
-        dataset = examples(start_step, num_steps)
-        dataset = dataset.map(views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        dataset = dataset.batch(local_size, drop_remainder=True).map(
-            lambda first, second, *rest: (tf.stack([first, second]), *rest)
-        )
-        return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-
-    def raw_of_batch(index):
-        step = start_step + index
-        return (raw for _, _, raw in examples(step, step + 1))
-
-    labelled = source.num_classes is not None
-    return (
-        Batch(views=views, labels=labels if labelled else None, positions=positions)
-        for views, labels, positions in _naming_what_is_broken(batches(), source, raw_of_batch)
+    plan = Plan(
+        source=source,
+        part=source.part(share.index, share.count),
+        epoch_steps=epoch_steps,
+        batch_size=batch_size,
+        rows=rows,
+        image_size=image_size,
+        crop=crop,
+        seed=seed,
+        replace_bad=bad is not None,
     )
+    if service:
+        arrays = service_lib.batches(plan, start_step, num_steps, service)
+    else:
+        arrays = plan.batches(start_step, num_steps).prefetch(tf.data.AUTOTUNE)
+        arrays = arrays.as_numpy_iterator()
+    return _trained(plan, arrays, start_step, bad)
+
+
+def _trained(plan, arrays, step, bad):
+    """Yields batches of steps from `step` on; tells what is bad, or raises UserError."""
+    labelled = plan.source.num_classes is not None
+    while True:
+        try:
+            batch = next(arrays, None)
+        except tf.errors.OpError as error:
+            raws = plan.examples(step, step + 1).map(lambda epoch, position, raw: raw)
+            raise _refusal(plan.source, raws, error, replaced=plan.replace_bad) from error
+        if batch is None:
+            return
+        views, labels, positions, places = batch
+        for name in _names(plan.source, places[places != GOOD]):
+            bad(step + 1, name)
+        yield Batch(views=views, labels=labels if labelled else None, positions=positions)
+        step += 1
 
 
 def eval_batches(
@@ -127,6 +128,7 @@ def eval_batches(
     image_size: int,
     crop_fraction: float = 0.875,
     limit: int | None = None,
+    bad: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """The central view of every example, once, in an order that never changes.
 
@@ -136,13 +138,14 @@ def eval_batches(
       image_size: height and width S of a view.
       crop_fraction: side of the central square as a share of the shorter side of the image.
       limit: take only so many examples, drawn at random and always the same.
+      bad: if given, what cannot be decoded is left out, and this is called with its name and fault.
 
     Yields:
       Images, uint8 (B, S, S, C), and labels, int32 (B,), or None.
 
     Raises:
       UserError: at the call if an argument is out of its range; while iterating if an image cannot
-        be decoded.
+        be decoded and `bad` is None.
     """
     _check_size(image_size)
     if batch_size < 1:
@@ -158,50 +161,70 @@ def eval_batches(
         count, shuffle_seed = limit, tf.constant([0, 0], tf.int64)
     positions = tf.range(count, dtype=tf.int64)
 
-    def view(raw):
-        image, label = source.decode(raw)
-        return center_crop(image, image_size, crop_fraction), label
+    def view(*raw):
+        image, label = source.decode(one(raw))
+        return center_crop(image, image_size, crop_fraction), label, tf.constant(GOOD, tf.int64)
 
-    def raw_of_batch(index):
-        start = index * batch_size
-        return source.raw(positions[start : start + batch_size], shuffle_seed)
+    def view_or_place(*raw):
+        place = source.place(one(raw))
+        blank = tf.zeros((image_size, image_size, source.channels), tf.uint8)
+        nothing = tf.data.Dataset.from_tensors((blank, -1, place))
+        views = tf.data.Dataset.from_tensors(raw).map(view)
+        return views.ignore_errors().concatenate(nothing).take(1)
 
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     dataset = source.raw(positions, shuffle_seed)
-    dataset = dataset.map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-    labelled = source.num_classes is not None
-    return (
-        (images, labels if labelled else None)
-        for images, labels in _naming_what_is_broken(
-            dataset.as_numpy_iterator(), source, raw_of_batch
-        )
+    if bad is None:
+        dataset = dataset.map(view, **parallel)
+    else:
+        dataset = dataset.interleave(view_or_place, cycle_length=tf.data.AUTOTUNE, **parallel)
+    arrays = dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    return _evaluated(
+        source, arrays, lambda first: source.raw(positions[first:], shuffle_seed), bad
     )
 
 
-def _naming_what_is_broken(batches, source, raw_of_batch):
-    """Yields from batches; TensorFlow's error about an example becomes a UserError that names it.
-
-    TensorFlow does not tell which example it failed at, but batches arrive in order: the failed
-    example is in the first batch that did not arrive, so decoding that batch once more finds it.
-    """
+def _evaluated(source, arrays, raws_from, bad):
+    """Yields images and labels without the bad ones, which are told; or raises UserError."""
     count = 0
     while True:
         try:
-            batch = next(batches, None)
+            batch = next(arrays, None)
         except tf.errors.OpError as error:
-            for raw in raw_of_batch(count):
-                try:
-                    source.decode(raw)
-                except tf.errors.OpError:
-                    raise UserError(
-                        f"{source.describe(raw)} cannot be decoded; repair it, or put another "
-                        "image under its name: a run that has begun needs as many as before."
-                    ) from error
-            raise
+            raise _refusal(source, raws_from(count), error) from error
         if batch is None:
             return
-        yield batch
-        count += 1
+        images, labels, places = batch
+        count += len(places)
+        for name in _names(source, places[places != GOOD]):
+            bad(name)
+        is_good = places == GOOD
+        if not is_good.all():
+            images, labels = images[is_good], labels[is_good]
+        if len(images):
+            yield images, labels if source.num_classes is not None else None
+
+
+def _names(source, places):
+    """Name and fault of each example at some places."""
+    for place in sorted(set(places.tolist())):
+        (raw,) = source.at(tf.constant([place], tf.int64))
+        reason = fault(source, raw) or "it could not be read at first"
+        yield f"{source.describe(place)}: {reason}"
+
+
+def _refusal(source, raws, error, replaced=False):
+    """The UserError that stands for an error of TensorFlow: the first bad one of `raws`."""
+    sentence = faulty(source, raws, error)
+    if replaced:
+        return UserError(
+            f"{sentence}, and nor can {REPLACEMENTS} others drawn in its place: find out with "
+            "`python -m experiments.check_data` what is wrong with the data."
+        )
+    return UserError(
+        f"{sentence}; repair it, or put another image under its name: a run that has begun needs "
+        "as many as before. --config.data.on_bad=skip replaces such images by others."
+    )
 
 
 def _check_size(image_size: int) -> None:

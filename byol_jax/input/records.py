@@ -2,10 +2,12 @@
 
 A dataset of images of one size is held in memory if it fits into a limit. Any other is streamed:
 files in random order, several of them read in turns, then a shuffle buffer, all before decoding.
-Nothing is ever downloaded.
+Of several hosts, each reads a part of the shuffled files. Nothing is ever downloaded.
 """
 
+import copy
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from byol_jax.errors import UserError
 from byol_jax.input._tensorflow import tf
 from byol_jax.input.arrays import ArraySource
 from byol_jax.input.base import Source, check_channels
+from byol_jax.input.decode import decode
+from byol_jax.input.faults import faulty
 
 # CIFAR-10 takes 146 MiB, STL-10's unlabelled split 2.6 GiB.
 MEMORY_LIMIT = 2**30
@@ -26,11 +30,12 @@ INTERLEAVED_EXAMPLES = 16
 
 
 class RecordSource(Source):
-    """Examples streamed from TFRecord files. A raw example is a record, a string of bytes.
+    """Examples streamed from TFRecord files. A raw example is its place and its record, a string.
 
     A shuffled order is as good as files, turns and buffer make it, not a uniform permutation.
-    Every host reads all records of an epoch, and keeps those whose positions it is asked for.
     """
+
+    order_depends_on_hosts = True
 
     def __init__(self, name: str, features, split_info, channels: int):
         """Keeps where the split's examples lie; use `open_records`."""
@@ -47,25 +52,54 @@ class RecordSource(Source):
             decoders={"image": tfds.decode.SkipDecoding()},
         )
         pieces = split_info.file_instructions
-        self._files = (
-            tf.constant([piece.filename for piece in pieces]),
-            tf.constant([piece.skip for piece in pieces], tf.int64),
-            tf.constant([piece.take for piece in pieces], tf.int64),
+        skips = np.array([piece.skip for piece in pieces], np.int64)
+        takes = np.array([piece.take for piece in pieces], np.int64)
+        self._pieces = _Pieces(
+            paths=tf.constant([piece.filename for piece in pieces]),
+            skips=tf.constant(skips),
+            takes=tf.constant(takes),
+            places=tf.constant(np.cumsum(takes) - takes),
         )
+        self._part = (0, 1)
+
+    def part(self, index, count):
+        """The source of one host: in every epoch, other files, and others than another host's."""
+        part = copy.copy(self)
+        part._part = (index, count)
+        part.num_examples = _cut(self.num_examples, index + 1, count) - _cut(
+            self.num_examples, index, count
+        )
+        return part
 
     def raw(self, positions, shuffle_seed=None):  # noqa: D102 (see Source)
         wanted = tf.scatter_nd(
             positions[:, None], tf.ones_like(positions, tf.bool), [self.num_examples]
         )
         records = self.records(shuffle_seed).enumerate()
-        records = records.filter(lambda i, _: wanted[i]).map(lambda _, record: record)
+        records = records.filter(lambda i, _: wanted[i]).map(lambda _, raw: raw)
         return records.take(tf.size(positions, tf.int64))  # do not read on to the end
+
+    def at(self, places):  # noqa: D102 (see Source)
+        starts = self._pieces.places
+
+        def one(place):
+            i = tf.searchsorted(starts, place[None], side="right")[0] - 1
+            skip = self._pieces.skips[i] + place - starts[i]
+            return _read(self._pieces.paths[i], skip, 1, place)
+
+        return tf.data.Dataset.from_tensor_slices(places).flat_map(one)
 
     def records(self, shuffle_seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """All raw examples, in the order that `shuffle_seed` stands for (see Source.raw)."""
-        files = tf.data.Dataset.from_tensor_slices(self._shuffled_files(shuffle_seed))
+        pieces = self._pieces
+        if shuffle_seed is not None:
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(len(pieces.paths)), shuffle_seed, alg="philox"
+            )
+            pieces = _Pieces(*(tf.gather(column, order) for column in pieces))
+        files = tf.data.Dataset.from_tensor_slices(tuple(_share(pieces, *self._part)))
         records = files.interleave(
-            lambda path, skip, take: tf.data.TFRecordDataset(path).skip(skip).take(take),
+            _read,
             cycle_length=INTERLEAVED_FILES,
             block_length=INTERLEAVED_EXAMPLES,
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -73,23 +107,54 @@ class RecordSource(Source):
         )
         return records if shuffle_seed is None else _shuffle(records, shuffle_seed)
 
+    def place(self, raw):  # noqa: D102 (see Source)
+        return raw[0]
+
     def decode(self, raw):  # noqa: D102 (see Source)
-        example = self._parse(raw)
-        image = tf.io.decode_image(
-            example["image"], channels=self.channels, expand_animations=False
-        )
-        return image, tf.cast(example.get("label", -1), tf.int32)
+        return decode(self.encoded(raw), self.channels), self.label(raw)
 
-    def describe(self, raw):  # noqa: D102 (see Source)
-        return f"a record of {len(raw.numpy())} bytes in {self.name}"
+    def label(self, raw) -> tf.Tensor:
+        """The label of a raw example, int32 (); -1 without."""
+        return tf.cast(self._parse(raw[1]).get("label", -1), tf.int32)
 
-    def _shuffled_files(self, shuffle_seed):
-        if shuffle_seed is None:
-            return self._files
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(len(self._files[0])), shuffle_seed, alg="philox"
-        )
-        return tuple(tf.gather(column, order) for column in self._files)
+    def encoded(self, raw):  # noqa: D102 (see Source)
+        return self._parse(raw[1])["image"]
+
+    def describe(self, place):  # noqa: D102 (see Source)
+        starts = self._pieces.places.numpy()
+        i = np.searchsorted(starts, place, side="right") - 1
+        number = self._pieces.skips[i].numpy() + place - starts[i]
+        return f"record {number} of {self._pieces.paths[i].numpy().decode()}"
+
+
+class _Pieces(NamedTuple):
+    """Parts of record files, one after the other: tensors with an element for each."""
+
+    paths: tf.Tensor  # string
+    skips: tf.Tensor  # int64: records of the file before the part
+    takes: tf.Tensor  # int64: records in the part
+    places: tf.Tensor  # int64: the place of its first record
+
+
+def _read(path, skip, take, place) -> tf.data.Dataset:
+    """The raw examples of one piece."""
+    return tf.data.TFRecordDataset(path).skip(skip).take(take).enumerate(place)
+
+
+def _cut(total, index, count):
+    """Where the part `index` of `count` equal ones begins."""
+    return total * index // count
+
+
+def _share(pieces: _Pieces, index: int, count: int) -> _Pieces:
+    """What a host reads of all pieces: a run of records that begins and ends within files."""
+    ends = tf.cumsum(pieces.takes)
+    starts, total = ends - pieces.takes, ends[-1]
+    before = tf.maximum(_cut(total, index, count) - starts, 0)
+    after = tf.maximum(ends - _cut(total, index + 1, count), 0)
+    takes = pieces.takes - before - after
+    kept = _Pieces(pieces.paths, pieces.skips + before, takes, pieces.places + before)
+    return _Pieces(*(tf.boolean_mask(column, takes > 0) for column in kept))
 
 
 def _shuffle(records: tf.data.Dataset, seed: tf.Tensor) -> tf.data.Dataset:
@@ -149,8 +214,8 @@ def open_records(
 
 
 def _first_label(source: RecordSource) -> int:
-    (record,) = source.records().take(1)
-    return int(source.decode(record)[1])
+    (raw,) = source.records().take(1)
+    return int(source.label(raw))
 
 
 def _builder(dataset: str, data_dir: str | None):
@@ -180,8 +245,13 @@ def _builder(dataset: str, data_dir: str | None):
 
 def _load(source: RecordSource) -> ArraySource:
     """Decodes all of a source, in its own order."""
-    examples = source.records().map(source.decode, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = list(examples.batch(1024).as_numpy_iterator())
+    examples = source.records().map(
+        lambda *raw: source.decode(raw), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    try:
+        batches = list(examples.batch(1024).as_numpy_iterator())
+    except tf.errors.OpError as error:
+        raise UserError(f"{faulty(source, source.records(), error)}; prepare it anew.") from error
     images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
     # Splits without labels carry -1 (STL-10's "unlabelled", ImageNet's "test").
     if source.class_names is None or labels.min() < 0:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from byol_jax import byol, recipes, runs, trees
 from byol_jax import config as config_lib
-from byol_jax.checkpoint import Checkpoints
+from byol_jax.checkpoint import Checkpoints, Keep
 from byol_jax.errors import UserError
 from byol_jax.interop import pickles, reference
 
@@ -90,7 +90,7 @@ def write(trained: runs.Trained, directory: Path) -> None:
             new = Path(place, "run")
             new.mkdir()
             runs.begin(new, trained.run)
-            with Checkpoints(new / "checkpoints", keep=1) as checkpoints:
+            with Checkpoints(new / "checkpoints", Keep(newest=1)) as checkpoints:
                 checkpoints.save(step, trained.state)
             os.rename(new, directory)
     except OSError as error:

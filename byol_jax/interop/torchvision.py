@@ -20,10 +20,9 @@ from typing import Any
 
 import flax
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from byol_jax.errors import UserError
+from byol_jax.interop import weights
 
 DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
 BATCH_NORM = {  # our leaf: torchvision's
@@ -139,10 +138,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{path} is not a file: name a .safetensors or .pth file of weights.")
     if path.suffix == ".safetensors":
-        try:
-            arrays = safetensors.numpy.load_file(path)
-        except (OSError, TypeError, ValueError, safetensors.SafetensorError) as error:
-            raise UserError(f"{path} cannot be read as safetensors: {error}.") from error
+        arrays = weights.read_safetensors(path)
     elif path.suffix in (".pth", ".pt", ".bin"):
         arrays = _read_torch(path)
     else:

@@ -1,0 +1,87 @@
+"""Looks at every image of a source before a long run: what cannot be decoded, and what is odd."""
+
+import io
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from byol_jax.input._tensorflow import tf
+from byol_jax.input.base import Source
+from byol_jax.input.decode import orientation
+from byol_jax.input.faults import fault
+
+SMALL = 16  # pixels; few of the crops of such an image have anything to show
+
+
+class Finding(NamedTuple):
+    """What was seen of one example.
+
+    Attributes:
+      name: its name.
+      fault: why it cannot be decoded; None if it can.
+      oddities: what may surprise its owner, but is no fault.
+    """
+
+    name: str
+    fault: str | None
+    oddities: tuple[str, ...]
+
+
+def check(source: Source, workers: int) -> Iterator[Finding]:
+    """Decodes every example, as training does.
+
+    Args:
+      source: the images.
+      workers: how many to decode at a time.
+
+    Yields:
+      A finding for each, in the source's own order.
+    """
+    raws = iter(source.raw(tf.range(source.num_examples, dtype=tf.int64)))
+    with ThreadPoolExecutor(workers) as pool:
+        pending = deque()
+        try:
+            for raw in raws:
+                pending.append(pool.submit(_look_at, source, raw))
+                if len(pending) > 4 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:  # where the caller stops early, too
+            pool.shutdown(cancel_futures=True)
+
+
+def _look_at(source: Source, raw: Any) -> Finding:
+    name = source.describe(int(source.place(raw)))
+    reason = fault(source, raw)
+    if reason is not None:
+        return Finding(name, reason, ())
+    return Finding(name, None, tuple(_oddities(source, raw)))
+
+
+def _oddities(source, raw):
+    height, width, _ = source.decode(raw)[0].shape
+    if min(height, width) < SMALL:
+        yield f"it is only {width} x {height} pixels"
+    data = source.encoded(raw)
+    if data is None:
+        return
+    data = data.numpy()
+    try:
+        # Only its header is read.
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+            warnings.simplefilter("ignore")
+            if image.mode == "CMYK":
+                yield "its CMYK colours are turned into RGB without their profile"
+            if image.mode.startswith("I"):
+                yield "only the upper 8 of its 16 bits are used"
+            if getattr(image, "is_animated", False):
+                yield "of its animation only the first frame is used"
+    except (OSError, ValueError, SyntaxError):  # TensorFlow could read it: that counts
+        yield "Pillow cannot read it"
+    if b"Exif\0\0" in data[:4096] and (turned := int(orientation(data))) > 1:
+        yield f"it is turned upright (EXIF orientation {turned})"

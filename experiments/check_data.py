@@ -1,0 +1,72 @@
+"""Looks at every image of a source before a long run, decoding it as training does.
+
+python -m experiments.check_data --data=folder:PATH|tfds:NAME|embedded [--split=NAME] \
+    [--data_dir=DIR] [--channels=1|3] [--workers=N]
+python -m experiments.check_data --config=experiments/configs/cifar10.py [--config.key=value ...]
+
+Lists what cannot be decoded, and what can but is odd (`odd:`). Exit codes: 0 every image can be
+decoded, 1 some cannot.
+"""
+
+import os
+
+import tqdm
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from byol_jax.errors import UserError
+from experiments import cli
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of experiments/configs/: its data are looked at.", lock_config=True
+)
+DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:PATH, embedded; the config's if none.")
+SPLIT = flags.DEFINE_string("split", None, "Which split; the one to train on by default.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
+CHANNELS = flags.DEFINE_integer("channels", None, "1 for gray images, 3 (the default) for colour.")
+WORKERS = flags.DEFINE_integer(
+    "workers", os.cpu_count() or 1, "How many images to decode at a time.", lower_bound=1
+)
+
+
+def main() -> None:
+    """Checks as the flags say."""
+    config = CONFIG.value if isinstance(CONFIG.value, ConfigDict) else None
+    if config is None and DATA.value is None:
+        raise UserError("say what to look at: --data=folder:PATH, say, or --config=FILE.")
+    # Here, so that a wrong flag is answered at once.
+    from byol_jax import config as config_lib
+    from byol_jax import data
+    from byol_jax.input.check import check
+
+    config = (config or config_lib.default()).copy_and_resolve_references()
+    config.data.source = DATA.value or config.data.source
+    config.data.dir = DATA_DIR.value or config.data.dir
+    # The embedded images are gray, whatever a default says.
+    gray = config.data.source == "embedded"
+    config.data.channels = CHANNELS.value or (1 if gray else config.data.channels)
+    source = data.open_split(config, SPLIT.value or config.data.train_split)
+    for note in source.notes:
+        print(note)
+    bad = odd = 0
+    findings = check(source, WORKERS.value)
+    for finding in tqdm.tqdm(
+        findings, source.name, source.num_examples, unit="image", disable=None
+    ):
+        if finding.fault is not None:
+            bad += 1
+            tqdm.tqdm.write(f"{finding.name}: {finding.fault}")
+        elif finding.oddities:
+            odd += 1
+            tqdm.tqdm.write(f"odd: {finding.name}: {'; '.join(finding.oddities)}")
+    total = f"{source.num_examples} images of {source.name}"
+    if bad:
+        raise UserError(
+            f"{bad} of {total} cannot be decoded; repair or remove them, or train with "
+            "--config.data.on_bad=skip."
+        )
+    print(f"All {total} can be decoded" + (f"; {odd} of them odd, as listed." if odd else "."))
+
+
+if __name__ == "__main__":
+    cli.run(main)

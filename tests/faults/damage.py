@@ -1,0 +1,131 @@
+"""Files of a run's folder that are damaged while nobody trains in it."""
+
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from byol_jax import runs
+from byol_jax.checkpoint import Checkpoints
+
+from . import comparison
+from .processes import Program
+from .tally import Tally
+
+
+def _flip(path: Path) -> None:
+    """Flips one bit in the middle; an empty file has none."""
+    octets = bytearray(path.read_bytes() or b"\0")
+    octets[len(octets) // 2] ^= 0x10
+    path.write_bytes(octets)
+
+
+HARMS: dict[str, Callable[[Path], None]] = {
+    "a flipped bit": _flip,
+    "cut to half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "emptied": lambda path: os.truncate(path, 0),
+    "deleted": Path.unlink,
+}
+
+
+class Damaged:
+    """Copies of an undisturbed run, short of its last checkpoint, to be damaged."""
+
+    def __init__(self, undisturbed: Path, scratch: Path):
+        """Nothing is copied yet."""
+        self.undisturbed = undisturbed
+        self._scratch = scratch
+        self._copies = 0
+        *_, self.before, self.newest, self._last = _steps(undisturbed)
+        self._folder = Path("checkpoints") / str(self.newest)
+        folder = undisturbed / self._folder
+        self.files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+
+    def size(self, file: Path) -> int:
+        """The bytes of one of the files."""
+        return (self.undisturbed / self._folder / file).stat().st_size
+
+    def copy(self) -> Path:
+        """A copy in which the last checkpoint was never written."""
+        self._copies += 1
+        workdir = self._scratch / str(self._copies)
+        shutil.copytree(self.undisturbed, workdir)
+        shutil.rmtree(workdir / "checkpoints" / str(self._last))
+        return workdir
+
+    def copy_with(self, kind: str, file: Path) -> Path:
+        """A copy with one file of its newest checkpoint damaged."""
+        workdir = self.copy()
+        HARMS[kind](workdir / self._folder / file)
+        return workdir
+
+
+def _steps(workdir: Path) -> list[int]:
+    names = (path.name for path in (workdir / "checkpoints").iterdir())
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def read_back(
+    damaged: Damaged, kind: str, files: Sequence[Path], log: Callable[[str], None]
+) -> Tally:
+    """Damages files of the newest checkpoint, one at a time; reads what a start goes on from."""
+    tally = Tally(f"every file of the newest checkpoint, {kind}: read back")
+    wanted = {
+        step: comparison.state_at(damaged.undisturbed, step)
+        for step in (damaged.before, damaged.newest)
+    }
+    for file in files:
+        workdir = damaged.copy_with(kind, file)
+        run = runs.read(workdir)
+        abstract = runs.abstract_state(run.learner(), run.config)
+        said: list[str] = []
+        try:
+            with Checkpoints(workdir / "checkpoints") as checkpoints:
+                saved = checkpoints.restore_newest(abstract, said.append)
+        except Exception as error:  # whatever comes, it is lost
+            tally.lose(f"{file} {kind}: {error!r}")
+        else:
+            difference = comparison.difference_of_states(
+                wanted[saved.step], comparison.by_name(saved.state)
+            )
+            if saved.step == damaged.before and str(damaged.newest) not in " ".join(said):
+                difference = "fell back, and did not say from where"
+            tally.count(difference and f"{file} {kind}: {difference}")
+            log(f"{file} {kind}: step {saved.step}, {' / '.join(said) or 'nothing said'}")
+        tally.said = max(tally.said, *said, "", key=len)
+        shutil.rmtree(workdir)
+    return tally
+
+
+def train_on(
+    damaged: Damaged, number: int, rng: random.Random, log: Callable[[str], None]
+) -> Tally:
+    """Damages so many files of the newest checkpoint, the largest, and goes on to the end."""
+    tally = Tally("its largest files, each in one of these ways: trained on")
+    wanted = comparison.result(damaged.undisturbed)
+    largest = sorted(damaged.files, key=damaged.size, reverse=True)[:number]
+    kinds = {file: rng.choice(list(HARMS)) for file in largest}
+    workdirs = {file: damaged.copy_with(kind, file) for file, kind in kinds.items()}
+    command = [sys.executable, "-m", "tests.faults.in_one_process", *map(str, workdirs.values())]
+    with Program(command) as program:
+        for number, (file, workdir) in enumerate(workdirs.items(), 1):
+            if not program.wait_until(lambda n=number: len(_reports(program)) >= n):
+                tally.lose(f"{file} {kinds[file]}: {program.end()}")
+                return tally
+            report = _reports(program)[number - 1]
+            said = next((line for line in report["said"] if str(damaged.newest) in line), "")
+            log(f"{file} {kinds[file]}, trained on: {report['error'] or said}")
+            if report["error"]:
+                tally.lose(f"{file} {kinds[file]}: {report['error']}")
+                continue
+            tally.said = max(tally.said, said, key=len)
+            difference = comparison.difference(wanted, comparison.result(workdir))
+            tally.count(difference and f"{file} {kinds[file]}: {difference}")
+    return tally
+
+
+def _reports(program: Program) -> list[dict]:
+    return [json.loads(line) for line in program.lines if line.startswith('{"said"')]

@@ -1,0 +1,93 @@
+"""An image that is damaged, or goes away, while a run trains on it."""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from . import comparison
+from .processes import Run
+from .tally import Tally
+
+IMAGES, SIZE = 48, 12
+STEPS = 90  # of 16 images: each is drawn every third step
+
+
+def folder_of_images(folder: Path) -> Path:
+    """Draws a folder of images in two classes."""
+    rng = np.random.default_rng(0)
+    for number in range(IMAGES):
+        path = folder / f"class {number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (SIZE, SIZE), np.uint8)).save(path)
+    return folder
+
+
+def run_on(images: Path, workdir: Path, on_bad: str) -> Run:
+    """The toy run on these images."""
+    flags = (f"data.source=folder:{images}", "data.test_split=", f"steps={STEPS}")
+    flags += (f"data.on_bad={on_bad}",)
+    return Run(workdir, tuple(f"--config.{flag}" for flag in flags))
+
+
+def break_and_mend(scratch: Path, rng: random.Random, log: Callable[[str], None]) -> Tally:
+    """Cuts or removes a file while training: the run names it, and goes on when it is mended."""
+    tally = Tally("an image cut short or removed while training")
+    images = folder_of_images(scratch / "images")
+    undisturbed = run_on(images, scratch / "undisturbed", "error")
+    undisturbed.complete()
+    wanted = comparison.result(undisturbed.workdir)
+    for harm in (lambda path: path.write_bytes(path.read_bytes()[:60]), Path.unlink):
+        victim = rng.choice(sorted(images.rglob("*.png")))
+        whole = victim.read_bytes()
+        run = run_on(images, scratch / victim.stem, "error")
+        with run.start() as program:
+            target = rng.randint(5, STEPS // 2)
+            program.wait_until(lambda p=program, t=target: p.step() >= t)
+            harm(victim)
+            code = program.finish()
+        victim.write_bytes(whole)
+        log(f"{victim.name}: {program.end()}")
+        tally.said = program.error()
+        if code != 1 or victim.name not in program.error():
+            tally.lose(f"{victim.name} was not named: {program.end()}")
+            continue
+        last = run.complete()
+        if last.finish() == 0 and last.said("Going on from"):
+            tally.count(comparison.difference(wanted, comparison.result(run.workdir)))
+        else:
+            tally.lose(f"mended, and no way on: {last.end()}")
+    return tally
+
+
+def skip_and_kill(scratch: Path, rng: random.Random, log: Callable[[str], None]) -> Tally:
+    """With a damaged image and on_bad=skip: killed and gone on, as if it had not been killed."""
+    tally = Tally("damaged images and `data.on_bad=skip`, with a `kill -9`")
+    images = folder_of_images(scratch / "images")
+    for victim in rng.sample(sorted(images.rglob("*.png")), 3):
+        victim.write_bytes(victim.read_bytes()[:60])
+    undisturbed = run_on(images, scratch / "undisturbed", "skip")
+    first = undisturbed.complete()
+    log(f"skipping: {first.end()}")
+    if first.finish() != 0:
+        tally.lose(f"did not skip: {first.end()}")
+        return tally
+    run = run_on(images, scratch / "killed", "skip")
+    with run.start() as program:
+        target = rng.randint(15, STEPS // 2)
+        program.wait_until(lambda: program.step() >= target)
+        time.sleep(rng.uniform(0, 0.1))
+        program.send(signal.SIGKILL)
+    last = run.complete()
+    log(f"skipping after a kill: {last.end()}")
+    tally.said = last.said("images could not be") or last.said("skip")
+    if last.finish() == 0 and last.said("Going on from"):
+        wanted, got = comparison.result(undisturbed.workdir), comparison.result(run.workdir)
+        tally.count(comparison.difference(wanted, got))
+    else:
+        tally.lose(f"no way on: {last.end()}")
+    return tally

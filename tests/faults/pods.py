@@ -1,0 +1,118 @@
+"""Two processes train one run; one of them is killed, or asked to stop."""
+
+import contextlib
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+from . import comparison
+from .processes import Program, Run
+from .tally import Tally
+
+PROCESSES = 2
+DEVICES = 2  # of a process
+SECONDS_TO_NOTICE = 60.0
+# A run of two processes talks more than it computes: fewer steps.
+FLAGS = ("--config.steps=60",)
+
+
+def pod(run: Run) -> Run:
+    """The run, as two processes with two devices each train it."""
+    devices = f"--xla_force_host_platform_device_count={DEVICES}"
+    return Run(run.workdir, (*run.flags, *FLAGS), {"XLA_FLAGS": devices})
+
+
+@contextlib.contextmanager
+def started(run: Run) -> Iterator[list[Program]]:
+    """Both processes of the run."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                run.start(
+                    f"--coordinator_address=localhost:{port}",
+                    f"--num_processes={PROCESSES}",
+                    f"--process_id={i}",
+                )
+            )
+            for i in range(PROCESSES)
+        ]
+
+
+def complete(run: Run) -> str:
+    """Trains it to the end: '', or what came instead."""
+    with started(run) as programs:
+        codes = [program.finish() for program in programs]
+    return "" if codes == [0] * PROCESSES else " and ".join(p.end() for p in programs)
+
+
+def kill_one(
+    run: Run, undisturbed: comparison.Result, rng: random.Random, log: Callable[[str], None]
+) -> Tally:
+    """Kills either process with -9: the other must leave by itself, and both go on together."""
+    tally = Tally("`kill -9` of one process of two")
+    longest = 0.0
+    for victim in range(PROCESSES):
+        with started(run) as programs:
+            _wait_for_steps(programs, rng.randint(1, 20))
+            time.sleep(rng.uniform(0, 0.2))
+            programs[victim].send(signal.SIGKILL)
+            other = programs[1 - victim]
+            asked = time.monotonic()
+            code = other.finish()
+            seconds = time.monotonic() - asked
+        longest = max(longest, seconds)
+        log(f"process {victim} killed: the other left after {seconds:.1f} s, {other.end()}")
+        tally.said = other.error() or tally.said
+        if seconds > SECONDS_TO_NOTICE or code == 0 or not other.error():
+            tally.lose(f"process {1 - victim} after {seconds:.0f} s: {other.end()}")
+        else:
+            tally.count("")
+    tally.said += f" The other left within {longest:.0f} s."
+    return _finish(tally, run, undisturbed, set())
+
+
+def stop_one(
+    run: Run, undisturbed: comparison.Result, rng: random.Random, log: Callable[[str], None]
+) -> Tally:
+    """Sends SIGTERM to either process: both stop at the same step."""
+    tally = Tally("SIGTERM to one process of two")
+    saved_at = set()
+    for victim in reversed(range(PROCESSES)):
+        with started(run) as programs:
+            _wait_for_steps(programs, rng.randint(1, 20))
+            programs[victim].send(signal.SIGTERM)
+            codes = [program.finish() for program in programs]
+        said = programs[0].said("saved at step")
+        log(f"SIGTERM to process {victim}: {codes}, {said}")
+        tally.said = said
+        if codes != [0] * PROCESSES or not said:
+            tally.lose(" and ".join(program.end() for program in programs))
+        else:
+            saved_at.add(int(said.split("saved at step ")[1].split(":")[0]))
+            tally.count("")
+    return _finish(tally, run, undisturbed, saved_at)
+
+
+def _wait_for_steps(programs: list[Program], steps: int) -> None:
+    """Process 0 shows the steps."""
+    first = programs[0]
+    first.wait_until(lambda: first.step() > 0)
+    start = first.step()
+    first.wait_until(lambda: first.step() >= start + steps)
+
+
+def _finish(tally: Tally, run: Run, undisturbed: comparison.Result, stops: set[int]) -> Tally:
+    trouble = complete(run)
+    if trouble:
+        tally.lose(f"no way on: {trouble}")
+        return tally
+    lost = comparison.difference(undisturbed, comparison.result(run.workdir), stops)
+    if lost:
+        tally.equal = 0
+        tally.losses.append(lost)
+    return tally

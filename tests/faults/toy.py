@@ -1,0 +1,37 @@
+"""The run that the faults disturb: small enough that a new start costs more than its steps.
+
+LARS, so that there is a momentum to lose; labels, so that there is a probe; kNN now and then.
+"""
+
+from ml_collections import ConfigDict
+
+from byol_jax import config as config_lib
+from byol_jax import views
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    config = config_lib.default()
+    config.steps = 400
+    config.batch_size = 16
+    config.data.source = "embedded"
+    config.data.test_split = "test"
+    config.data.image_size = 8
+    config.data.channels = 1
+    # Jitter and blur take seconds to compile.
+    plain = views.View(jitter_prob=0.0, blur_prob=0.0)
+    config_lib.set_policy(config, views.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
+    config.encoder.name = "resnet8"
+    config.encoder.stem = "strided"
+    config.encoder.width_multiplier = 0.25
+    config.heads.hidden_size = 8
+    config.heads.output_size = 4
+    config.optimizer.name = "lars"
+    config.optimizer.warmup_epochs = 0.0
+    config.tau_base = 0.95
+    config.log_every_steps = 3
+    config.checkpoint.every_steps = 10
+    config.knn.every_steps = 50
+    config.knn.train_examples = 60
+    config.knn.test_examples = 30
+    return config
