@@ -6,7 +6,6 @@ keys and refuses what cannot work, before anything is loaded or compiled.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -38,13 +37,14 @@ CHOICES = {
     "on_nonfinite": ("stop", "skip"),
 }
 TINY = 1e-6  # stands for "above 0"
+LARGEST = 1e12  # nothing here is ever so many or so much; stands for "finite"
 RANGES = {
     "seed": (0, 2**31 - 1),
     "epochs": (0, INFINITY),
     "steps": (0, INFINITY),
     "batch_size": (4, INFINITY),  # batch norm over fewer examples leaves nothing to learn from
     "accum_steps": (1, INFINITY),
-    "data.image_size": (1, INFINITY),
+    "data.image_size": (1, 2**16),
     "crop.area_min": (TINY, 1),
     "crop.area_max": (TINY, 1),
     "crop.ratio_min": (TINY, INFINITY),
@@ -56,8 +56,8 @@ RANGES = {
     "heads.hidden_size": (1, INFINITY),
     "heads.predictor_hidden_size": (1, INFINITY),
     "heads.output_size": (1, INFINITY),
-    "heads.projector_layers": (1, INFINITY),
-    "heads.predictor_layers": (0, INFINITY),
+    "heads.projector_layers": (1, 100),  # each takes its time to compile
+    "heads.predictor_layers": (0, 100),
     "tau_base": (0, 1),
     "negatives.beta": (0, INFINITY),
     "negatives.temperature": (TINY, INFINITY),
@@ -237,8 +237,9 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             raise UserError(f"config.{key}={get(config, key)!r} is not one of {names}.")
     for key, (low, high) in RANGES.items():
         value = get(config, key)
-        if value is not None and not (low <= value <= high and math.isfinite(value)):
-            bounds = f"at least {low:g}" + (f" and at most {high:g}" if high < INFINITY else "")
+        high = min(high, LARGEST)
+        if value is not None and not low <= value <= high:
+            bounds = f"at least {low:g}" + (f" and at most {high:g}" if high < LARGEST else "")
             raise UserError(f"config.{key}={value} must be {bounds}.")
     for low, high in ASCENDING:
         if get(config, low) > get(config, high):
@@ -342,7 +343,9 @@ def _check_types(config: ConfigDict, prefix: str = "") -> None:
             _check_types(value, f"{prefix}{key}.")
             continue
         if isinstance(usual, tuple):
-            wrong = [v for v in value if not isinstance(v, int | float)]
+            wrong = [
+                v for v in ([None] if value is None else value) if not isinstance(v, int | float)
+            ]
         elif usual is None:  # open until resolved: a number, or nothing
             wrong = [] if value is None or isinstance(value, int | float) else [value]
         else:

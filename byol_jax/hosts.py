@@ -83,8 +83,8 @@ def join(
             )
         print(f"Process {process_id} of {num_processes}, at {coordinator_address}", flush=True)
         how |= given | {"cluster_detection_method": "deactivate"}
-    elif _tasks_of_this_machine() == "1":
-        # JAX takes one device for each Slurm or MPI task; a task that is alone has them all.
+    elif _is_alone_on_its_machine() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        # JAX gives a Slurm or MPI task one device; none named, it has all that it sees.
         how["local_device_ids"] = []
     try:
         jax.distributed.initialize(**how)
@@ -104,9 +104,10 @@ def join(
         )
 
 
-def _tasks_of_this_machine() -> str | None:
-    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]
-    return tasks or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
+def _is_alone_on_its_machine() -> bool:
+    """Whether Slurm or MPI has started no other task of this job step here."""
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]  # such as 1(x4)
+    return (tasks or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")) == "1"
 
 
 def joined() -> bool:

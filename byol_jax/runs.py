@@ -211,15 +211,39 @@ def read(workdir: AnyPath) -> Run:
                 f"that version, as this one ({byol_jax.__version__}) cannot read its checkpoints."
             )
         config.update(record["config"])
-        return Run(config, record["data"], record["steps_per_epoch"])
+        try:
+            config, _ = config_lib.resolve(config)
+        except UserError as error:
+            raise UserError(f"{path} is not a config of this program: {error}") from error
+        run = Run(config, record["data"], record["steps_per_epoch"])
+        _check_data(path, run)
+        return run
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError(
             f"{workdir} holds no run (no config.json): name the --workdir of a pre-training run."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise UserError(f"{path} is not a config of this program: {error!r}") from error
+
+
+def _check_data(path: AnyPath, run: Run) -> None:
+    """Raises UserError, KeyError or TypeError unless the data are as `Run` says."""
+    classes, steps = run.data["num_classes"], run.steps_per_epoch
+    fits = isinstance(run.data["name"], str) and (classes is None or type(classes) is int)
+    if not fits or (classes or 1) < 1 or type(steps) is not int or steps < 1:
+        raise UserError(
+            f"{path} is not a config of this program: 'data' or 'steps_per_epoch' is garbled."
+        )
 
 
 def _changes(workdir: AnyPath, before: Run, now: Run) -> list[str]:

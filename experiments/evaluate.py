@@ -11,7 +11,6 @@ run's own, their names are added to the file's.
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -33,13 +32,13 @@ PIXEL_SIZE = 32  # larger images are shrunk to this before their pixels are used
 
 def main() -> None:
     """Evaluates as the flags say."""
-    from byol_jax import data, evaluate, parallel, runs
+    from byol_jax import data, evaluate, files, parallel, runs
     from byol_jax import input as input_lib
 
     if PROTOCOL.value not in evaluate.PROTOCOLS:
         known = ", ".join(evaluate.PROTOCOLS)
         raise UserError(f"--protocol={PROTOCOL.value} is not one of {known}.")
-    workdir = Path(CHECKPOINT.value)
+    workdir = files.path(CHECKPOINT.value)
     run, learner, state = runs.restore(workdir, STEP.value)
     config = run.config.copy_and_resolve_references()
     config.data.source = DATA.value or config.data.source

@@ -1,6 +1,7 @@
 """Batches of a tf.data service on loopback: the same as without it, and words where it is lost."""
 
 import socket
+import threading
 import time
 
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 from byol_jax.errors import UserError
 from byol_jax.input import Share, open_source, service, train_batches
 from byol_jax.input.records import open_records
-
 
 SERVERS = []  # until the end of the process: one that goes before its clients waits for them
 
@@ -141,10 +141,16 @@ def test_a_service_that_is_not_there_is_said_at_once(folder):
 
 def test_a_service_without_workers_is_said(folder, monkeypatch):
     dispatcher = service.start_dispatcher(0)
-    SERVERS.append(dispatcher)
     monkeypatch.setattr(service, "PATIENCE_SECONDS", 0.5)
-    with pytest.raises(UserError, match=r"has sent nothing for 0.5 s; see whether"):
+    with pytest.raises(UserError, match=r"has sent nothing for 0\.5 s; see whether"):
         next(batches(folder, service=dispatcher.target))
+    # The thread that still waits gets what it waits for, and ends.
+    worker = service.start_worker(dispatcher.target.removeprefix("grpc://"), 0, "localhost")
+    for thread in threading.enumerate():
+        if thread.name == service.THREAD_NAME:
+            thread.join(30)
+            assert not thread.is_alive()
+    SERVERS.extend([dispatcher, worker])
 
 
 @pytest.mark.parametrize(

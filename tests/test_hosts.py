@@ -152,6 +152,31 @@ def test_what_does_not_say_which_processes_is_refused(arguments, message):
         hosts.join(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("environment", "all_devices"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "JAX_LOCAL_DEVICE_IDS": "0"}, False),
+        ({}, False),
+    ],
+)
+def test_a_task_alone_on_its_machine_has_all_devices(monkeypatch, environment, all_devices):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    seen = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **how: seen.update(how))
+    hosts.join()
+    assert (seen.get("local_device_ids") == []) == all_devices
+    assert seen["heartbeat_timeout_seconds"] < 60
+
+
+def test_without_a_cluster_there_is_one_process():
+    hosts.join()
+    assert jax.process_count() == 1 and not hosts.joined()
+
+
 def test_one_process_agrees_with_itself():
     assert hosts.together(lambda: 3) == 3
     hosts.check_same("settings", "any")

@@ -29,6 +29,7 @@ PATIENCE_SECONDS = 120.0
 # Batches that may arrive ahead of their turn before the one that is due counts as lost.
 AHEAD = 16
 STEPS_AT_A_TIME = 2  # of one worker
+THREAD_NAME = "tf.data service"
 
 
 def batches(plan: Plan, first: int, last: int, service: str) -> Iterator[tuple[np.ndarray, ...]]:
@@ -79,7 +80,7 @@ class _Arrivals:
         self._queue: queue.Queue = queue.Queue(maxsize=1)
         self._closed = threading.Event()
         # TensorFlow waits for a lost service without an end, so the waiting is done elsewhere.
-        threading.Thread(target=self._fetch, args=(made,), daemon=True).start()
+        threading.Thread(target=self._fetch, args=(made,), daemon=True, name=THREAD_NAME).start()
 
     def __call__(self) -> tuple | None:
         try:
