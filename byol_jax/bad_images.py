@@ -1,7 +1,8 @@
 """The images that a run replaced as they could not be read: bad_images.jsonl, and a summary."""
 
 import json
-from pathlib import Path
+
+from byol_jax.files import AnyPath, is_local, write_whole
 
 NAMED = 5  # images that the summary names
 
@@ -12,13 +13,13 @@ class BadImages:
     Carries on where the run does: lines of steps that will be taken again are dropped.
     """
 
-    def __init__(self, path: Path, start_step: int):
+    def __init__(self, path: AnyPath, start_step: int):
         """Keeps lines of `path`, if it exists, up to `start_step`; made with the first image."""
         self._path = path
         kept = [row for row in _read(path) if row["step"] <= start_step]
+        self._lines = [json.dumps(row) + "\n" for row in kept]
         if path.exists():
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._count = len(kept)
+            self._rewrite()
         # Unlike a set, a dictionary knows what came first.
         self._images = dict.fromkeys(row["image"] for row in kept)
         self._step, self._of_step = start_step, set()
@@ -31,25 +32,31 @@ class BadImages:
             return
         self._of_step.add(image)
         self._images.setdefault(image)
-        self._count += 1
+        self._lines.append(json.dumps({"step": step, "image": image}) + "\n")
+        if not is_local(self._path):  # a file there cannot be added to
+            self._rewrite()
+            return
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, "image": image}) + "\n")
+            file.write(self._lines[-1])
 
     def summary(self) -> str | None:
         """How many, which ones and where they are listed; None where there were none."""
-        if not self._count:
+        if not self._lines:
             return None
         first = list(self._images)[:NAMED]
         more = len(self._images) - len(first)
         names = "; ".join(first) + (f"; and {more} more" if more else "")
-        times = f"{self._count} time{'s' if self._count > 1 else ''}"
+        times = f"{len(self._lines)} time{'s' if len(self._lines) > 1 else ''}"
         return (
             f"Images that could not be read were replaced {times}, {len(self._images)} different "
             f"one{'s' if len(self._images) > 1 else ''} ({names}): {self._path} lists them."
         )
 
+    def _rewrite(self) -> None:
+        write_whole(self._path, "".join(self._lines).encode())
 
-def _read(path: Path) -> list[dict]:
+
+def _read(path: AnyPath) -> list[dict]:
     """The lines of a list; nothing after one that a fault cut short."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():

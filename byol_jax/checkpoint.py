@@ -127,7 +127,7 @@ class Checkpoints:
 
         Args:
           step: the number of updates.
-          state: whole on every device of every process.
+          state: whole on every device of every process; or NumPy arrays.
           loop: finite numbers of the training loop, which come back with the state.
           knn: the accuracy of this state, which `Keep.best` goes by.
 
@@ -474,10 +474,13 @@ def _digest_of(record: dict[str, Any]) -> str:
 
 def _on_host(tree: Any) -> Any:
     """The leaves of a tree as NumPy arrays; Orbax asks the same shards, and finds them copied."""
-    shards = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
-    for shard in jax.tree.leaves(shards):
-        shard.copy_to_host_async()
-    return jax.tree.map(np.asarray, shards)
+    arrays = jax.tree.map(
+        lambda x: x.addressable_shards[0].data if isinstance(x, jax.Array) else x, tree
+    )
+    for array in jax.tree.leaves(arrays):
+        if isinstance(array, jax.Array):
+            array.copy_to_host_async()
+    return jax.tree.map(np.asarray, arrays)
 
 
 def _of_first_process(number: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from byol_jax import build, byol, views
+from byol_jax import build, byol, files, views
 from byol_jax import config as config_lib
 from byol_jax.errors import UserError
 from byol_jax.export import folder
@@ -187,7 +187,7 @@ def load(directory: str | Path, step: int | None = None) -> Encoder:
     Raises:
       UserError: it is neither, or damaged; a run without that checkpoint; a step of an export.
     """
-    directory = Path(directory)
+    directory = files.path(directory)
     if not (directory / "config.json").is_file():
         raise UserError(
             f"{directory} is neither a pre-training run nor an exported encoder (no config.json): "

@@ -2,7 +2,8 @@
 
 config.json      the whole config, the data, the length, and the versions that made it
 metrics.jsonl    one line for each reading (writers.py)
-checkpoints/     the state, by step (checkpoint.py)
+checkpoints/     the state, by step (checkpoint.py); damaged_checkpoints/ what was found damaged
+bad_images.jsonl the images that were replaced, with config.data.on_bad=skip (bad_images.py)
 eval/            what `experiments.evaluate` found
 """
 

@@ -88,6 +88,7 @@ def train(
         first = saved.step if saved else start.first_step(config, run.total_steps)
         for line in (
             *introduction(run, learner, test_source, workdir, saved is not None, first),
+            *source.notes,
             *warnings,
             *news,
         ):
@@ -202,7 +203,10 @@ def loop(
             readings["learning_rate"] = float(schedule(step - 1))  # the update began at step - 1
             readings |= health.readings(*inspect(state, batch))
             if evaluating and test_source is not None:
-                readings["knn_test_top1"] = knn_top1(config, source, test_source, embed, state)
+                told = partial(bad, step) if bad else None
+                readings["knn_test_top1"] = knn_top1(
+                    config, source, test_source, embed, state, told
+                )
             warning = collapse.update(step, readings["projection_std"], readings["projection_rank"])
             ending = bool(warning) and config.health.stop_on_collapse
             if hosts.is_first():
@@ -285,13 +289,14 @@ def knn_top1(
     test_source: input_lib.Source,
     embed: Callable[[byol.State, np.ndarray, int], np.ndarray],
     state: byol.State,
+    bad: Callable[[str], None] | None,
 ) -> float:
     """Accuracy of weighted kNN on held-out images, both sets cut to the config's sizes."""
 
     def features(source: input_lib.Source, limit: int) -> tuple[np.ndarray, np.ndarray]:
         return evaluate.collect(
             lambda images: embed(state, images, data.eval_batch_size(config)),
-            data.eval_batches(config, source, limit=limit),
+            data.eval_batches(config, source, limit=limit, bad=bad),
         )
 
     result = evaluate.knn(

@@ -59,10 +59,15 @@ def main() -> None:
         "random_init": (lambda images: embed(fresh, images, batch_size), size),
         "pixels": (evaluate.pixels, min(size, PIXEL_SIZE)),
     }
+    # The same images are met for each kind of features: told once.
+    left_out: dict[str, None] = {}
+    bad = left_out.setdefault if config.data.on_bad == "skip" else None
     results = {}
     for name, (featurise, image_size) in encoders.items():
         train_set, test_set = (
-            evaluate.collect(featurise, data.eval_batches(config, split, image_size=image_size))
+            evaluate.collect(
+                featurise, data.eval_batches(config, split, image_size=image_size, bad=bad)
+            )
             for split in (source, test_source)
         )
         results[name] = evaluate.PROTOCOLS[PROTOCOL.value](
@@ -74,6 +79,7 @@ def main() -> None:
         "data": test_source.name,
         "train_examples": source.num_examples,
         "test_examples": test_source.num_examples,
+        "left_out": list(left_out),
         "step": int(state.step),
         "top1": {name: result["top1"] for name, result in results.items()},
         "details": results,
@@ -90,6 +96,8 @@ def main() -> None:
         path.write_text(json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    for name in left_out:
+        print(f"left out: {name}")
     for line in table(report):
         print(line)
     print(f"written to {path}")

@@ -11,6 +11,7 @@ from PIL import Image
 from byol_jax.errors import UserError
 from byol_jax.input import Share, open_source, service, train_batches
 from byol_jax.input.records import open_records
+from byol_jax.input.training import Plan
 
 SERVERS = []  # until the end of the process: one that goes before its clients waits for them
 
@@ -81,13 +82,19 @@ def test_a_bad_image_is_named_by_the_service_too(address, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "order", [[3, 0, 1, 2, 4, 5], [5, 5, 0, 3, 1], []], ids=["late", "twice and never", "nothing"]
+    ("order", "lost"),
+    [([3, 0, 1, 2, 4, 5], []), ([5, 5, 0, 3, 1], [2, 4]), ([], [0, 1, 2, 3, 4, 5])],
+    ids=["late", "twice and never", "nothing"],
 )
-def test_steps_are_put_in_order_and_lost_ones_are_made_here(folder, order):
+def test_steps_are_put_in_order_and_lost_ones_are_made_here(folder, monkeypatch, order, lost):
     want = list(batches(folder, num_steps=6))
+    plan, made = made_by(folder), []
+    make = Plan.batches
+    monkeypatch.setattr(Plan, "batches", lambda *args: made.append(args[1]) or make(*args))
     arrivals = iter([(step, as_sent(want[step])) for step in order] + [None])
-    got = service._in_order(lambda: next(arrivals), made_by(folder), 0, 6, "grpc://x:1")
+    got = service._in_order(lambda: next(arrivals), plan, 0, 6, "grpc://x:1")
     check_same((views[:3] for views in got), (as_sent(batch)[:3] for batch in want))
+    assert made == lost
 
 
 def test_what_waits_its_turn_is_bounded(folder, monkeypatch):

@@ -172,11 +172,6 @@ def test_a_task_alone_on_its_machine_has_all_devices(monkeypatch, environment, a
     assert seen["heartbeat_timeout_seconds"] < 60
 
 
-def test_without_a_cluster_there_is_one_process():
-    hosts.join()
-    assert jax.process_count() == 1 and not hosts.joined()
-
-
 def test_one_process_agrees_with_itself():
     assert hosts.together(lambda: 3) == 3
     hosts.check_same("settings", "any")

@@ -550,7 +550,7 @@ def test_streamed_hosts_read_other_records_each(monkeypatch, count):
     hosts = shares(12, count)
     parts = [train(source, 16, batch_size=12, share=share) for share in hosts]
     for first in 0, 8:
-        seen = [places(source, first // 8, share) for share in hosts]
+        seen = [records(source, first // 8, share) for share in hosts]
         assert sum(map(len, seen)) == len(set.union(*seen)) == 97
     for step in range(16):
         batch = joined([part[step] for part in parts])
@@ -558,10 +558,11 @@ def test_streamed_hosts_read_other_records_each(monkeypatch, count):
     assert same(parts[1][11:], train(source, 16, batch_size=12, share=hosts[1], start_step=11))
 
 
-def places(source, epoch, share):
-    """Of the records that a host sees in an epoch."""
+def records(source, epoch, share):
+    """What a host sees in an epoch."""
     part = source.part(share.index, share.count)
-    return {int(place) for place, _ in part.records(tf.constant([1, -1 - epoch], tf.int64))}
+    order = tf.constant([1, -1 - epoch], tf.int64)
+    return {bytes(record.numpy()) for _, record in part.records(order)}
 
 
 @needs_cifar10

@@ -165,7 +165,7 @@ def test_without_labels(trained):
     )
     state = parallel.replicate(byol.init(learner, 0, SHAPE))
     _, metrics = parallel.update(learner)(state, make_batch(0)._replace(labels=None))
-    assert set(metrics) == {"loss", "byol_loss", "tau", "gradient_norm", "parameter_norm"}
+    assert set(metrics) == {"loss", "byol_loss", "tau", "gradient_norm", "parameter_norm", "stop"}
 
 
 def test_embedding_any_number_of_images(trained):

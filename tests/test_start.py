@@ -54,7 +54,7 @@ def started(num_classes=10, **settings):
     learner = build.make_learner(config, lambda step: 0.1, 6, num_classes, axis_name=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "initial_state", placeholders)
-        return start.new_state(learner, config)
+        return start.new_state(learner, config, start.first_step(config, 6))
 
 
 def assert_equal(got, want):
