@@ -24,14 +24,8 @@ import pytest
 # Tests of what a run does, rather than of its numbers, compile without XLA's optimisations: in half
 # the time, and compiling is what takes most of it.
 QUICKLY_COMPILED = {
-    *(
-        "test_cli",
-        "test_export_features",
-        "test_nonfinite",
-        "test_resume",
-        "test_start",
-        "test_train",
-    )
+    *("test_cli", "test_export_features", "test_faults", "test_hosts", "test_nonfinite"),
+    *("test_resume", "test_start", "test_train"),
 }
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -88,10 +88,11 @@ def stop_one(
             programs[victim].send(signal.SIGTERM)
             codes = [program.finish() for program in programs]
         said = programs[0].said("saved at step")
-        log(f"SIGTERM to process {victim}: {codes}, {said}")
+        ends = " and ".join(program.end() for program in programs)
+        log(f"SIGTERM to process {victim}: {ends}")
         tally.said = said
         if codes != [0] * PROCESSES or not said:
-            tally.lose(" and ".join(program.end() for program in programs))
+            tally.lose(ends)
         else:
             saved_at.add(int(said.split("saved at step ")[1].split(":")[0]))
             tally.count("")

@@ -73,7 +73,8 @@ class Program:
 
     def end(self) -> str:
         """Its exit code and last words, for a report."""
-        return f"exit code {self._popen.returncode}, {' / '.join(self.lines[-3:])}"
+        last = self.said("error: ") or " / ".join(self.lines[-3:])
+        return f"exit code {self._popen.returncode}, {last}"
 
     def error(self) -> str:
         """The sentence in which it says why it ends; '' where it says none."""
