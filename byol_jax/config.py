@@ -61,7 +61,7 @@ RANGES = {
     "tau_base": (0, 1),
     "negatives.beta": (0, INFINITY),
     "negatives.temperature": (TINY, INFINITY),
-    "optimizer.base_learning_rate": (0, INFINITY),
+    "optimizer.base_learning_rate": (0, 1e38),
     "optimizer.weight_decay": (0, INFINITY),
     "optimizer.momentum": (0, 1),
     "optimizer.trust_coefficient": (TINY, INFINITY),
@@ -237,9 +237,9 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             raise UserError(f"config.{key}={get(config, key)!r} is not one of {names}.")
     for key, (low, high) in RANGES.items():
         value = get(config, key)
-        high = min(high, LARGEST)
+        high = LARGEST if high == INFINITY else high
         if value is not None and not low <= value <= high:
-            bounds = f"at least {low:g}" + (f" and at most {high:g}" if high < LARGEST else "")
+            bounds = f"at least {low:g}" + (f" and at most {high:g}" if not value < low else "")
             raise UserError(f"config.{key}={value} must be {bounds}.")
     for low, high in ASCENDING:
         if get(config, low) > get(config, high):

@@ -146,8 +146,8 @@ def begin(workdir: AnyPath, run: Run, order_depends_on_hosts: bool = False) -> l
         if has_checkpoint(workdir):
             if not has_config:
                 raise UserError(
-                    f"{workdir} has checkpoints but no config.json to say of what: choose another "
-                    "--workdir."
+                    f"{workdir} has checkpoints, but no config.json says of what: put back a copy, "
+                    "such as the one that this command writes into another --workdir."
                 )
             news = _changes(workdir, read(workdir), run)
             before = json.loads((workdir / "config.json").read_text()).get("processes")
@@ -215,7 +215,7 @@ def read(workdir: AnyPath) -> Run:
         try:
             config, _ = config_lib.resolve(config)
         except UserError as error:
-            raise UserError(f"{path} is not a config of this program: {error}") from error
+            raise _not_a_config(path, str(error).rstrip(".")) from error
         run = Run(config, record["data"], record["steps_per_epoch"])
         _check_data(path, run)
         return run
@@ -234,7 +234,14 @@ def read(workdir: AnyPath) -> Run:
         AttributeError,
         RecursionError,
     ) as error:
-        raise UserError(f"{path} is not a config of this program: {error!r}") from error
+        raise _not_a_config(path, repr(error)) from error
+
+
+def _not_a_config(path: AnyPath, reason: str) -> UserError:
+    return UserError(
+        f"{path} is not a config of this program ({reason}): put back a copy, such as the one that "
+        "the run's own command writes into another --workdir."
+    )
 
 
 def _check_data(path: AnyPath, run: Run) -> None:
@@ -242,9 +249,7 @@ def _check_data(path: AnyPath, run: Run) -> None:
     classes, steps = run.data["num_classes"], run.steps_per_epoch
     fits = isinstance(run.data["name"], str) and (classes is None or type(classes) is int)
     if not fits or (classes or 1) < 1 or type(steps) is not int or steps < 1:
-        raise UserError(
-            f"{path} is not a config of this program: 'data' or 'steps_per_epoch' is garbled."
-        )
+        raise _not_a_config(path, "'data' or 'steps_per_epoch' is garbled")
 
 
 def _changes(workdir: AnyPath, before: Run, now: Run) -> list[str]:

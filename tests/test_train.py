@@ -9,6 +9,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 from tiny import tiny_config
 
@@ -24,6 +25,7 @@ KEYS = {
     *("learning_rate", "gradient_norm", "parameter_norm", "embedding_std", "embedding_rank"),
     *("projection_std", "projection_rank"),
 }
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 TIMES = {"images_per_second", "input_wait_share"}
 
 
@@ -106,8 +108,7 @@ def interrupted(tmp_path_factory):
 
 def test_a_signal_saves_and_the_same_command_goes_on(finished, interrupted, capsys):
     assert int(final_state(interrupted).step) == 4
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    assert handlers == [signal.default_int_handler, signal.SIG_DFL]
+    assert {number: signal.getsignal(number) for number in HANDLERS} == HANDLERS
     train.train(tiny_config(), interrupted)
     assert "Going on from the checkpoint of step 4" in capsys.readouterr().out
 
@@ -136,6 +137,20 @@ def test_a_killed_run_goes_on_from_what_was_saved_on_the_way(finished, tmp_path)
     ):
         np.testing.assert_array_equal(got, want)
     assert [row["step"] for row in rows(killed)] == [2, 3, 4, 6]
+
+
+def test_a_run_in_a_bucket(finished, tmp_path):
+    """By paths as of gs://: nothing is locked, and no file is added to."""
+    bucket = epath.Path(tmp_path / "bucket")
+    shutil.copytree(finished, bucket, ignore=shutil.ignore_patterns("6", "events*", "lock"))
+    train.train(tiny_config(), bucket)
+    for want, got in zip(
+        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(bucket)), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+    assert [row["step"] for row in rows(bucket)] == [2, 3, 4, 6]
+    names = {path.name for path in bucket.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "checkpoints", "views.png", "curves.png"}
 
 
 def test_a_run_passes_over_a_damaged_checkpoint(finished, tmp_path, capsys):
@@ -167,7 +182,7 @@ def test_a_run_without_checkpoint_can_be_started_anew_otherwise(finished, tmp_pa
 
 def test_checkpoints_without_config_are_refused(finished, tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"checkpoints but no config.json"):
+    with pytest.raises(UserError, match=r"checkpoints, but no config.json"):
         runs.begin(tmp_path, runs.read(finished))
 
 
