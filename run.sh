@@ -152,8 +152,9 @@ case $command in
         setup requirements-interop.txt
         setup requirements-interop-no-deps.txt --no-deps
         lint
-        # A process for each core; a file stays whole, as its tests share what was compiled.
-        exec "$python" -m pytest --numprocesses=auto --dist=loadfile "$@"
+        # A process for each core; a file stays whole, as its tests share what was compiled. The
+        # files in the order of tests/conftest.py, the longest first.
+        exec "$python" -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder "$@"
         ;;
     lint)
         setup requirements-dev.txt

@@ -20,7 +20,7 @@ from byol_jax.errors import UserError
 
 T = TypeVar("T")
 # Until a process that hangs, or whose machine is gone without a word, counts as lost.
-HEARTBEAT_SECONDS = 30
+HEARTBEAT_SECONDS = 45
 TEXT_BYTES = 2048  # of a sentence that is passed on to other processes
 
 LOST = (

@@ -245,13 +245,19 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path):
     ]
 
 
-def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+def exploding_config():
+    """Its second update is infinite."""
     config = tiny_config()
     config.optimizer.name = "sgd"
     config.optimizer.base_learning_rate = 1e37
     config.optimizer.warmup_epochs = 2 / 625  # two steps, the first at rate 0
     config.checkpoint.every_steps = config.log_every_steps = 1
     config.knn.every_steps = 0
+    return config
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    config = exploding_config()
     with pytest.raises(UserError, match=r"at step 2 is (nan|inf); .*step 1 is good and was"):
         train.train(config, tmp_path)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
@@ -260,12 +266,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
 
 
 def test_updates_that_are_not_finite_can_be_skipped_but_not_without_end(tmp_path, capsys):
-    config = tiny_config()
-    config.optimizer.name = "sgd"
-    config.optimizer.base_learning_rate = 1e37
-    config.optimizer.warmup_epochs = 2 / 625  # two steps, the first at rate 0
-    config.checkpoint.every_steps = config.log_every_steps = 1
-    config.knn.every_steps = 0
+    config = exploding_config()
     config.on_nonfinite, config.max_skipped_updates = "skip", 2
     for skipped in (["step 2", "step 3"], []):  # a new start goes on with the count
         with pytest.raises(UserError, match=r"at step 4 is (nan|inf), and 2 updates before it"):
