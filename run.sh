@@ -68,6 +68,7 @@ stop() { # signal, exit code
 }
 trap 'stop INT 130' INT
 trap 'stop TERM 143' TERM
+trap 'stop HUP 129' HUP
 
 is_supported() {
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null

@@ -139,7 +139,7 @@ class Checkpoints:
         if step == self._last:
             return
         self.wait()
-        if step in self.steps():
+        if _of_first_process(step in self.steps()):
             return
         if self._manager is None:
             self._open()
@@ -157,6 +157,17 @@ class Checkpoints:
                 ),
                 force=True,  # the caller decides which steps are saved
             )
+        except jax.errors.JaxRuntimeError:  # of another process, not of the disk
+            raise
+        except WRITE_ERRORS as error:
+            raise self._not_written(error) from error
+
+    def check(self) -> None:
+        """Raises what `wait` raises, if it is known already; without waiting."""
+        if self._manager is None:
+            return
+        try:
+            self._manager.check_for_errors()
         except WRITE_ERRORS as error:
             raise self._not_written(error) from error
 
@@ -170,6 +181,8 @@ class Checkpoints:
             return
         try:
             self._manager.wait_until_finished()
+        except jax.errors.JaxRuntimeError:
+            raise
         except WRITE_ERRORS as error:
             raise self._not_written(error) from error
         if self._last is not None and self._last not in self._whole:

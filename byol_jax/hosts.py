@@ -6,9 +6,13 @@ others, who may be waiting for it within an update; they notice that it is gone.
 """
 
 import contextlib
+import faulthandler
 import os
+import secrets
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -17,10 +21,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from byol_jax.errors import UserError
+from byol_jax.files import AnyPath, is_local, writing
 
 T = TypeVar("T")
 # Until a process that hangs, or whose machine is gone without a word, counts as lost.
-HEARTBEAT_SECONDS = 45
+HEARTBEAT_SECONDS = 30
+SHARED_SECONDS = 20  # until a file must be seen by all; network file systems take their time
+ANSWER_SECONDS = 180  # until process 0 must be there
 TEXT_BYTES = 2048  # of a sentence that is passed on to other processes
 
 LOST = (
@@ -30,11 +37,12 @@ LOST = (
 # Where a process is lost, JAX ends the others from C++ by an abort, which no Python survives to
 # explain. This small program does: it reads the process's pipe until that is closed, and speaks if
 # there was no farewell in it.
+ALONE = "(To train alone: --coordinator_address=localhost:8476 --num_processes=1 --process_id=0.)"
 _WITNESS = f"""
 import sys
 if not sys.stdin.buffer.read():
     print("error: this process was ended from outside or by JAX. If it was not killed itself, "
-          {LOST!r} + ".", file=sys.stderr)
+          "some of the processes never came, or " + {LOST!r} + ".", file=sys.stderr)
 """
 _witness: subprocess.Popen | None = None
 
@@ -70,38 +78,80 @@ def join(
     # Its handler would take SIGTERM away from ours, and swallow it before ours is there.
     jax.config.update("jax_enable_preemption_service", False)
     how = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
+    count = _tasks()
     if not missing:
-        if not coordinator_address.rpartition(":")[2].isdigit() or ":" not in coordinator_address:
-            raise UserError(
-                f"--coordinator_address={coordinator_address} must be HOST:PORT, the same on all "
-                "processes."
-            )
-        if not 0 <= process_id < num_processes:
-            raise UserError(
-                f"--process_id={process_id} must be at least 0 and below --num_processes="
-                f"{num_processes}."
-            )
-        print(f"Process {process_id} of {num_processes}, at {coordinator_address}", flush=True)
+        _check(coordinator_address, num_processes, process_id)
         how |= given | {"cluster_detection_method": "deactivate"}
+        count = num_processes
     elif _is_alone_on_its_machine() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
         # JAX gives a Slurm or MPI task one device; none named, it has all that it sees.
         how["local_device_ids"] = []
+    if count > 1:
+        _start_witness()
+        who = "One" if missing else f"Process {process_id}"
+        print(f"{who} of {count} processes; waiting for the others. {ALONE}", flush=True)
+    if process_id:
+        _wait_for_answer(coordinator_address)
     try:
         jax.distributed.initialize(**how)
-    except ValueError as error:
+    except Exception as error:  # what is looked up in a cluster can fail in any way
         if missing and "coordinator_address" in str(error):
             return  # no cluster: one process
-        raise UserError(f"the processes of this run cannot be joined: {error}") from error
-    except RuntimeError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the processes of this run cannot be joined: {str(error).splitlines()[0]}"
+            f"the processes of this run cannot be joined ({reason}). {ALONE}"
         ) from error
     if jax.process_count() > 1:
-        global _witness
+        _start_witness()
+
+
+def _check(address: str, count: int, process: int) -> None:
+    """Raises UserError unless this can be one of so many processes at such an address."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UserError(
+            f"--coordinator_address={address} must be HOST:PORT, the same on all processes."
+        )
+    if not 0 <= process < count:
+        raise UserError(
+            f"--process_id={process} must be at least 0 and below --num_processes={count}."
+        )
+
+
+def _wait_for_answer(address: str) -> None:
+    """Returns when process 0 listens; JAX itself would wait longer, and then abort."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"nobody answers at --coordinator_address={address} ({error.strerror or error})"
+                    ": is process 0 started, is that its machine, and is the port open?"
+                ) from error
+            time.sleep(1)
+
+
+def _start_witness() -> None:
+    global _witness
+    if _witness is None:
+        # An abort would print the stack and 150 modules besides.
+        faulthandler.disable()
         # In a session of its own: signals are meant for the run.
         _witness = subprocess.Popen(
             [sys.executable, "-S", "-c", _WITNESS], stdin=subprocess.PIPE, start_new_session=True
         )
+
+
+def _tasks() -> int:
+    """How many processes Slurm or MPI has started for this job step; 1 without them."""
+    for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 1
 
 
 def _is_alone_on_its_machine() -> bool:
@@ -120,11 +170,15 @@ def leave(code: int) -> None:
 
     With an exit code other than 0 it ends here: Python's own way out would wait for the others.
     """
-    _witness.stdin.write(b"bye")
-    _witness.stdin.close()
+    with contextlib.suppress(OSError):  # it may have been killed
+        _witness.stdin.write(b"bye")
+        _witness.stdin.close()
     sys.stdout.flush()
     sys.stderr.flush()
     if code:
+        if jax.distributed.is_initialized() and is_first():
+            # It is where the others meet: gone at once, it would cut them off in mid-sentence.
+            time.sleep(2)
         os._exit(code)
 
 
@@ -176,12 +230,40 @@ def _texts(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def losing_one_is_said() -> Iterator[None]:
-    """Turns what JAX raises inside when another process is gone into a UserError."""
+def said_in_words() -> Iterator[None]:
+    """Turns what JAX raises inside for want of memory or of another process into a UserError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        text = (str(error).splitlines() or [""])[0]
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in text:
+        text = (str(error).splitlines() or [""])[0][:200]
+        if "RESOURCE_EXHAUSTED" in text:
+            raise UserError(
+                f"the device has too little memory ({text}): make config.batch_size smaller, or "
+                "config.accum_steps larger for the same batch in smaller parts."
+            ) from error
+        if jax.process_count() == 1:
             raise
-        raise UserError(f"{LOST} ({text[:200]}).") from error
+        raise UserError(f"{LOST} ({text}).") from error
+
+
+def check_shared(folder: AnyPath) -> None:
+    """Raises UserError unless all processes see the same folder; process 0 can write there."""
+    if jax.process_count() == 1 or not is_local(folder):
+        return
+    mark = folder / "lock"  # process 0 holds it
+    if is_first():
+        with writing(mark):
+            mark.write_text(secrets.token_hex(8))
+    (token, *_) = _texts(mark.read_text() if is_first() else "")
+
+    def look() -> None:
+        deadline = time.monotonic() + SHARED_SECONDS
+        while not (mark.exists() and mark.read_text() == token):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--workdir={folder} is not the same folder here as for process 0: name one "
+                    "that all processes share."
+                )
+            time.sleep(0.2)
+
+    together(look)

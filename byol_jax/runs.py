@@ -41,7 +41,8 @@ class Run(NamedTuple):
     """What is fixed when a run starts, and cannot change when it goes on."""
 
     config: ConfigDict  # resolved
-    data: dict[str, Any]  # name, num_examples, num_classes and class_names (None without labels)
+    # name, num_examples, num_classes and class_names (None without labels), listing
+    data: dict[str, Any]
     steps_per_epoch: int
 
     @property
@@ -84,6 +85,7 @@ def describe(config: ConfigDict, source: "input_lib.Source") -> Run:
         "num_examples": source.num_examples,
         "num_classes": source.num_classes,
         "class_names": None if source.class_names is None else list(source.class_names),
+        "listing": source.listing(),
     }
     return Run(config, data, input_lib.steps_per_epoch(source, config.batch_size))
 
@@ -116,11 +118,13 @@ def locked(workdir: AnyPath) -> Iterator[None]:
         try:
             if file is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"Another process is training in {workdir}: wait for its end, or choose another "
                 "--workdir."
             ) from None
+        except OSError:  # some network file systems know no locks: as in a bucket
+            pass
         yield
 
 
@@ -261,11 +265,15 @@ def _changes(workdir: AnyPath, before: Run, now: Run) -> list[str]:
         if old.get(key) != new.get(key)
     }
     wrong = [text for key, text in changed.items() if not key.startswith(FREE)]
-    wrong += [
-        f"{key} of the data ({before.data.get(key)} -> {now.data[key]})"
-        for key in now.data
-        if before.data.get(key) != now.data[key]
-    ]
+    others = [key for key in now.data if before.data.get(key) != now.data[key]]
+    if others in (["listing"], ["num_examples", "listing"]) and not wrong:
+        raise UserError(
+            f"The images of {now.data['name']} are not those that the run in {workdir} began with "
+            f"({before.data['num_examples']} then, {now.data['num_examples']} now, or under other "
+            "names): put back what was removed or renamed (any image under the old name will do), "
+            "and take out what was added; or start anew in another --workdir."
+        )
+    wrong += [f"{key} of the data ({before.data.get(key)} -> {now.data[key]})" for key in others]
     if wrong:
         raise UserError(
             f"{workdir} holds a run with other settings: {', '.join(wrong)}. Go on with the old "

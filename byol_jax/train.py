@@ -37,6 +37,7 @@ from byol_jax.writers import Metrics, Progress
 
 KNN_NEIGHBOURS = 20
 PICTURED_IMAGES = 8
+FLAGS = ("stop", "finite")  # among the metrics, but nothing to read
 
 
 def train(
@@ -63,21 +64,21 @@ def train(
       UserError: the config, the data or the folder cannot be used; training became non-finite;
         it collapsed and `config.health.stop_on_collapse` is set; or another process was lost.
     """
-    if source is not None:
-        config = config.copy_and_resolve_references()
-        config.data.source = source.name
-    config, warnings = config_lib.resolve(config)
-    parallel.check_devices(config.batch_size, config.accum_steps)
-    if source is None:
-        source, test_source = hosts.together(lambda: data.open_sources(config))
-    run = runs.describe(config, source)
-    hosts.check_same("settings or data", runs.fingerprint(run))
-    learner = run.learner(parallel.AXIS)
-
     with contextlib.ExitStack() as stack:
-        stack.enter_context(hosts.losing_one_is_said())
+        stack.enter_context(hosts.said_in_words())
         stop = stack.enter_context(stop_requests())
+        if source is not None:
+            config = config.copy_and_resolve_references()
+            config.data.source = source.name
+        config, warnings = config_lib.resolve(config)
+        parallel.check_devices(config.batch_size, config.accum_steps)
+        if source is None:
+            source, test_source = hosts.together(lambda: data.open_sources(config))
+        run = runs.describe(config, source)
+        hosts.check_same("settings or data", runs.fingerprint(run))
+        learner = run.learner(parallel.AXIS)
         news = hosts.together(lambda: begin(stack, workdir, run, source))
+        hosts.check_shared(workdir)
         keep = Keep(
             config.checkpoint.keep, config.checkpoint.keep_every_steps, config.checkpoint.keep_best
         )
@@ -86,6 +87,7 @@ def train(
         stack.callback(progress.close)
         saved = checkpoints.restore_newest(runs.abstract_state(learner, config), progress.say)
         first = saved.step if saved else start.first_step(config, run.total_steps)
+        hosts.check_same("state to start from", str(first))
         for line in (
             *introduction(run, learner, test_source, workdir, saved is not None, first),
             *source.notes,
@@ -95,9 +97,12 @@ def train(
             progress.say(line)
         if first >= run.total_steps:
             progress.say("This run is complete; there is nothing left to do.")
+            draw_curves(workdir, progress)  # if it was killed before it could
             return True
         if saved is None:
-            saved = Saved(first, start.new_state(learner, config, first), {})
+            saved = Saved(
+                first, hosts.together(lambda: start.new_state(learner, config, first)), {}
+            )
         return loop(run, learner, saved, source, test_source, workdir, checkpoints, progress, stop)
 
 
@@ -132,7 +137,9 @@ def loop(
     collapse = health.CollapseMonitor(
         config.health.patience, int(start.loop.get("bad_readings", 0))
     )
-    bad = BadImages(bad_images_path(workdir), start.step) if config.data.on_bad == "skip" else None
+    bad = None
+    if config.data.on_bad == "skip":
+        bad = BadImages(workdir, start.step, jax.process_index(), jax.process_count())
 
     def last_good() -> int | None:
         checkpoints.wait()
@@ -147,6 +154,8 @@ def loop(
         return bool(metrics["stop"])
 
     def save(step: int, knn: float | None = None) -> None:
+        if metrics_file:
+            metrics_file.flush()  # before the checkpoint, after which its lines would be missing
         counts = {
             "skipped_in_a_row": finite.skipped_in_a_row,
             "bad_readings": collapse.bad_readings,
@@ -154,12 +163,13 @@ def loop(
         checkpoints.save(step, parallel.across_processes(state), counts, knn)
 
     with contextlib.ExitStack() as stack:
+        metrics_file = None
         if hosts.is_first():
             metrics_file = Metrics(workdir, start.step)
-            stack.callback(pictures.curves, workdir / "curves.png", workdir / "metrics.jsonl")
+            stack.callback(draw_curves, workdir, progress)
             stack.callback(metrics_file.close)
-        if bad:
-            stack.callback(lambda: bad.summary() and progress.say(bad.summary()))
+        if bad and hosts.is_first():
+            stack.callback(lambda: progress.say(bad.summary() or "Every image could be read."))
         share = input_lib.Share(
             parallel.rows(config.batch_size, config.accum_steps),
             jax.process_index(),
@@ -182,7 +192,7 @@ def loop(
                 raise
             if step == start.step + 1 and hosts.is_first():
                 progress.say("Compiling; the first step takes a while.")
-                draw_views(workdir / "views.png", learner.policy, state, batch)
+                draw_views(workdir / "views.png", learner.policy, state, batch, progress)
             state, metrics = update(state, batch, stop.requested)
             clock.count(metrics)
             progress.advance(step)
@@ -190,33 +200,47 @@ def loop(
             leaving = follow(step - 1, running) if running else False
             running = metrics
             last = step == total
-            evaluating = config.knn.every_steps and (last or step % config.knn.every_steps == 0)
-            saving = last or step % config.checkpoint.every_steps == 0
-            if not (leaving or saving or evaluating or step % config.log_every_steps == 0):
+            every = config.knn.every_steps if test_source else 0
+            evaluating = every > 0 and (last or due(step, every))
+            saving = last or due(step, config.checkpoint.every_steps)
+            reading = saving or evaluating or due(step, config.log_every_steps)
+            if not (leaving or reading):
                 continue
             running = None
             leaving = follow(step, metrics) or leaving
-            readings = {key: float(value) for key, value in parallel.local(metrics).items()}
-            del readings["stop"], readings["finite"]
-            readings |= clock.read()
-            readings["epoch"] = step / run.steps_per_epoch
-            readings["learning_rate"] = float(schedule(step - 1))  # the update began at step - 1
-            readings |= health.readings(*inspect(state, batch))
-            if evaluating and test_source is not None:
-                told = partial(bad, step) if bad else None
-                readings["knn_test_top1"] = knn_top1(
-                    config, source, test_source, embed, state, told
+            ending, readings = False, {}
+            # Not for a stop: it must leave no trace in what is read, or counted by the monitor.
+            if reading:
+                checkpoints.check()
+                local = parallel.local(metrics)
+                readings = {key: float(local[key]) for key in local if key not in FLAGS}
+                readings |= clock.read()
+                readings["epoch"] = step / run.steps_per_epoch
+                readings["learning_rate"] = float(schedule(step - 1))  # the update began there
+                readings |= health.readings(*inspect(state, batch))
+                warning = collapse.update(
+                    step, readings["projection_std"], readings["projection_rank"]
                 )
-            warning = collapse.update(step, readings["projection_std"], readings["projection_rank"])
-            ending = bool(warning) and config.health.stop_on_collapse
-            if hosts.is_first():
-                metrics_file.write(step, readings)
-                metrics_file.flush()  # before the checkpoint, after which it would be missing
+                if evaluating:
+                    try:
+                        readings["knn_test_top1"] = knn_top1(
+                            config, source, test_source, embed, state, told(bad, step)
+                        )
+                    except UserError:  # an unreadable image, as above
+                        if jax.process_count() == 1:
+                            if metrics_file:
+                                metrics_file.write(step, readings)
+                            save(step)
+                        raise
+                if metrics_file:
+                    metrics_file.write(step, readings)
+                ending = bool(warning) and config.health.stop_on_collapse
             if saving or leaving or ending:
                 save(step, readings.get("knn_test_top1"))
-            progress.report(step, readings, clock.seconds_left(total - step))
-            if warning:
-                progress.say(warning)
+            if reading:
+                progress.report(step, readings, clock.seconds_left(total - step))
+                if warning:
+                    progress.say(warning)
             if ending:
                 checkpoints.wait()
                 raise UserError(f"Stopped and saved at step {step}: the features collapsed.")
@@ -230,10 +254,25 @@ def loop(
         return True
 
 
-def bad_images_path(workdir: files.AnyPath) -> files.AnyPath:
-    """Where a process lists the images that it could not read."""
-    number = "" if hosts.is_first() else f".{jax.process_index()}"
-    return workdir / f"bad_images{number}.jsonl"
+def due(step: int, every: int) -> bool:
+    """Whether something that is done every so many steps is done after this one; 0: never."""
+    return every > 0 and step % every == 0
+
+
+def told(bad: BadImages | None, step: int) -> Callable[[str], None] | None:
+    """What to do with images that kNN leaves out: all processes meet the same, one lists them."""
+    if bad is None:
+        return None
+    return partial(bad, step) if hosts.is_first() else lambda _: None
+
+
+def draw_curves(workdir: files.AnyPath, progress: Progress) -> None:
+    """Draws the curves of metrics.jsonl, on process 0; a picture is not worth a run."""
+    if hosts.is_first():
+        try:
+            pictures.curves(workdir / "curves.png", workdir / "metrics.jsonl")
+        except UserError as error:
+            progress.say(f"No curves: {error}")
 
 
 def introduction(
@@ -275,12 +314,20 @@ def introduction(
 
 
 def draw_views(
-    path: files.AnyPath, policy: views.Policy, state: byol.State, batch: byol.Batch
+    path: files.AnyPath,
+    policy: views.Policy,
+    state: byol.State,
+    batch: byol.Batch,
+    progress: Progress,
 ) -> None:
     """Writes the picture of the first view pairs of a batch, before and after augmentation."""
     few = byol.Batch(batch.views[:, :PICTURED_IMAGES], None, batch.positions[:PICTURED_IMAGES])
     augmented = np.stack(byol.augmented(policy, parallel.local(state), few))
-    pictures.view_pairs(path, few.views, augmented * np.array(policy.std) + np.array(policy.mean))
+    augmented = augmented * np.array(policy.std) + np.array(policy.mean)
+    try:
+        pictures.view_pairs(path, few.views, augmented)
+    except UserError as error:  # a picture is not worth a run
+        progress.say(f"No picture of the views: {error}")
 
 
 def knn_top1(

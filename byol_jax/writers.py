@@ -1,5 +1,6 @@
 """Where readings go: metrics.jsonl, TensorBoard, and the terminal."""
 
+import contextlib
 import json
 import os
 import sys
@@ -8,7 +9,7 @@ import tensorboardX
 import tqdm
 
 from byol_jax.errors import UserError
-from byol_jax.files import AnyPath, is_local, write_whole
+from byol_jax.files import AnyPath, is_local, write_whole, writing
 
 
 class Metrics:
@@ -39,8 +40,9 @@ class Metrics:
         if self._file is None:
             self._lines.append(line)
             return
-        self._file.write(line)
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(line)
+            self._file.flush()
         for key, value in readings.items():
             self._events.add_scalar(key, value, step)
 
@@ -49,14 +51,17 @@ class Metrics:
         if self._file is None:
             self._rewrite()
         else:
-            os.fsync(self._file.fileno())
+            with writing(self._path):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Writes out what is waiting."""
-        self.flush()
-        if self._file is not None:
+        if self._file is None:
+            self._rewrite()
+            return
+        with contextlib.suppress(OSError):  # said when it was written
             self._file.close()
-            self._events.close()
+        self._events.close()
 
     def _rewrite(self) -> None:
         write_whole(self._path, "".join(self._lines).encode())
@@ -68,12 +73,15 @@ def read_metrics(path: AnyPath) -> list[dict[str, float]]:
     Raises:
       UserError: another line is not one of ours.
     """
-    rows, lines = [], path.read_text().splitlines()
+    try:
+        rows, lines = [], path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): move it away.") from error
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             row["step"] + 0
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             if number == len(lines):
                 break
             raise UserError(

@@ -4,8 +4,9 @@ python -m experiments.check_data --data=folder:PATH|tfds:NAME|embedded [--split=
     [--data_dir=DIR] [--channels=1|3] [--workers=N]
 python -m experiments.check_data --config=experiments/configs/cifar10.py [--config.key=value ...]
 
-Lists what cannot be decoded, and what can but is odd (`odd:`). Exit codes: 0 every image can be
-decoded, 1 some cannot.
+Lists what cannot be decoded, and what can but is odd (`odd:`). Of a config's own source, both the
+images to train on and those to test on are looked at. Exit codes: 0 every image can be decoded, 1
+some cannot.
 """
 
 import os
@@ -14,6 +15,7 @@ import tqdm
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from byol_jax import input as input_lib
 from byol_jax.errors import UserError
 from experiments import cli
 
@@ -21,7 +23,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of experiments/configs/: its data are looked at.", lock_config=True
 )
 DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:PATH, embedded; the config's if none.")
-SPLIT = flags.DEFINE_string("split", None, "Which split; the one to train on by default.")
+SPLIT = flags.DEFINE_string("split", None, "Which split; by default what the config names.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
 CHANNELS = flags.DEFINE_integer("channels", None, "1 for gray images, 3 (the default) for colour.")
 WORKERS = flags.DEFINE_integer(
@@ -31,21 +33,45 @@ WORKERS = flags.DEFINE_integer(
 
 def main() -> None:
     """Checks as the flags say."""
-    config = CONFIG.value if isinstance(CONFIG.value, ConfigDict) else None
-    if config is None and DATA.value is None:
+    has_config = isinstance(CONFIG.value, ConfigDict)
+    if flags.FLAGS["config"].present and not has_config:
+        path = flags.FLAGS["config"].config_filename
+        raise UserError(f"--config={path} cannot be loaded: is it a file with a get_config()?")
+    if not has_config and DATA.value is None:
         raise UserError("say what to look at: --data=folder:PATH, say, or --config=FILE.")
+    if not (DATA.value or CONFIG.value.data.source):
+        raise UserError(
+            "config.data.source is empty: say where the images are with --data=folder:PATH or "
+            "--config.data.source=folder:PATH."
+        )
     # Here, so that a wrong flag is answered at once.
     from byol_jax import config as config_lib
     from byol_jax import data
-    from byol_jax.input.check import check
 
-    config = (config or config_lib.default()).copy_and_resolve_references()
+    config = CONFIG.value if has_config else config_lib.default()
+    config = config.copy_and_resolve_references()
     config.data.source = DATA.value or config.data.source
     config.data.dir = DATA_DIR.value or config.data.dir
     # The embedded images are gray, whatever a default says.
     gray = config.data.source == "embedded"
     config.data.channels = CHANNELS.value or (1 if gray else config.data.channels)
-    source = data.open_split(config, SPLIT.value or config.data.train_split)
+    splits = [SPLIT.value or config.data.train_split]
+    # Of another source than the config's, it may well not be a split.
+    if not SPLIT.value and not DATA.value and config.data.test_split:
+        splits.append(config.data.test_split)
+    sources = [data.open_split(config, split) for split in splits]
+    sentences = [sentence for source in sources if (sentence := _look_through(source))]
+    if sentences:
+        raise UserError(
+            f"{', '.join(sentences)} cannot be decoded; repair or remove them, or train with "
+            "--config.data.on_bad=skip."
+        )
+
+
+def _look_through(source: "input_lib.Source") -> str | None:
+    """Lists what is bad or odd; returns how many are bad, in words, None if all are good."""
+    from byol_jax.input.check import check
+
     for note in source.notes:
         print(note)
     bad = odd = 0
@@ -61,11 +87,9 @@ def main() -> None:
             tqdm.tqdm.write(f"odd: {finding.name}: {'; '.join(finding.oddities)}")
     total = f"{source.num_examples} images of {source.name}"
     if bad:
-        raise UserError(
-            f"{bad} of {total} cannot be decoded; repair or remove them, or train with "
-            "--config.data.on_bad=skip."
-        )
+        return f"{bad} of {total}"
     print(f"All {total} can be decoded" + (f"; {odd} of them odd, as listed." if odd else "."))
+    return None
 
 
 if __name__ == "__main__":

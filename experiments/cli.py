@@ -67,7 +67,7 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
             traceback.print_exc()
             _part(1)
         raise
-    _part(code or 0)
+    _part(0)  # whatever the exit code: this is an orderly end
     return code
 
 

@@ -1,7 +1,7 @@
 """Evaluates a pre-trained encoder on labels: frozen features, and a simple classifier on top.
 
 python -m experiments.evaluate --checkpoint=DIR --protocol=linear|knn [--step=N] \
-    [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] [--test_split=NAME]
+    [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] [--test_split=NAME] [--on_bad=error|skip]
 
 Raw pixels and the same encoder with random weights are evaluated alike, so that the table shows
 what pre-training bought. Writes DIR/eval/PROTOCOL.json; with another step or other data than the
@@ -25,6 +25,9 @@ DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:PATH, embedded; the 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; the run's by default.")
 TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "To fit on; the run's by default.")
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "To test on; the run's by default, or 'test'.")
+ON_BAD = flags.DEFINE_enum(
+    "on_bad", None, ["error", "skip"], "Images that cannot be decoded; the run's by default."
+)
 flags.mark_flags_as_required(["checkpoint", "protocol"])
 
 PIXEL_SIZE = 32  # larger images are shrunk to this before their pixels are used as features
@@ -43,6 +46,7 @@ def main() -> None:
     config = run.config.copy_and_resolve_references()
     config.data.source = DATA.value or config.data.source
     config.data.dir = DATA_DIR.value or config.data.dir
+    config.data.on_bad = ON_BAD.value or config.data.on_bad
     source = data.open_split(config, TRAIN_SPLIT.value or config.data.train_split)
     if source.num_classes is None:
         raise UserError(

@@ -6,10 +6,12 @@ Each process gets the flags, and those by which the processes find each other. T
 are divided among them; on a CPU, each has as many devices as XLA_FLAGS says. Lines of all but the
 first process are marked with its number.
 
-Exit codes: 0 all processes are done, or have stopped and saved on a signal; 2 the arguments are
-wrong; else that of the process that failed first (128 and the signal's number if one killed it).
+Exit codes: 0 all processes are done; 0, or what --stopped_exit_code says, they have stopped and
+saved on a signal; 2 the arguments are wrong; else that of the process that failed first (128 and
+the signal's number if one killed it).
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -87,7 +89,8 @@ def launch(
 ) -> int:
     """Runs the processes until all have ended.
 
-    SIGINT and SIGTERM go on to each process, once for each time that they come.
+    SIGINT, SIGTERM and SIGHUP go on to each process, once for each time that they come; those that
+    were ignored stay so, as nohup wants it of SIGHUP.
 
     Args:
       count: processes, at least 1.
@@ -107,7 +110,8 @@ def launch(
     # Noted here and passed on below: none is lost while processes are being started.
     before = {
         number: signal.signal(number, lambda number, _: asked.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
     }
     processes: list[subprocess.Popen] = []
     try:
@@ -122,16 +126,29 @@ def launch(
         ]
         for reader in readers:
             reader.start()
-        failed = _watch(processes, asked, patience)
+        stopped = _stopped_exit_code(flags)
+        failed = _watch(processes, asked, patience, (0, stopped))
         for reader in readers:
             reader.join(timeout=1)  # what a process has started may hold its output for longer
-        return 0 if failed is None else _exit_code(failed)
+        if failed is not None:
+            return _exit_code(failed)
+        return stopped if any(process.returncode for process in processes) else 0
     finally:
         for process in processes:
             if process.poll() is None:  # something raised here
                 process.kill()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _stopped_exit_code(flags: Sequence[str]) -> int:
+    """What the processes end with after a stop by a signal; the last such flag counts."""
+    code = "0"
+    for flag, following in zip(flags, [*flags[1:], ""], strict=True):
+        name, has_value, value = flag.partition("=")
+        if name in ("-stopped_exit_code", "--stopped_exit_code"):
+            code = value if has_value else following
+    return int(code) if code.isdecimal() else 0  # else no process starts, and each says why
 
 
 def _free_port() -> int:
@@ -160,14 +177,21 @@ def _start(command: list[str], names: list[str], captured: bool) -> subprocess.P
 def _pass_on(lines: IO[bytes], mark: str) -> None:
     """Writes what a process says to standard error, each line marked."""
     for line in lines:
-        sys.stderr.buffer.write(mark.encode() + line.rstrip(b"\n") + b"\n")
-        sys.stderr.buffer.flush()
+        _say(mark.encode() + line.rstrip(b"\n"))
+
+
+def _say(line: bytes) -> None:
+    """Writes a line to standard error; to nobody where the terminal is lost."""
+    with contextlib.suppress(OSError):
+        os.write(2, line + b"\n")
 
 
 def _watch(
-    processes: list[subprocess.Popen], asked: list[int], patience: float
+    processes: list[subprocess.Popen], asked: list[int], patience: float, orderly: Sequence[int]
 ) -> subprocess.Popen | None:
     """Waits for all processes, passing signals on; after a failure, stops those that stay.
+
+    Orderly are the exit codes that are no failure.
 
     Returns:
       The process that failed first, if any.
@@ -178,28 +202,27 @@ def _watch(
             number = asked.pop(0)
             for process in running:
                 process.send_signal(number)
-        if failed is None and (failed := _failure(processes)):
-            print(f"The others have {patience:g} s to leave.", file=sys.stderr, flush=True)
+        if failed is None and (failed := _failure(processes, orderly)):
+            _say(f"The others have {patience:g} s to leave.".encode())
             deadline = time.monotonic() + patience
         if time.monotonic() > deadline:
             for process in running:
                 process.send_signal(measure)
             deadline, measure = time.monotonic() + LAST_PATIENCE, signal.SIGKILL
         time.sleep(POLL)
-    return failed or _failure(processes)
+    return failed or _failure(processes, orderly)
 
 
-def _failure(processes: list[subprocess.Popen]) -> subprocess.Popen | None:
+def _failure(processes: list[subprocess.Popen], orderly: Sequence[int]) -> subprocess.Popen | None:
     """A process that ended in another way than well, if any; it is named on standard error."""
     for i, process in enumerate(processes):
-        if process.poll():
+        if process.poll() not in (None, *orderly):
             code = process.returncode
             how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-            print(
+            where = "unmarked" if i == 0 else f"marked [{i}]"
+            _say(
                 f"error: process {i} of {len(processes)} ended with {how}; what it said is above, "
-                + ("unmarked." if i == 0 else f"marked [{i}]."),
-                file=sys.stderr,
-                flush=True,
+                f"{where}.".encode()
             )
             return process
     return None

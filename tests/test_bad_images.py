@@ -166,7 +166,7 @@ def test_what_cannot_be_decoded_is_named_with_the_reason(tmp_path, name):
     data, reason = BAD[name]
     (tmp_path / "a picture é.jpg").write_bytes(data)
     source = open_source(f"folder:{tmp_path}", "train")
-    words = rf"a picture é\.jpg cannot be decoded: {reason}; repair it, or put another image under"
+    words = rf"a picture é\.jpg cannot be decoded: {reason}; repair it, or leave it out with --on"
     with pytest.raises(UserError, match=words):
         list(eval_batches(source, batch_size=1, image_size=8))
 
@@ -177,13 +177,13 @@ def test_training_names_it_and_offers_to_skip(tmp_path):
         train(source)
 
 
-def test_names_that_are_no_utf8_are_printable(tmp_path):
-    for name in (b"caf\xe9 1.png", "日本 2.png".encode()):
+def test_names_that_are_no_utf8_or_have_control_characters_are_printable(tmp_path):
+    for name in (b"caf\xe9 1.png", "日本 2.png".encode(), b"two\nlines\x1b.png"):
         with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
             file.write(encoded(smooth(), "PNG"))
     source = open_source(f"folder:{tmp_path}", "train")
-    assert source.names() == ["caf\\xe9 1.png", "日本 2.png"]
-    ((images, _),) = eval_batches(source, batch_size=2, image_size=8)
+    assert source.names() == ["caf\\xe9 1.png", "two\\nlines\\x1b.png", "日本 2.png"]
+    ((images, _),) = eval_batches(source, batch_size=3, image_size=8)
     np.testing.assert_array_equal(images[0], images[1])
     with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9 1.png"), "wb"):
         pass
@@ -298,14 +298,14 @@ def test_where_everything_is_bad_there_is_no_endless_search(tmp_path):
 
 def test_the_list_carries_on_where_the_run_does(tmp_path):
     path = tmp_path / "bad_images.jsonl"
-    images = BadImages(path, 0)
+    images = BadImages(tmp_path, 0)
     assert images.summary() is None and not path.exists()
     for step, image in [(1, "a: b"), (1, "a: b"), (1, "c: d"), (3, "a: b"), (5, "e: f")]:
         images(step, image)
     assert "replaced 4 times, 3 different ones (a: b; c: d; e: f)" in images.summary()
     with path.open("a") as file:
         file.write('{"step": 6, "im')
-    resumed = BadImages(path, 3)
+    resumed = BadImages(tmp_path, 3)
     resumed(4, "g: h")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["step"], row["image"]) for row in rows] == [
@@ -319,7 +319,7 @@ def test_the_list_carries_on_where_the_run_does(tmp_path):
 
 
 def test_the_summary_names_a_few(tmp_path):
-    images = BadImages(tmp_path / "list", 0)
+    images = BadImages(tmp_path, 0)
     for i in range(9):
         images(1, f"{i}.png: it is empty")
     assert images.summary().count(".png") == 5 and "; and 4 more)" in images.summary()

@@ -1,11 +1,13 @@
 """The look at a source before a long run: what it lists, its words and exit codes."""
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from byol_jax.input import from_arrays, open_source
@@ -71,6 +73,26 @@ def test_it_stops_where_the_caller_does(tmp_path):
     findings.close()
 
 
+def test_a_record_file_that_is_damaged_is_a_finding(tmp_path, shared):
+    damaged = shutil.copytree(shared("tfds") / "cifar10", tmp_path / "cifar10")
+    (file,) = damaged.glob("*/cifar10-test.tfrecord*")
+    content = bytearray(file.read_bytes())
+    content[100_000] ^= 1
+    file.write_bytes(content)
+    source = open_records("cifar10", "test", str(tmp_path), 3, memory_limit=0)
+    *good, last = check(source, 2)
+    assert 0 < len(good) < source.num_examples and not any(f.fault for f in good)
+    assert last == (source.name, "it cannot be read any further: its record is damaged", ())
+
+
+def test_what_pillow_takes_for_a_bomb_is_an_oddity(tmp_path, monkeypatch):
+    put(tmp_path / "1.png", Image.new("RGB", (32, 24)))
+    source = open_source(f"folder:{tmp_path}", "train")
+    for limit, oddities in [(700, ()), (100, ("Pillow cannot read it",))]:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # a warning; from twice that an error
+        assert [finding.oddities for finding in check(source, 2)] == [oddities]
+
+
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "experiments.check_data", *arguments],
@@ -82,18 +104,31 @@ def run(*arguments):
 
 
 def test_the_command_lists_and_leaves_with_1(tmp_path):
-    mixed(tmp_path)
-    result = run(f"--data=folder:{tmp_path}", "--workers=2")
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+    put(tmp_path / "train" / "1.png", Image.new("RGB", (32, 24)))
+    mixed(tmp_path / "test")
+    result = run(
+        "--config=experiments/configs/cifar10.py",  # with a test split
+        f"--config.data.source=folder:{tmp_path}",
+        "--workers=2",
+    )
     assert result.returncode == 1
     lines = result.stdout.splitlines()
-    assert f"{tmp_path}/7 empty.jpg: it is empty" in lines
-    assert f"odd: {tmp_path}/5 tiny.png: it is only 1 x 1 pixels" in lines
-    assert "error: 2 of 8 images of folder:" in result.stderr
+    assert f"All 1 images of folder:{tmp_path}/train can be decoded." in lines
+    assert f"{tmp_path}/test/7 empty.jpg: it is empty" in lines
+    assert f"odd: {tmp_path}/test/5 tiny.png: it is only 1 x 1 pixels" in lines
+    assert f"error: 2 of 8 images of folder:{tmp_path}/test cannot be decoded" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_the_command_leaves_with_0_where_all_is_good(tmp_path):
-    put(tmp_path / "1.png", Image.new("RGB", (32, 24)))
-    result = run(f"--data=folder:{tmp_path}", "--config=experiments/configs/cifar10.py")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"All 1 images of folder:{tmp_path}/train can be decoded.\n"
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("nosuch.py", "error: --config=nosuch.py cannot be loaded: is it a file with a get_config"),
+        ("experiments/configs/folder.py", "error: config.data.source is empty: say where"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_a_config(config, words):
+    result = run(f"--config={config}")
+    assert result.returncode == 1 and result.stderr.startswith(words)

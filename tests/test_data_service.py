@@ -10,6 +10,7 @@ from PIL import Image
 
 from byol_jax.errors import UserError
 from byol_jax.input import Share, open_source, service, train_batches
+from byol_jax.input._tensorflow import tf
 from byol_jax.input.records import open_records
 from byol_jax.input.training import Plan
 
@@ -79,6 +80,31 @@ def test_a_bad_image_is_named_by_the_service_too(address, tmp_path):
     source = open_source(f"folder:{tmp_path}", "train")
     with pytest.raises(UserError, match=r"2\.png cannot be decoded: it is empty"):
         next(batches(source, batch_size=2, service=address))
+
+
+def test_an_error_that_overtakes_its_step_waits_for_its_turn(tmp_path):
+    for i in range(12):
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
+    source = open_source(f"folder:{tmp_path}", "train")
+    whole = list(batches(source, 6, batch_size=2))
+    bad = f"{whole[4].views[0, 0, 0, 0, 0]}.png"  # its colour is its number
+    (tmp_path / bad).write_bytes(b"")
+
+    class Arrivals:
+        close = __init__ = lambda *_: None
+
+        def __call__(self):
+            raise tf.errors.InvalidArgumentError(None, None, "Input is empty.")
+
+    got = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, "_check_answers", lambda address: None)
+        patch.setattr(service, "_Arrivals", Arrivals)
+        sent = batches(source, 6, batch_size=2, service="grpc://x:1")
+        with pytest.raises(UserError, match=rf"/{bad} cannot be decoded: it is empty"):
+            for batch in sent:
+                got.append(batch)
+    check_same(got, whole[:4])
 
 
 @pytest.mark.parametrize(
@@ -166,6 +192,15 @@ def test_a_service_without_workers_is_said(folder, monkeypatch):
 def test_a_malformed_address_is_said(folder, text):
     with pytest.raises(UserError, match=r"is not an address; write grpc://HOST:PORT"):
         batches(folder, service=text)
+
+
+def test_a_port_that_was_used_a_moment_ago_is_free():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()  # the side that closes first keeps the port for a minute
+            client.recv(1)
+    assert service._free(port) == port
 
 
 def test_a_port_that_is_taken_is_said(address):

@@ -47,9 +47,9 @@ def test_two_kills_and_a_signal_leave_no_trace(wanted, tmp_path):
         assert program.wait_until(lambda: program.step() > 0), program.end()
         program.send(signal.SIGTERM)
         assert program.finish() == 0, program.end()
-    stopped_at = program.said("Stopped and saved").split("saved at step ")[1].split(":")[0]
+    assert program.said("Stopped and saved")
     go_on(tmp_path)
-    assert comparison.difference(wanted, comparison.result(tmp_path), {int(stopped_at)}) == ""
+    assert comparison.difference(wanted, comparison.result(tmp_path)) == ""
 
 
 @pytest.mark.parametrize("kind", ["a flipped bit", "deleted"])
@@ -87,12 +87,9 @@ def test_a_reading_that_is_missing_double_or_other_is_noticed(wanted, change, wo
     assert words in comparison.difference(wanted, other)
 
 
-def test_times_and_readings_of_a_stop_may_differ(wanted):
-    row = {"step": 3, "loss": 1.0}
+def test_times_may_differ(wanted):
     rows = [reading | {"images_per_second": 1.0} for reading in wanted.readings]
-    other = wanted._replace(readings=[row, *rows])
-    assert comparison.difference(wanted, other, {3}) == ""
-    assert comparison.difference(wanted, other)
+    assert comparison.difference(wanted, wanted._replace(readings=rows)) == ""
 
 
 def test_the_table_counts_what_is_lost():

@@ -115,7 +115,7 @@ def test_a_killed_process_makes_the_other_leave_and_say_why(killed):
     assert "Going on from the checkpoint of step" in output
     assert "another process of this run was lost" in output
     assert "start all processes again" in output
-    assert "Traceback" not in output
+    assert "Traceback" not in output and "Fatal Python error" not in output
 
 
 def test_a_run_goes_on_with_another_number_of_processes(killed, undisturbed):
@@ -124,6 +124,13 @@ def test_a_run_goes_on_with_another_number_of_processes(killed, undisturbed):
     assert runs.checkpoints_of(killed[0]).latest_step() == STEPS
     worst, name = difference(killed[0], undisturbed, min(reached + 2, STEPS))
     assert worst < 1e-3, name
+
+
+def test_a_folder_that_is_not_shared_is_refused(tmp_path):
+    pair = processes.start(["-m", "tests.shared_folder", f"--folder={tmp_path}"])
+    ends = processes.finish(pair)
+    assert [code for code, _ in ends] == [1, 1], ends
+    assert "is not the same folder" in ends[0][1] and "process 1: " in ends[0][1]
 
 
 def test_rows_of_processes_make_the_same_micro_batches(monkeypatch):

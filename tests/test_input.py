@@ -1,6 +1,7 @@
 """Sources and the pipeline: which examples, in which order, and which pixels of them."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -451,6 +452,25 @@ def test_folder_links_in_a_circle(tmp_path):
     (tmp_path / "dog/lost.png").symlink_to(tmp_path / "nowhere.png")
     source = open_source(f"folder:{tmp_path}", "train")
     assert source.class_names == ("cat", "dog")
+    assert source.names() == ["cat/1.png", "dog/2.png"]
+
+
+def test_the_listing_of_a_folder_follows_names_and_labels(tmp_path):
+    for name in ("a/1.png", "a/2.gif", "b/3.webp", "b/4.bmp"):
+        put(tmp_path / "one" / name)
+
+    def listing(root="one"):
+        return open_source(f"folder:{tmp_path / root}", "train").listing()
+
+    first = listing()
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert listing("two") == first and re.fullmatch("[0-9a-f]{64}", first)
+    (tmp_path / "one/b/3.webp").rename(tmp_path / "one/b/5.webp")
+    renamed = listing()
+    shutil.rmtree(tmp_path / "one/b")
+    (tmp_path / "two/a").rename(tmp_path / "two/c")
+    assert len({first, renamed, listing(), listing("two")}) == 4
+    assert from_arrays(np.zeros((1, 4, 4, 3), np.uint8)).listing() is None
 
 
 def test_bad_folders(tmp_path):
@@ -462,6 +482,8 @@ def test_bad_folders(tmp_path):
         open_source(f"folder:{tmp_path}", "val")
     with pytest.raises(UserError, match=r"nowhere does not exist"):
         open_source(f"folder:{tmp_path}/nowhere", "train")
+    with pytest.raises(UserError, match="is in a bucket, where folders are not read"):
+        open_source("folder:gs://bucket/photos", "train")
     with pytest.raises(UserError, match="file is not a folder"):
         open_source(f"folder:{tmp_path}/file", "train")
 

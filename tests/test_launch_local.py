@@ -30,8 +30,11 @@ def asked(signal_number, frame):
     deadline[0] = time.monotonic() + 0.3  # long enough for a second one to be noted
 
 deadline = [float("inf")]
-signal.signal(signal.SIGINT, asked)
-signal.signal(signal.SIGTERM, asked if "stubborn" not in flags else signal.SIG_IGN)
+for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(caught) != signal.SIG_IGN:
+        signal.signal(caught, asked)
+if "stubborn" in flags:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 note("flags", " ".join(sys.argv[1:]))
 note("gpus", os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
 print("out of", number, flush=True)
@@ -43,6 +46,8 @@ if number == flags.get("killed"):
     os.kill(os.getpid(), signal.SIGKILL)
 while "waits" in flags and time.monotonic() < deadline[0]:
     time.sleep(0.01)
+if deadline[0] < float("inf"):
+    sys.exit(int(flags.get("stopped_exit_code", 0)))
 """
 
 
@@ -52,8 +57,11 @@ def start(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     launchers = []
 
-    def call(count, *flags, patience=60, gpus=None):
+    def call(count, *flags, patience=60, gpus=None, hangup="SIG_DFL"):
         main = (
+            # Not as these tests were started, perhaps under nohup.
+            "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+            f"signal.signal(signal.SIGHUP, signal.{hangup});"
             "import sys; from experiments import launch_local as l; l.LAST_PATIENCE = 0.3;"
             f"sys.exit(l.launch({count}, {[f'--notes={tmp_path}', *flags]!r}, module='program', "
             f"patience={patience}))"
@@ -146,7 +154,7 @@ def test_gpus_are_counted_where_none_is_chosen(tmp_path, monkeypatch):
     assert launch_local.gpus({}) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_each_process_once(start, tmp_path, number):
     running = start(2, "--waits=1", gpus="-1")
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
@@ -156,6 +164,44 @@ def test_a_signal_reaches_each_process_once(start, tmp_path, number):
     assert code == 0 and "error:" not in err
     for i in (0, 1):
         assert (tmp_path / f"signals{i}").read_text().split() == [str(int(number))]
+
+
+def test_a_hangup_that_was_ignored_stays_so(start, tmp_path):
+    running = start(2, "--waits=1", gpus="-1", hangup="SIG_IGN")
+    wait_for(tmp_path / "ready0", tmp_path / "ready1")
+    running.send_signal(signal.SIGHUP)
+    running.send_signal(signal.SIGTERM)
+    assert finish(running)[0] == 0
+    for i in (0, 1):
+        assert (tmp_path / f"signals{i}").read_text().split() == [str(int(signal.SIGTERM))]
+
+
+def test_the_exit_code_of_a_stop_is_no_error(start, tmp_path):
+    running = start(2, "--waits=1", "--stopped_exit_code=75", gpus="-1")
+    wait_for(tmp_path / "ready0", tmp_path / "ready1")
+    running.send_signal(signal.SIGTERM)
+    code, _, err = finish(running)
+    assert code == 75 and "error:" not in err
+    # Done, and not stopped: 0. What has failed is named as ever.
+    assert finish(start(2, "--stopped_exit_code=75", gpus="-1"))[0] == 0
+    code, _, err = finish(
+        start(2, "--stopped_exit_code=75", "--fails=1", "--code=76", patience=0.1, gpus="-1")
+    )
+    assert code == 76 and "process 1 of 2 ended with exit code 76" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (["--config=c.py"], 0),
+        (["--stopped_exit_code=75", "--config=c.py"], 75),
+        (["-stopped_exit_code", "75"], 75),
+        (["--stopped_exit_code=75", "--stopped_exit_code=3"], 3),
+        (["--stopped_exit_code"], 0),
+    ],
+)
+def test_the_exit_code_of_a_stop_is_found(flags, code):
+    assert launch_local._stopped_exit_code(flags) == code
 
 
 def test_a_failure_lets_the_others_leave(start, tmp_path):

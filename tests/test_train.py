@@ -1,5 +1,6 @@
 """The loop end to end on a tiny run: files, resuming, stopping, and what goes wrong."""
 
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from tiny import tiny_config
 
 import byol_jax
 from byol_jax import byol, data, health, runs, train, views, writers
+from byol_jax import config as config_lib
 from byol_jax import input as input_lib
 from byol_jax.errors import UserError
 from byol_jax.export import encoder
@@ -294,6 +296,88 @@ def test_a_collapse_is_said_and_can_stop_the_run(tmp_path, monkeypatch, capsys):
         train.train(config, tmp_path)
     assert "predictor" in capsys.readouterr().out  # what to try
     assert int(final_state(tmp_path).step) == 3
+
+
+def test_a_stop_does_not_change_when_a_collapse_ends_the_run(tmp_path, monkeypatch):
+    """A reading at the step of the stop would be one that an undisturbed run does not have."""
+    names = ("embedding_std", "embedding_rank", "projection_std", "projection_rank")
+    monkeypatch.setattr(health, "readings", lambda *_: dict.fromkeys(names, 0.01))
+    advance, step = writers.Progress.advance, 1
+
+    def stopping(self, now):
+        advance(self, now)
+        if now == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(writers.Progress, "advance", stopping)
+    config = tiny_config()
+    config.steps, config.log_every_steps, config.checkpoint.every_steps = 20, 4, 100
+    config.knn.every_steps, config.health.patience, config.health.stop_on_collapse = 0, 2, True
+    assert not train.train(config, tmp_path)
+    assert int(final_state(tmp_path).step) == 3 and rows(tmp_path) == []
+    step = 5
+    assert not train.train(config, tmp_path)
+    with pytest.raises(UserError, match="saved at step 8: the features collapsed"):
+        train.train(config, tmp_path)
+    assert [row["step"] for row in rows(tmp_path)] == [4, 8]
+
+
+def test_an_unreadable_held_out_image_costs_no_step(finished, tmp_path, monkeypatch):
+    def unreadable(*_):
+        raise UserError("y.png cannot be decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "knn_top1", unreadable)
+        with pytest.raises(UserError, match=r"y\.png"):
+            train.train(tiny_config(), tmp_path)
+    assert int(final_state(tmp_path).step) == 3
+    train.train(tiny_config(), tmp_path)
+    for want, got in zip(
+        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(tmp_path)), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_full_disk_under_the_readings_is_one_sentence(tmp_path, monkeypatch):
+    metrics = writers.Metrics(tmp_path, 0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(metrics._file, "flush", full, raising=False)
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left"):
+        metrics.write(1, {"loss": 1.0})
+    monkeypatch.undo()
+    metrics.close()
+
+
+@pytest.mark.parametrize("line", [b"\xff{}", b"[" * 100_000, b"3"])
+def test_a_damaged_metrics_file_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(line + b'\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"line 1 of .*metrics.jsonl was not written by this"):
+        writers.Metrics(tmp_path, 2)
+
+
+def test_another_list_of_images_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    config = tiny_config()
+    config.data.source = f"folder:{tmp_path}"
+    config.data.channels = 3
+    config.views.mean, config.views.std = (0.5,) * 3, (0.25,) * 3
+    resolved, _ = config_lib.resolve(config)
+
+    def now():
+        return runs.describe(resolved, data.open_split(resolved, "train"))
+
+    (tmp_path / ".run" / "checkpoints").mkdir(parents=True)
+    runs.begin(tmp_path / ".run", now())
+    (tmp_path / ".run" / "checkpoints" / "2").mkdir()
+    assert runs.begin(tmp_path / ".run", now()) == []
+    (tmp_path / "3.png").rename(tmp_path / "z.png")
+    with pytest.raises(UserError, match=r"not those that the run in .* began with \(16 then, 16"):
+        runs.begin(tmp_path / ".run", now())
 
 
 def test_a_flat_folder_trains_without_labels(tmp_path, capsys):

@@ -65,6 +65,10 @@ class Source(abc.ABC):
         """A name for each example, in the source's own order: its place, if it has no better."""
         return [str(place) for place in range(self.num_examples)]
 
+    def listing(self) -> str | None:
+        """A digest of which examples there are, where files can come and go; None elsewhere."""
+        return None
+
     def part(self, index: int, count: int) -> "Source":
         """What the host `index` of `count` draws its positions from: all, for random access."""
         return self

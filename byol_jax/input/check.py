@@ -11,7 +11,7 @@ from PIL import Image
 
 from byol_jax.input._tensorflow import tf
 from byol_jax.input.base import Source
-from byol_jax.input.decode import orientation
+from byol_jax.input.decode import in_words, orientation
 from byol_jax.input.faults import fault
 
 SMALL = 16  # pixels; few of the crops of such an image have anything to show
@@ -39,13 +39,15 @@ def check(source: Source, workers: int) -> Iterator[Finding]:
       workers: how many to decode at a time.
 
     Yields:
-      A finding for each, in the source's own order.
+      A finding for each, in the source's own order. Where the files of a streamed source cannot be
+      read any further, the last one says so, under the name of the source.
     """
-    raws = iter(source.raw(tf.range(source.num_examples, dtype=tf.int64)))
+    # Of broken metadata and large images. For the whole process: threads share their filters.
+    warnings.filterwarnings("ignore", module=r"PIL\b")
     with ThreadPoolExecutor(workers) as pool:
         pending = deque()
         try:
-            for raw in raws:
+            for raw in _raws(source):
                 pending.append(pool.submit(_look_at, source, raw))
                 if len(pending) > 4 * workers:
                     yield pending.popleft().result()
@@ -55,7 +57,17 @@ def check(source: Source, workers: int) -> Iterator[Finding]:
             pool.shutdown(cancel_futures=True)
 
 
+def _raws(source: Source) -> Iterator[Any]:
+    """All raw examples; where they cannot be read any further, the error in place of the next."""
+    try:
+        yield from source.raw(tf.range(source.num_examples, dtype=tf.int64))
+    except tf.errors.OpError as error:
+        yield error
+
+
 def _look_at(source: Source, raw: Any) -> Finding:
+    if isinstance(raw, tf.errors.OpError):
+        return Finding(source.name, f"it cannot be read any further: {in_words(raw)}", ())
     name = source.describe(int(source.place(raw)))
     reason = fault(source, raw)
     if reason is not None:
@@ -73,15 +85,15 @@ def _oddities(source, raw):
     data = data.numpy()
     try:
         # Only its header is read.
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
-            warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data)) as image:
             if image.mode == "CMYK":
                 yield "its CMYK colours are turned into RGB without their profile"
             if image.mode.startswith("I"):
                 yield "only the upper 8 of its 16 bits are used"
             if getattr(image, "is_animated", False):
                 yield "of its animation only the first frame is used"
-    except (OSError, ValueError, SyntaxError):  # TensorFlow could read it: that counts
+    # TensorFlow could read it: that counts.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         yield "Pillow cannot read it"
     if b"Exif\0\0" in data[:4096] and (turned := int(orientation(data))) > 1:
         yield f"it is turned upright (EXIF orientation {turned})"

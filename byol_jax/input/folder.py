@@ -1,4 +1,4 @@
-"""A folder of JPEG and PNG files as a source.
+"""A folder of image files as a source: JPEG, PNG, GIF, BMP and WebP.
 
 PATH/<split>/ is the root if that folder exists; otherwise PATH itself stands for the split "train".
 Each folder at the top of the root is a class, whatever lies deeper in it belongs to it, and the
@@ -8,6 +8,7 @@ at the top (one class tells nothing apart). Files and folders whose name starts 
 skipped: among them are the "._" twins that macOS leaves beside images.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from byol_jax.input._tensorflow import tf
 from byol_jax.input.base import RandomAccessSource
 from byol_jax.input.decode import decode
 
-EXTENSIONS = (".jpg", ".jpeg", ".png")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "unlabeled"}
 
 
@@ -44,6 +45,13 @@ class FolderSource(RandomAccessSource):
         root = Path(_printable(os.fspath(self._root)))
         return [Path(_printable(p)).relative_to(root).as_posix() for p in self._paths.numpy()]
 
+    def listing(self):
+        """SHA-256, in hex, of the paths below the folder of the split, in order, and the labels."""
+        start = len(os.path.join(os.fsencode(self._root), b""))
+        names = [path[start:] for path in self._paths.numpy()]
+        labels = self._labels.numpy().astype("<i4").tobytes()
+        return hashlib.sha256(b"\0".join([*names, labels])).hexdigest()
+
     def decode(self, raw):  # noqa: D102 (see Source)
         return decode(self.encoded(raw), self.channels), self._labels[raw]
 
@@ -55,8 +63,11 @@ class FolderSource(RandomAccessSource):
 
 
 def _printable(path: str | bytes) -> str:
-    """A path as text; bytes that are no UTF-8 become escapes."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """A path as text on one line; bytes that are no UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def open_folder(path: str, split: str, channels: int) -> FolderSource:
@@ -65,12 +76,20 @@ def open_folder(path: str, split: str, channels: int) -> FolderSource:
     Raises:
       UserError: if the folder or the split does not exist, cannot be read or holds no images.
     """
+    if "://" in path:
+        raise UserError(
+            f"folder:{path} is in a bucket, where folders are not read: copy it to a disk, or "
+            "make a TFDS dataset of it, which --config.data.dir (of evaluate and export: "
+            "--data_dir) may look for there."
+        )
     name = f"folder:{path}/{split}"
     root = _root(Path(path).expanduser(), split)
     lost: list[str] = []
     entries = _entries(root)
     flat = [entry.path for entry in entries if _is_image(entry, lost)]
-    by_class = {e.name: list(_images(e.path, set(), lost)) for e in entries if _is(e.is_dir)}
+    real = Path(os.path.realpath(root))
+    above = {str(folder) for folder in (real, *real.parents)}  # links to these lead round
+    by_class = {e.name: list(_images(e.path, {*above}, lost)) for e in entries if _is(e.is_dir)}
     empty = [folder for folder, paths in by_class.items() if not paths]
     by_class = {folder: paths for folder, paths in by_class.items() if paths}
     splits = [folder for folder in by_class if folder.lower() in SPLITS]

@@ -17,6 +17,20 @@ from byol_jax.input.crops import Crop, center_crop, check_crop
 from byol_jax.input.faults import fault, faulty
 from byol_jax.input.training import GOOD, REPLACEMENTS, Plan
 
+# What to do about an image that cannot be decoded, behind the words that name it.
+TRAINING_ADVICE = (
+    "; repair it, or put another image under its name: a run that has begun needs as many as "
+    "before. --config.data.on_bad=skip replaces such images by others."
+)
+REPLACED_ADVICE = (
+    f", and nor can {REPLACEMENTS} others drawn in its place: find out with "
+    "`python -m experiments.check_data` what is wrong with the data."
+)
+EVALUATION_ADVICE = (
+    "; repair it, or leave it out with --on_bad=skip (of evaluate) or --config.data.on_bad=skip "
+    "(of pretrain)."
+)
+
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
     """How many whole batches an epoch has; the examples left over sit out, others in each epoch.
@@ -111,7 +125,9 @@ def _trained(plan, arrays, step, bad):
             batch = next(arrays, None)
         except tf.errors.OpError as error:
             raws = plan.examples(step, step + 1).map(lambda epoch, position, raw: raw)
-            raise _refusal(plan.source, raws, error, replaced=plan.replace_bad) from error
+            sentence = faulty(plan.source, raws, error)
+            advice = REPLACED_ADVICE if plan.replace_bad else TRAINING_ADVICE
+            raise UserError(f"{sentence}{advice}") from error
         if batch is None:
             return
         views, labels, positions, places = batch
@@ -191,7 +207,8 @@ def _evaluated(source, arrays, raws_from, bad):
         try:
             batch = next(arrays, None)
         except tf.errors.OpError as error:
-            raise _refusal(source, raws_from(count), error) from error
+            sentence = faulty(source, raws_from(count), error)
+            raise UserError(f"{sentence}{EVALUATION_ADVICE}") from error
         if batch is None:
             return
         images, labels, places = batch
@@ -211,20 +228,6 @@ def _names(source, places):
         (raw,) = source.at(tf.constant([place], tf.int64))
         reason = fault(source, raw) or "it could not be read at first"
         yield f"{source.describe(place)}: {reason}"
-
-
-def _refusal(source, raws, error, replaced=False):
-    """The UserError that stands for an error of TensorFlow: the first bad one of `raws`."""
-    sentence = faulty(source, raws, error)
-    if replaced:
-        return UserError(
-            f"{sentence}, and nor can {REPLACEMENTS} others drawn in its place: find out with "
-            "`python -m experiments.check_data` what is wrong with the data."
-        )
-    return UserError(
-        f"{sentence}; repair it, or put another image under its name: a run that has begun needs "
-        "as many as before. --config.data.on_bad=skip replaces such images by others."
-    )
 
 
 def _check_size(image_size: int) -> None:

@@ -129,7 +129,13 @@ def _in_order(
     is_over = False
     for step in range(first, last):
         while step not in early and len(early) < AHEAD and not is_over:
-            element = arrival()
+            try:
+                element = arrival()
+            except tf.errors.OpError:
+                if plan.source.order_depends_on_hosts:
+                    raise
+                # Of whichever step met it first: made here, each step tells of its own in its turn.
+                raise
             is_over = element is None
             if not is_over and element[0] >= step:  # not one that was made here meanwhile
                 early[int(element[0])] = element[1]
@@ -157,7 +163,7 @@ def _check_answers(service: str) -> None:
     except OSError as error:
         raise UserError(
             f"no tf.data service answers at {service} ({error.strerror or error}); start it with "
-            "`python -m experiments.data_service dispatcher`, or leave out --config.data.service."
+            "`python -m experiments.data_service --port=N`, or leave out --config.data.service."
         ) from error
 
 
@@ -196,6 +202,8 @@ def _free(port: int) -> int:
     """The port, or any free one for 0; TensorFlow itself would share one that is taken."""
     try:
         with socket.socket() as probe:
+            # Or connections that a server left behind would count for a minute.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", port))
             return probe.getsockname()[1]
     except OSError as error:

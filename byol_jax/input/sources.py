@@ -12,7 +12,7 @@ def open_source(spec: str, split: str, *, data_dir: str | None = None, channels:
     """Opens a source of images.
 
     Args:
-      spec: "tfds:NAME" (a dataset that TFDS has prepared), "folder:PATH" (JPEG and PNG files) or
+      spec: "tfds:NAME" (a dataset that TFDS has prepared), "folder:PATH" (image files) or
         "embedded" (textures drawn on the fly, 32 x 32, gray).
       split: "train", "test" or whatever else the source has.
       data_dir: where TFDS keeps its datasets; None for its own default. Others ignore it.

@@ -21,16 +21,33 @@ if [[ -z $(state) ]]; then
     tpu queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
         --runtime-version="$runtime" --spot
 fi
-until [[ $(state) == ACTIVE ]]; do
-    echo "$name is $(state) ..."
+while now=$(state) && [[ $now != ACTIVE ]]; do
+    if [[ $now == @(SUSPENDED|FAILED) ]]; then
+        echo "$name is $now: 'gcloud compute tpus queued-resources describe $name --zone=$ZONE'" \
+            "says why; run this again to ask for another slice." >&2
+        exit 1
+    fi
+    echo "$name is $now ..."
     sleep 60
 done
 
+# In a bucket nothing is locked: two trainings in one folder would destroy each other's work.
+# (Anchored, as the shell that asks has the words in its own command line.)
+tpu tpu-vm ssh "$name" --worker=all --command="
+    if pgrep -f '^[^ ]*python[^ ]* -m experiments[.]pretrain' >/dev/null; then
+        echo \"\$(hostname) is training already: let it end, or stop it with SIGTERM.\" >&2
+        exit 1
+    fi
+"
 # setsid: the training outlives the connection. SIGTERM to the process of any host stops all, saved.
 tpu tpu-vm ssh "$name" --worker=all --command="
     set -e
     sudo apt-get update -qq && sudo apt-get install -qq python3.11-venv  # its own is Python 3.10
-    [[ -d byol_jax ]] || git clone $REPOSITORY byol_jax
+    if [[ -d byol_jax ]]; then
+        git -C byol_jax pull --ff-only
+    else
+        git clone $REPOSITORY byol_jax
+    fi
     cd byol_jax
     ./run.sh setup
     version=\$(.venv/bin/python -c 'import jax; print(jax.__version__)')

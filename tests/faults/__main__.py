@@ -82,6 +82,7 @@ def faults(arguments: argparse.Namespace, scratch: Path, log: Callable[[str], No
         **{kind: lambda kind=kind: read_back(kind) for kind in damage.HARMS},
         "config": lambda: leftovers.cut_config(damaged("config"), log),
         "readings": lambda: leftovers.cut_readings(damaged("readings"), log),
+        "garbled": lambda: leftovers.garble_readings(damaged("garbled"), log),
         "half": lambda: leftovers.half_a_checkpoint(damaged("half"), log),
         "delete": lambda: leftovers.delete_while_running(run("delete"), wanted, rng("delete"), log),
         "full": lambda: disk.full_disk(folder("full"), wanted, log),

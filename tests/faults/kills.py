@@ -15,7 +15,7 @@ def kill_again_and_again(
 ) -> Tally:
     """Kills a run so many times, then lets it end, and compares."""
     moments = Moments(plan(kills, seed), undisturbed.readings[-1]["step"], seed)
-    tally = Tally(f"`kill -9`, {kills} times in one run ({moments})")
+    tally = Tally("`kill -9` in one run")
     killed = 0
     for phase in moments.phases:
         with run.start() as program:
@@ -28,8 +28,11 @@ def kill_again_and_again(
                 tally.lose(f"no way on after kill {killed}: {program.end()}")
                 return tally
         tally.said = program.said("Going on from") or tally.said
+    tally.fault = f"`kill -9`, {killed} times in one run ({moments})"
     last = run.complete()
-    if last.finish() == 0:
+    if killed < kills:
+        tally.lose(f"killed only {killed} times of {kills}: the run is too short")
+    elif last.finish() == 0:
         tally.count(
             comparison.difference(undisturbed, comparison.result(run.workdir)), times=killed
         )

@@ -21,6 +21,25 @@ def cut_readings(damaged: Damaged, log: Callable[[str], None]) -> Tally:
     return _go_on(tally, run, damaged, log)
 
 
+def garble_readings(damaged: Damaged, log: Callable[[str], None]) -> Tally:
+    """A byte of an early line of metrics.jsonl is flipped: one sentence, and it goes on without."""
+    tally = Tally("a flipped byte in metrics.jsonl")
+    run = Run(damaged.copy())
+    path = run.workdir / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 0x80]) + whole[1:])
+    # The readings are used where there is something left to do.
+    shutil.rmtree(run.workdir / "checkpoints" / str(damaged.newest))
+    refused = run.complete()
+    if refused.finish() == 1 and refused.error() and not refused.said("Traceback"):
+        path.write_bytes(whole)
+        _go_on(tally, run, damaged, log)
+        tally.said = refused.error()
+    else:
+        tally.lose(f"no sentence, but {refused.end()}")
+    return tally
+
+
 def half_a_checkpoint(damaged: Damaged, log: Callable[[str], None]) -> Tally:
     """A checkpoint that was being written, under its temporary name."""
     tally = Tally("a half-written checkpoint left over")

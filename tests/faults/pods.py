@@ -73,7 +73,7 @@ def kill_one(
         else:
             tally.count("")
     tally.said += f" The other left within {longest:.0f} s."
-    return _finish(tally, run, undisturbed, set())
+    return _finish(tally, run, undisturbed)
 
 
 def stop_one(
@@ -81,7 +81,6 @@ def stop_one(
 ) -> Tally:
     """Sends SIGTERM to either process: both stop at the same step."""
     tally = Tally("SIGTERM to one process of two")
-    saved_at = set()
     for victim in reversed(range(PROCESSES)):
         with started(run) as programs:
             _wait_for_steps(programs, rng.randint(1, 20))
@@ -94,9 +93,8 @@ def stop_one(
         if codes != [0] * PROCESSES or not said:
             tally.lose(ends)
         else:
-            saved_at.add(int(said.split("saved at step ")[1].split(":")[0]))
             tally.count("")
-    return _finish(tally, run, undisturbed, saved_at)
+    return _finish(tally, run, undisturbed)
 
 
 def _wait_for_steps(programs: list[Program], steps: int) -> None:
@@ -107,12 +105,12 @@ def _wait_for_steps(programs: list[Program], steps: int) -> None:
     first.wait_until(lambda: first.step() >= start + steps)
 
 
-def _finish(tally: Tally, run: Run, undisturbed: comparison.Result, stops: set[int]) -> Tally:
+def _finish(tally: Tally, run: Run, undisturbed: comparison.Result) -> Tally:
     trouble = complete(run)
     if trouble:
         tally.lose(f"no way on: {trouble}")
         return tally
-    lost = comparison.difference(undisturbed, comparison.result(run.workdir), stops)
+    lost = comparison.difference(undisturbed, comparison.result(run.workdir))
     if lost:
         tally.equal = 0
         tally.losses.append(lost)

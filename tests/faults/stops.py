@@ -24,7 +24,6 @@ def stop_again_and_again(
     """Stops a run so many times by a signal, then lets it end, and compares."""
     moments = Moments(plan(stops, seed), undisturbed.readings[-1]["step"], seed)
     tally = Tally(f"{number.name}, {stops} times in one run ({moments})")
-    saved_at: set[int] = set()
     stopped, longest, lost = 0, 0.0, ""
     for phase in moments.phases:
         with run.start() as program:
@@ -42,7 +41,6 @@ def stop_again_and_again(
         )
         saved = re.search(r"saved at step (\d+)", program.said("Stopped and saved"))
         if saved:
-            saved_at.add(int(saved[1]))
             tally.said = saved.string
             longest = max(longest, seconds)
         # Where nothing has been done since the last checkpoint, it ends as any program does.
@@ -55,8 +53,7 @@ def stop_again_and_again(
     tally.said += f" At most {longest:.1f} s from the signal to the exit."
     last = run.complete()
     if last.finish() == 0:
-        result = comparison.result(run.workdir)
-        lost = lost or comparison.difference(undisturbed, result, saved_at)
+        lost = lost or comparison.difference(undisturbed, comparison.result(run.workdir))
         tally.count(lost, times=stopped)
     else:
         tally.lose(f"no way on after {number.name} {stopped}: {last.end()}")
