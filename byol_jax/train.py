@@ -75,6 +75,7 @@ def train(
         if source is None:
             source, test_source = hosts.together(lambda: data.open_sources(config))
         run = runs.describe(config, source)
+        total = run.total_steps
         hosts.check_same("settings or data", runs.fingerprint(run))
         learner = run.learner(parallel.AXIS)
         news = hosts.together(lambda: begin(stack, workdir, run, source))
@@ -83,10 +84,10 @@ def train(
             config.checkpoint.keep, config.checkpoint.keep_every_steps, config.checkpoint.keep_best
         )
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep))
-        progress = Progress(run.total_steps, quiet=not hosts.is_first())
+        progress = Progress(total, quiet=not hosts.is_first())
         stack.callback(progress.close)
         saved = checkpoints.restore_newest(runs.abstract_state(learner, config), progress.say)
-        first = saved.step if saved else start.first_step(config, run.total_steps)
+        first = saved.step if saved else hosts.together(partial(start.first_step, config, total))
         hosts.check_same("state to start from", str(first))
         for line in (
             *introduction(run, learner, test_source, workdir, saved is not None, first),
@@ -95,7 +96,7 @@ def train(
             *news,
         ):
             progress.say(line)
-        if first >= run.total_steps:
+        if first >= total:
             progress.say("This run is complete; there is nothing left to do.")
             draw_curves(workdir, progress)  # if it was killed before it could
             return True

@@ -100,6 +100,8 @@ def test_an_error_that_overtakes_its_step_waits_for_its_turn(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(service, "_check_answers", lambda address: None)
         patch.setattr(service, "_Arrivals", Arrivals)
+        # It would look for the dispatcher.
+        patch.setattr(tf.data.experimental.service, "distribute", lambda **_: lambda data: data)
         sent = batches(source, 6, batch_size=2, service="grpc://x:1")
         with pytest.raises(UserError, match=rf"/{bad} cannot be decoded: it is empty"):
             for batch in sent:

@@ -135,7 +135,7 @@ def _in_order(
                 if plan.source.order_depends_on_hosts:
                     raise
                 # Of whichever step met it first: made here, each step tells of its own in its turn.
-                raise
+                element = None
             is_over = element is None
             if not is_over and element[0] >= step:  # not one that was made here meanwhile
                 early[int(element[0])] = element[1]
