@@ -82,7 +82,7 @@ def test_a_bad_image_is_named_by_the_service_too(address, tmp_path):
         next(batches(source, batch_size=2, service=address))
 
 
-def test_an_error_that_overtakes_its_step_waits_for_its_turn(tmp_path):
+def test_an_error_that_overtakes_its_step_waits_for_its_turn(address, tmp_path):
     for i in range(12):
         Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
     source = open_source(f"folder:{tmp_path}", "train")
@@ -98,11 +98,10 @@ def test_an_error_that_overtakes_its_step_waits_for_its_turn(tmp_path):
 
     got = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service, "_check_answers", lambda address: None)
         patch.setattr(service, "_Arrivals", Arrivals)
         # It would look for the dispatcher.
         patch.setattr(tf.data.experimental.service, "distribute", lambda **_: lambda data: data)
-        sent = batches(source, 6, batch_size=2, service="grpc://x:1")
+        sent = batches(source, 6, batch_size=2, service=address)
         with pytest.raises(UserError, match=rf"/{bad} cannot be decoded: it is empty"):
             for batch in sent:
                 got.append(batch)

@@ -3,7 +3,7 @@
     python -m experiments.pretrain --config=experiments/configs/folder.py --workdir=DIR \
         --config.data.source=folder:PATH
 
-JPEG and PNG files, in any nesting, with or without labels (a folder for each class). Labels are
+JPEG, PNG, GIF, BMP and WebP files, in any nesting, with or without labels (a folder for each class). Labels are
 never needed; with labels and a folder PATH/test beside PATH/train, add
 --config.data.test_split=test to see kNN accuracy while training.
 
