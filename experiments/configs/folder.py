@@ -3,8 +3,8 @@
     python -m experiments.pretrain --config=experiments/configs/folder.py --workdir=DIR \
         --config.data.source=folder:PATH
 
-JPEG, PNG, GIF, BMP and WebP files, in any nesting, with or without labels (a folder for each class). Labels are
-never needed; with labels and a folder PATH/test beside PATH/train, add
+JPEG, PNG, GIF, BMP and WebP files, in any nesting; a folder for each class gives labels.
+Labels are never needed; with labels and a folder PATH/test beside PATH/train, add
 --config.data.test_split=test to see kNN accuracy while training.
 
 Rate and decay are the paper's for 100 epochs (appendix F); its batch was 4096, and 256 is our

@@ -61,16 +61,18 @@ def faults(arguments: argparse.Namespace, scratch: Path, log: Callable[[str], No
         copies = damaged(kind)
         return damage.read_back(copies, kind, copies.files, log)
 
+    whole = pods.pod(run("pod"))
+    making = threading.Lock()
+
     def of_two(fault: Callable[..., Tally]) -> Tally:
         name = fault.__name__
-        whole = pods.pod(Run(folder(name) / "undisturbed"))
-        trouble = pods.complete(whole)
+        with making:  # once for both
+            trouble = "" if whole.workdir.exists() else pods.complete(whole)
         if trouble:
             tally = Tally(f"of two processes: {name}")
             tally.lose(f"two processes, undisturbed: {trouble}")
             return tally
-        disturbed = pods.pod(Run(scratch / name / "disturbed"))
-        return fault(disturbed, comparison.result(whole.workdir), rng(name), log)
+        return fault(pods.pod(run(name)), comparison.result(whole.workdir), rng(name), log)
 
     return {
         "kill": lambda: kills.kill_again_and_again(
