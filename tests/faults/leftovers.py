@@ -22,22 +22,14 @@ def cut_readings(damaged: Damaged, log: Callable[[str], None]) -> Tally:
 
 
 def garble_readings(damaged: Damaged, log: Callable[[str], None]) -> Tally:
-    """A byte of an early line of metrics.jsonl is flipped: one sentence, and it goes on without."""
+    """A byte of an early line of metrics.jsonl is flipped: one sentence, until it is mended."""
     tally = Tally("a flipped byte in metrics.jsonl")
     run = Run(damaged.copy())
-    path = run.workdir / "metrics.jsonl"
-    whole = path.read_bytes()
-    path.write_bytes(bytes([whole[0] ^ 0x80]) + whole[1:])
     # The readings are used where there is something left to do.
     shutil.rmtree(run.workdir / "checkpoints" / str(damaged.newest))
-    refused = run.complete()
-    if refused.finish() == 1 and refused.error() and not refused.said("Traceback"):
-        path.write_bytes(whole)
-        _go_on(tally, run, damaged, log)
-        tally.said = refused.error()
-    else:
-        tally.lose(f"no sentence, but {refused.end()}")
-    return tally
+    path = run.workdir / "metrics.jsonl"
+    whole = path.read_bytes()
+    return _refused(tally, run, path, bytes([whole[0] ^ 0x80]) + whole[1:], damaged, log)
 
 
 def half_a_checkpoint(damaged: Damaged, log: Callable[[str], None]) -> Tally:
@@ -58,22 +50,8 @@ def cut_config(damaged: Damaged, log: Callable[[str], None]) -> Tally:
     tally = Tally("config.json cut to half")
     run = Run(damaged.copy())
     path = run.workdir / "config.json"
-    whole = path.read_text()
-    path.write_text(whole[: len(whole) // 2])
-    refused = run.complete()
-    if refused.finish() == 1 and refused.error() and not refused.said("Traceback"):
-        path.write_text(whole)
-        _go_on(tally, run, damaged, log)
-    elif refused.finish() == 0:
-        tally.count(
-            comparison.difference(
-                comparison.result(damaged.undisturbed), comparison.result(run.workdir)
-            )
-        )
-    else:
-        tally.lose(f"no sentence, but {refused.end()}")
-    tally.said = refused.error() or tally.said
-    return tally
+    whole = path.read_bytes()
+    return _refused(tally, run, path, whole[: len(whole) // 2], damaged, log)
 
 
 def delete_while_running(
@@ -112,4 +90,25 @@ def _go_on(tally: Tally, run: Run, damaged: Damaged, log: Callable[[str], None])
         tally.count(comparison.difference(wanted, comparison.result(run.workdir)))
     else:
         tally.lose(last.end())
+    return tally
+
+
+def _refused(
+    tally: Tally,
+    run: Run,
+    path: Path,
+    content: bytes,
+    damaged: Damaged,
+    log: Callable[[str], None],
+) -> Tally:
+    """Puts something else into a file: the run must refuse it in a sentence, then go on mended."""
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    refused = run.complete()
+    if refused.finish() == 1 and refused.error() and not refused.said("Traceback"):
+        path.write_bytes(whole)
+        _go_on(tally, run, damaged, log)
+        tally.said = refused.error()
+    else:
+        tally.lose(f"no sentence, but {refused.end()}")
     return tally
