@@ -6,13 +6,17 @@ from collections.abc import Iterator
 
 import jax
 
+# Waiting for more of the time than this, a run would be faster by as much with faster input.
+INPUT_BOUND = 0.1
+
 
 class Clock:
     """Images per second and the share of time spent waiting for input, between two readings."""
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self):
+        self._began = time.perf_counter()
         self._running: dict[str, jax.Array] | None = None
+        self._totals = [0, 0.0, 0.0]  # of what was read: steps, time, time of it waiting
         self.restart()
 
     def restart(self) -> None:
@@ -27,13 +31,17 @@ class Clock:
         yield
         self._waited += time.perf_counter() - start
 
-    def count(self, metrics: dict[str, jax.Array]) -> None:
+    def count(self, metrics: dict[str, jax.Array]) -> bool:
         """One more step was started; returns when the one before it is done.
 
         Steps run behind the host's back. Without a bound the host would run ahead, fill the device
         with batches, and then count as waiting for input what is waiting for the device.
+
+        Returns:
+          Whether it was the first, which is then done.
         """
-        if self._running is None:
+        is_first = self._running is None
+        if is_first:
             # The first step compiles, which is neither input nor training.
             jax.block_until_ready(metrics)
             self.restart()
@@ -41,17 +49,32 @@ class Clock:
             jax.block_until_ready(self._running)
             self._steps += 1
         self._running = metrics
+        return is_first
 
-    def read(self) -> dict[str, float]:
+    def since_start(self) -> float:
+        """Seconds since there is this clock."""
+        return time.perf_counter() - self._began
+
+    def read(self, batch_size: int) -> dict[str, float]:
         """Readings since the restart; the last step's results must have been waited for."""
         self._elapsed = time.perf_counter() - self._start
         if not self._steps:
             return {}
-        return {
-            "images_per_second": self._steps * self._batch_size / self._elapsed,
-            "input_wait_share": self._waited / self._elapsed,
-        }
+        of_now = (self._steps, self._elapsed, self._waited)
+        self._totals = [sum(pair) for pair in zip(self._totals, of_now, strict=True)]
+        return _rates(batch_size, *of_now)
+
+    def of_the_run(self, batch_size: int) -> dict[str, float]:
+        """The same of all that was read since the start of the program; {} before there is any."""
+        return _rates(batch_size, *self._totals) if self._totals[0] else {}
 
     def seconds_left(self, steps: int) -> float | None:
         """Time for so many more steps at the pace last read; None before there is one."""
         return self._elapsed / self._steps * steps if self._steps else None
+
+
+def _rates(batch_size: int, steps: int, elapsed: float, waited: float) -> dict[str, float]:
+    return {
+        "images_per_second": steps * batch_size / elapsed,
+        "input_wait_share": waited / elapsed,
+    }

@@ -34,6 +34,7 @@ CHOICES = {
     "tau_schedule": ("cosine", "constant"),
     "data.channels": (1, 3),
     "data.on_bad": ("error", "skip"),
+    "data.placement": ("auto", "host", "device"),
     "on_nonfinite": ("stop", "skip"),
 }
 TINY = 1e-6  # stands for "above 0"
@@ -130,13 +131,15 @@ def default() -> ConfigDict:
     config.dtype = "float32"  # what convolutions and dense layers compute in; or bfloat16
 
     config.data = ConfigDict()
-    config.data.source = ""  # tfds:NAME, folder:PATH or embedded
+    config.data.source = ""  # tfds:NAME, folder:PATH, npz:PATH or embedded
     config.data.dir = ""  # where TFDS keeps its data; empty: its own default
     config.data.train_split = "train"
     config.data.test_split = ""  # held-out examples with labels, for kNN; empty: none
     config.data.image_size = 224
     config.data.channels = 3
     config.data.on_bad = "error"  # an image that cannot be read; or skip: take another instead
+    # Where views are cut: host, device (which then keeps all images), or auto: where they fit.
+    config.data.placement = "auto"
     config.data.service = ""  # grpc://HOST:PORT of a tf.data service that decodes and crops
 
     config.crop = ConfigDict()  # the geometric half of a view

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from byol_jax import byol
+from byol_jax import byol, parallel, residence
 from byol_jax import config as config_lib
 from byol_jax import input as input_lib
 from byol_jax.errors import UserError
@@ -48,28 +48,49 @@ def train_batches(
     source: input_lib.Source,
     start_step: int,
     total_steps: int,
-    share: input_lib.Share | None = None,
     bad: Callable[[int, str], None] | None = None,
 ) -> Iterator[byol.Batch]:
-    """The batches from `start_step` to the end of the run: this host's rows of them.
+    """The batches from `start_step` to the end of the run, on the devices: this process's rows.
 
-    With `bad`, images that cannot be decoded are replaced and told; see input.train_batches.
+    Made there, or on the host, one ahead of the update that is being computed. With `bad`, images
+    that cannot be decoded are replaced and told; see input.train_batches.
     """
-    return input_lib.train_batches(
-        source,
-        batch_size=config.batch_size,
-        image_size=config.data.image_size,
-        seed=config.seed,
-        num_steps=total_steps,
-        start_step=start_step,
-        crop=input_lib.Crop(
+    plan = {
+        "batch_size": config.batch_size,
+        "image_size": config.data.image_size,
+        "seed": config.seed,
+        "num_steps": total_steps,
+        "start_step": start_step,
+        "crop": input_lib.Crop(
             area=(config.crop.area_min, config.crop.area_max),
             ratio=(config.crop.ratio_min, config.crop.ratio_max),
             flip=config.crop.flip_prob,
         ),
-        share=share,
-        bad=bad,
-        service=config.data.service,
+    }
+    if config.data.placement == "device":
+        return residence.train_batches(source, **plan, accum_steps=config.accum_steps)
+    share = input_lib.Share(
+        parallel.rows(config.batch_size, config.accum_steps),
+        jax.process_index(),
+        jax.process_count(),
+    )
+    batches = input_lib.train_batches(
+        source, **plan, share=share, bad=bad, service=config.data.service
+    )
+    return parallel.placed(batches, config.accum_steps)
+
+
+def faster_input(config: ConfigDict, source: input_lib.Source) -> str:
+    """What would make the training batches of a run come faster, in a sentence."""
+    if config.data.placement == "device":
+        return (
+            "Its views are cut on the device: larger batches, or faster devices, are what is left."
+        )
+    if isinstance(source, input_lib.ArraySource) and not config.data.service:
+        return "Set config.data.placement=device, and the device will cut its views itself."
+    return (
+        "Give it more processor cores, let other machines decode (config.data.service), or store "
+        "the images in files not much larger than config.data.image_size."
     )
 
 

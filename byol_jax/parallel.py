@@ -5,7 +5,7 @@ rows, first among processes, then among the devices of each. pmap's `out_axes=No
 value is the same on every replica, which is why `byol.update` averages all it returns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -38,13 +38,18 @@ def check_devices(batch_size: int, accum_steps: int) -> None:
         )
 
 
-def replicate(state: byol.State) -> byol.State:
-    """Puts the same state on every device of this process, as `update` returns it.
+def replicate(tree: Any) -> Any:
+    """Puts the same arrays on every device of this process, as `update` returns its state.
 
-    So nothing compiles twice. Every process has to come with the same state.
+    So nothing compiles twice. Every process has to come with the same.
     """
+    return jax.device_put(tree, over_devices())
+
+
+def over_devices(*axes: str | None) -> NamedSharding:
+    """How arrays lie on this process's devices: replicated, or split on the axis called AXIS."""
     mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
-    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def local(tree: Any) -> Any:
@@ -82,16 +87,83 @@ def split(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
     A device gets its share of the first micro-batch, then of the second, and so on: which examples
     make a micro-batch does not depend on the number of devices.
     """
+    return byol.Batch(
+        *(
+            None if x is None else split_rows(x, axis, accum_steps)
+            for axis, x in zip(ROWS, batch, strict=True)
+        )
+    )
+
+
+def split_rows(x: np.ndarray, axis: int, accum_steps: int) -> np.ndarray:
+    """The same for one array, whose rows are on `axis`."""
     devices = jax.local_device_count()
+    before, rows, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    x = x.reshape(*before, accum_steps, devices, rows // (accum_steps * devices), *after)
+    return x.swapaxes(axis, axis + 1).reshape(*before, devices, rows // devices, *after)
 
-    def split_axis(axis: int, x: np.ndarray | None) -> np.ndarray | None:
-        if x is None:
-            return None
-        before, rows, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
-        x = x.reshape(*before, accum_steps, devices, rows // (accum_steps * devices), *after)
-        return x.swapaxes(axis, axis + 1).reshape(*before, devices, rows // devices, *after)
 
-    return byol.Batch(*(split_axis(axis, x) for axis, x in zip(ROWS, batch, strict=True)))
+def place(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
+    """Starts to send the rows of this process to its devices, split as above.
+
+    Returns at once; `update` and `inspect_features` take what it returns.
+    """
+    parts = zip(ROWS, split(batch, accum_steps), strict=True)
+    return byol.Batch(
+        *(
+            None if x is None else jax.device_put(x, over_devices(*[None] * axis, AXIS))
+            for axis, x in parts
+        )
+    )
+
+
+def placed(batches: Iterator[byol.Batch], accum_steps: int = 1) -> Iterator[byol.Batch]:
+    """Places every batch while the update of the one before it is still being computed."""
+    waiting = None
+    try:
+        for batch in batches:
+            following = place(batch, accum_steps)
+            if waiting is not None:
+                yield waiting
+            waiting = following
+    except UserError:  # of an image that comes later
+        if waiting is not None:
+            yield waiting
+        raise
+    if waiting is not None:
+        yield waiting
+
+
+def making(
+    of_rows: Callable[[jax.Array, Any], tuple[byol.Batch, Any]], batch_size: int, accum_steps: int
+) -> Callable[[Any], tuple[byol.Batch, Any]]:
+    """Batches that are made on the devices, each making its own rows.
+
+    Args:
+      of_rows: (rows of the global batch, int32 (n,), and something replicated) -> these rows of a
+        batch, and something replicated.
+      batch_size: rows of the global batch.
+      accum_steps: micro-batches of an update.
+
+    Returns:
+      `make(replicated)` -> a batch as `place` returns it, and what else `of_rows` returns.
+    """
+    mapped = jax.pmap(of_rows, axis_name=AXIS, in_axes=(0, None), out_axes=(ROWS, None))
+    mine = rows(batch_size, accum_steps).astype(np.int32)
+    mine = jax.device_put(split_rows(mine, 0, accum_steps), over_devices(AXIS))
+    return lambda replicated: mapped(mine, replicated)
+
+
+def first_rows(batch: byol.Batch, count: int) -> byol.Batch:
+    """At most so many rows of a placed batch, of this process's first device, as NumPy arrays."""
+    there = byol.Batch(
+        *(None if x is None else np.asarray(x.addressable_shards[0].data) for x in batch)
+    )
+    return byol.Batch(
+        there.views[:, 0, :count],
+        None if there.labels is None else there.labels[0, :count],
+        there.positions[0, :count],
+    )
 
 
 def update(
@@ -101,9 +173,9 @@ def update(
     """`byol.update`, or another function like it, over all devices of all processes.
 
     Returns:
-      `update(state, batch, stop=False)`: a replicated state, the rows of this process, and whether
-      it wants to stop -> state and metrics, both replicated; the metric 'stop' is above 0 if any
-      process wants to. The state is donated: the one passed in cannot be used again.
+      `update(state, batch, stop=False)`: a replicated state, a placed batch, and whether this
+      process wants to stop -> state and metrics, both replicated; the metric 'stop' is above 0 if
+      any process wants to. The state is donated: the one passed in cannot be used again.
     """
 
     def voting(state: byol.State, batch: byol.Batch, stop: jax.Array) -> tuple[byol.State, dict]:
@@ -115,10 +187,15 @@ def update(
     )
     # With two updates on the way, those of XLA's CPU backend can wait for each other without end.
     one_at_a_time = jax.process_count() > 1 and jax.default_backend() == "cpu"
+    votes = {  # on the devices already, so that an update sends nothing
+        stop: jax.device_put(
+            np.full(jax.local_device_count(), stop, np.float32), over_devices(AXIS)
+        )
+        for stop in (False, True)
+    }
 
     def update(state: byol.State, batch: byol.Batch, stop: bool = False) -> tuple[byol.State, dict]:
-        votes = np.full(jax.local_device_count(), stop, np.float32)
-        state, metrics = mapped(state, split(batch, learner.accum_steps), votes)
+        state, metrics = mapped(state, batch, votes[stop])
         if one_at_a_time:
             jax.block_until_ready(metrics)
         return state, metrics
@@ -137,7 +214,7 @@ def inspect_features(
     mapped = jax.pmap(everyones, axis_name=AXIS, in_axes=(None, ROWS), out_axes=None)
 
     def inspect(state: byol.State, batch: byol.Batch) -> tuple[np.ndarray, np.ndarray]:
-        return jax.tree.map(np.asarray, local(mapped(state, split(batch, learner.accum_steps))))
+        return jax.tree.map(np.asarray, local(mapped(state, batch)))
 
     return inspect
 

@@ -5,8 +5,9 @@ to stop, features for health), or found the same by each (kNN). Process 0 alone 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,13 +16,13 @@ from ml_collections import ConfigDict
 from byol_jax import (
     byol,
     data,
-    evaluate,
     files,
     health,
     hosts,
     nonfinite,
     parallel,
     pictures,
+    residence,
     runs,
     start,
     views,
@@ -30,14 +31,14 @@ from byol_jax import config as config_lib
 from byol_jax import input as input_lib
 from byol_jax.bad_images import BadImages
 from byol_jax.checkpoint import Checkpoints, Keep, Saved
-from byol_jax.clock import Clock
+from byol_jax.clock import INPUT_BOUND, Clock
+from byol_jax.compilation import Compilations
 from byol_jax.errors import UserError
+from byol_jax.readings import Reader
 from byol_jax.signals import StopRequest, stop_requests
 from byol_jax.writers import Metrics, Progress
 
-KNN_NEIGHBOURS = 20
 PICTURED_IMAGES = 8
-FLAGS = ("stop", "finite")  # among the metrics, but nothing to read
 
 
 def train(
@@ -65,6 +66,8 @@ def train(
         it collapsed and `config.health.stop_on_collapse` is set; or another process was lost.
     """
     with contextlib.ExitStack() as stack:
+        clock = Clock()
+        compilations = stack.enter_context(Compilations())
         stack.enter_context(hosts.said_in_words())
         stop = stack.enter_context(stop_requests())
         if source is not None:
@@ -74,6 +77,7 @@ def train(
         parallel.check_devices(config.batch_size, config.accum_steps)
         if source is None:
             source, test_source = hosts.together(lambda: data.open_sources(config))
+        config.data.placement = hosts.together(lambda: residence.placement(config, source))
         run = runs.describe(config, source)
         total = run.total_steps
         hosts.check_same("settings or data", runs.fingerprint(run))
@@ -104,7 +108,10 @@ def train(
             saved = Saved(
                 first, hosts.together(lambda: start.new_state(learner, config, first)), {}
             )
-        return loop(run, learner, saved, source, test_source, workdir, checkpoints, progress, stop)
+        around = Surroundings(
+            workdir, source, test_source, checkpoints, progress, stop, clock, compilations
+        )
+        return loop(run, learner, saved, around)
 
 
 def begin(
@@ -117,30 +124,33 @@ def begin(
     return runs.begin(workdir, run, source.order_depends_on_hosts)
 
 
-def loop(
-    run: runs.Run,
-    learner: byol.Learner,
-    start: Saved,
-    source: input_lib.Source,
-    test_source: input_lib.Source | None,
-    workdir: files.AnyPath,
-    checkpoints: Checkpoints,
-    progress: Progress,
-    stop: StopRequest,
-) -> bool:
+class Surroundings(NamedTuple):
+    """What a run is made in."""
+
+    workdir: files.AnyPath
+    source: input_lib.Source
+    test_source: input_lib.Source | None
+    checkpoints: Checkpoints
+    progress: Progress
+    stop: StopRequest
+    clock: Clock
+    compilations: Compilations
+
+
+def loop(run: runs.Run, learner: byol.Learner, start: Saved, around: Surroundings) -> bool:
     """Makes the updates from a state to the end of the run; returns whether it got there."""
-    config, total, schedule = run.config, run.total_steps, run.learning_rate()
+    config, total = run.config, run.total_steps
+    workdir, source, test_source, checkpoints, progress, stop, clock, compilations = around
     update = parallel.update(learner, partial(nonfinite.update, skip=config.on_nonfinite == "skip"))
-    inspect = parallel.inspect_features(learner)
-    embed = parallel.embedder(learner)
     state = parallel.replicate(start.state)
     finite = nonfinite.Watch(config, int(start.loop.get("skipped_in_a_row", 0)))
-    collapse = health.CollapseMonitor(
-        config.health.patience, int(start.loop.get("bad_readings", 0))
-    )
     bad = None
     if config.data.on_bad == "skip":
         bad = BadImages(workdir, start.step, jax.process_index(), jax.process_count())
+    reader = Reader(run, learner, source, test_source, bad)
+    collapse = health.CollapseMonitor(
+        config.health.patience, int(start.loop.get("bad_readings", 0))
+    )
 
     def last_good() -> int | None:
         checkpoints.wait()
@@ -171,13 +181,7 @@ def loop(
             stack.callback(metrics_file.close)
         if bad and hosts.is_first():
             stack.callback(lambda: progress.say(bad.summary() or "Every image could be read."))
-        share = input_lib.Share(
-            parallel.rows(config.batch_size, config.accum_steps),
-            jax.process_index(),
-            jax.process_count(),
-        )
-        batches = data.train_batches(config, source, start.step, total, share, bad)
-        clock = Clock(config.batch_size)
+        batches = data.train_batches(config, source, start.step, total, bad)
         running = None  # the metrics of the update before, where nobody has looked at them yet
         for step in range(start.step + 1, total + 1):
             try:
@@ -195,7 +199,8 @@ def loop(
                 progress.say("Compiling; the first step takes a while.")
                 draw_views(workdir / "views.png", learner.policy, state, batch, progress)
             state, metrics = update(state, batch, stop.requested)
-            clock.count(metrics)
+            if clock.count(metrics):
+                progress.say(first_step(clock, compilations))
             progress.advance(step)
 
             leaving = follow(step - 1, running) if running else False
@@ -213,20 +218,14 @@ def loop(
             # Not for a stop: it must leave no trace in what is read, or counted by the monitor.
             if reading:
                 checkpoints.check()
-                local = parallel.local(metrics)
-                readings = {key: float(local[key]) for key in local if key not in FLAGS}
-                readings |= clock.read()
-                readings["epoch"] = step / run.steps_per_epoch
-                readings["learning_rate"] = float(schedule(step - 1))  # the update began there
-                readings |= health.readings(*inspect(state, batch))
+                speed = clock.read(config.batch_size)  # before what takes time itself
+                readings = reader.read(step, metrics, state, batch) | speed
                 warning = collapse.update(
                     step, readings["projection_std"], readings["projection_rank"]
                 )
                 if evaluating:
                     try:
-                        readings["knn_test_top1"] = knn_top1(
-                            config, source, test_source, embed, state, told(bad, step)
-                        )
+                        readings["knn_test_top1"] = reader.knn_top1(step, state)
                     except UserError:  # an unreadable image, as above
                         if jax.process_count() == 1:
                             if metrics_file:
@@ -249,22 +248,36 @@ def loop(
             if leaving and not last:
                 checkpoints.wait()
                 progress.say(f"Stopped and saved at step {step}: the same command goes on from it.")
+                progress.say(pace(clock, config, source))
                 return False
         checkpoints.wait()
-        progress.say(f"Done: {total} steps.")
+        progress.say(f"Done: {total} steps. {pace(clock, config, source)}")
         return True
+
+
+def first_step(clock: Clock, compilations: Compilations) -> str:
+    """How long it took to the end of the first step, and what part of that was compiling."""
+    return (
+        f"First step after {clock.since_start():.1f} s, of which {compilations.seconds:.1f} "
+        f"compiling, or loading what was compiled before ({compilations.count} programs)."
+    )
+
+
+def pace(clock: Clock, config: ConfigDict, source: input_lib.Source) -> str:
+    """How fast the run was, and whether the input held it up: in which case, what to change."""
+    rates = clock.of_the_run(config.batch_size)
+    if not rates:
+        return "Too few for a pace."
+    share = rates["input_wait_share"]
+    said = f"{rates['images_per_second']:.4g} images/s, {share:.0%} of the time waiting for input"
+    if share <= INPUT_BOUND:
+        return f"{said}."
+    return f"{said}: the run was input-bound. {data.faster_input(config, source)}"
 
 
 def due(step: int, every: int) -> bool:
     """Whether something that is done every so many steps is done after this one; 0: never."""
     return every > 0 and step % every == 0
-
-
-def told(bad: BadImages | None, step: int) -> Callable[[str], None] | None:
-    """What to do with images that kNN leaves out: all processes meet the same, one lists them."""
-    if bad is None:
-        return None
-    return partial(bad, step) if hosts.is_first() else lambda _: None
 
 
 def draw_curves(workdir: files.AnyPath, progress: Progress) -> None:
@@ -322,35 +335,10 @@ def draw_views(
     progress: Progress,
 ) -> None:
     """Writes the picture of the first view pairs of a batch, before and after augmentation."""
-    few = byol.Batch(batch.views[:, :PICTURED_IMAGES], None, batch.positions[:PICTURED_IMAGES])
+    few = parallel.first_rows(batch, PICTURED_IMAGES)
     augmented = np.stack(byol.augmented(policy, parallel.local(state), few))
     augmented = augmented * np.array(policy.std) + np.array(policy.mean)
     try:
         pictures.view_pairs(path, few.views, augmented)
     except UserError as error:  # a picture is not worth a run
         progress.say(f"No picture of the views: {error}")
-
-
-def knn_top1(
-    config: ConfigDict,
-    source: input_lib.Source,
-    test_source: input_lib.Source,
-    embed: Callable[[byol.State, np.ndarray, int], np.ndarray],
-    state: byol.State,
-    bad: Callable[[str], None] | None,
-) -> float:
-    """Accuracy of weighted kNN on held-out images, both sets cut to the config's sizes."""
-
-    def features(source: input_lib.Source, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        return evaluate.collect(
-            lambda images: embed(state, images, data.eval_batch_size(config)),
-            data.eval_batches(config, source, limit=limit, bad=bad),
-        )
-
-    result = evaluate.knn(
-        *features(source, config.knn.train_examples),
-        *features(test_source, config.knn.test_examples),
-        num_classes=source.num_classes,
-        ks=(KNN_NEIGHBOURS,),
-    )
-    return result["top1"]

@@ -52,7 +52,8 @@ def main(path):
     log = {name: [] for name in (*READINGS, "learning_rate")}
     positions = np.arange(theirs["batch_size"], dtype=np.int32)
     for step, (pair, labels) in enumerate(zip(values["views"], values["labels"], strict=True)):
-        state, metrics = update(state, byol.Batch(pair, labels, positions))
+        batch = parallel.place(byol.Batch(pair, labels, positions))
+        state, metrics = update(state, batch)
         for theirs_name, ours in READINGS.items():
             log[theirs_name].append(float(parallel.local(metrics)[ours]))
         log["learning_rate"].append(float(learning_rate(step)))

@@ -52,7 +52,11 @@ def trained():
     """States and metrics after three steps: on one device, and on all four."""
     assert jax.device_count() == 4
     one, four = make(None), make(parallel.AXIS)
-    updates = (jax.jit(functools.partial(byol.update, one)), parallel.update(four))
+    everywhere = parallel.update(four)
+    updates = (
+        jax.jit(functools.partial(byol.update, one)),
+        lambda state, batch: everywhere(state, parallel.place(batch)),
+    )
     states = [byol.init(one, 5, SHAPE), parallel.replicate(byol.init(four, 5, SHAPE))]
     for step in range(3):
         pairs = [u(s, make_batch(step)) for u, s in zip(updates, states, strict=True)]
@@ -130,6 +134,39 @@ def test_batch_norm_is_synchronised(module, row_shape):
             np.testing.assert_allclose(replica, expected, atol=1e-5)
 
 
+def test_updates_send_nothing_and_ask_for_nothing():
+    """With its batch on the devices, an update needs the host for nothing but to be started."""
+    learner = make(parallel.AXIS)
+    update = parallel.update(learner)
+    state = parallel.replicate(byol.init(learner, 0, SHAPE))
+    batches = [parallel.place(make_batch(step)) for step in range(3)]
+    state, _ = update(state, batches[0])
+    with jax.transfer_guard("disallow_explicit"):
+        for stop, batch in enumerate(batches[1:]):
+            state, metrics = update(state, batch, bool(stop))
+    assert parallel.local(metrics)["stop"] == 1
+    with jax.transfer_guard("disallow_explicit"), pytest.raises(Exception, match="host-to-device"):
+        update(state, parallel.split(make_batch(3)))
+
+
+def test_placed_batches_are_one_ahead_and_none_is_lost():
+    asked = []
+
+    def batches():
+        for step in range(3):
+            asked.append(step)
+            yield make_batch(step)
+        raise UserError("the fourth cannot be read")
+
+    placed, seen = parallel.placed(batches(), accum_steps=2), []
+    with pytest.raises(UserError, match="the fourth"):
+        for batch in placed:
+            seen.append((np.asarray(batch.views), list(asked)))
+    assert [asked for _, asked in seen] == [[0, 1], [0, 1, 2], [0, 1, 2]]
+    for step, (got, _) in enumerate(seen):
+        np.testing.assert_array_equal(got, parallel.split(make_batch(step), 2).views)
+
+
 def test_an_update_compiles_once():
     compiled = []
 
@@ -140,7 +177,7 @@ def test_an_update_compiles_once():
     learner = make(parallel.AXIS)
     update = parallel.update(learner)
     state = parallel.replicate(byol.init(learner, 0, SHAPE))
-    batches = [make_batch(step) for step in range(3)]
+    batches = [parallel.place(make_batch(step)) for step in range(3)]
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         state, _ = update(state, batches[0])
@@ -164,7 +201,8 @@ def test_without_labels(trained):
         axis_name=parallel.AXIS,
     )
     state = parallel.replicate(byol.init(learner, 0, SHAPE))
-    _, metrics = parallel.update(learner)(state, make_batch(0)._replace(labels=None))
+    batch = parallel.place(make_batch(0)._replace(labels=None))
+    _, metrics = parallel.update(learner)(state, batch)
     assert set(metrics) == {"loss", "byol_loss", "tau", "gradient_norm", "parameter_norm", "stop"}
 
 
@@ -181,7 +219,7 @@ def test_health_features_are_those_of_one_device():
     state = byol.init(make(None), 5, SHAPE)
     want = jax.jit(functools.partial(byol.inspect_features, make(None)))(state, make_batch(9))
     inspect = parallel.inspect_features(make(parallel.AXIS))
-    got = inspect(parallel.replicate(state), make_batch(9))
+    got = inspect(parallel.replicate(state), parallel.place(make_batch(9)))
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
@@ -218,7 +256,8 @@ def test_negatives_are_those_of_all_replicas():
         if axis_name is None:
             results.append(jax.jit(functools.partial(byol.update, learner))(state, batch))
         else:
-            results.append(parallel.update(learner)(parallel.replicate(state), batch))
+            state, batch = parallel.replicate(state), parallel.place(batch)
+            results.append(parallel.update(learner)(state, batch))
     (one, metrics1), (four, metrics4) = results
     for key, want in metrics1.items():
         np.testing.assert_allclose(metrics4[key], want, rtol=2e-5, err_msg=key)

@@ -21,6 +21,7 @@ from byol_jax import input as input_lib
 from byol_jax.errors import UserError
 from byol_jax.export import encoder
 from byol_jax.input import embedded
+from byol_jax.readings import Reader
 
 KEYS = {
     *("step", "epoch", "loss", "byol_loss", "probe_loss", "probe_train_top1", "tau"),
@@ -327,7 +328,7 @@ def test_an_unreadable_held_out_image_costs_no_step(finished, tmp_path, monkeypa
         raise UserError("y.png cannot be decoded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "knn_top1", unreadable)
+        patch.setattr(Reader, "knn_top1", unreadable)
         with pytest.raises(UserError, match=r"y\.png"):
             train.train(tiny_config(), tmp_path)
     assert int(final_state(tmp_path).step) == 3
@@ -428,14 +429,17 @@ def test_arrays_from_python(tmp_path):
 
 def test_the_geometric_knobs_reach_the_pipeline(finished, monkeypatch):
     seen = {}
-    monkeypatch.setattr(input_lib, "train_batches", lambda *_, **k: seen.update(k), raising=False)
+    monkeypatch.setattr(
+        input_lib, "train_batches", lambda *_, **k: seen.update(k) or [], raising=False
+    )
     monkeypatch.setattr(input_lib, "eval_batches", lambda *_, **k: seen.update(k), raising=False)
     config = runs.read(finished).config
+    config.data.placement = "host"
     config.crop.update(
         {"area_min": 0.2, "area_max": 0.7, "ratio_min": 0.5, "ratio_max": 3.0, "flip_prob": 0.1}
     )
     config.seed, config.crop.test_fraction = 9, 0.6
-    data.train_batches(config, None, 2, 5)
+    list(data.train_batches(config, None, 2, 5))
     data.eval_batches(config, None, limit=3)
     assert seen["crop"] == input_lib.Crop(area=(0.2, 0.7), ratio=(0.5, 3.0), flip=0.1)
     assert (seen["seed"], seen["start_step"], seen["num_steps"]) == (9, 2, 5)
@@ -469,5 +473,5 @@ def test_batches_know_their_places(finished):
     source, _ = data.open_sources(run.config)
     batch = next(data.train_batches(run.config, source, 0, run.total_steps))
     assert isinstance(batch, byol.Batch)
-    np.testing.assert_array_equal(batch.positions, np.arange(16))
+    np.testing.assert_array_equal(np.ravel(batch.positions), np.arange(16))
     assert input_lib.steps_per_epoch(source, 16) == run.steps_per_epoch == 625

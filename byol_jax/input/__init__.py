@@ -1,20 +1,23 @@
 """From images to batches: the only package that imports TensorFlow.
 
-TensorFlow is imported when a name below is first used, so that `byol_jax.input.embedded`, which
-draws its images with NumPy alone, works and stays quick without it.
+What reads or decodes files needs TensorFlow, and imports it when it is first used. Arrays, `npz:`
+and the embedded data set do without, as long as the views are cut on the device (residence.py).
 """
 
 import importlib
 
 _HOMES = {
-    "Crop": "crops",
+    "ArraySource": "arrays",
+    "Crop": "crop",
     "Share": "base",
     "Source": "base",
+    "check_crop": "crop",
     "check_same_classes": "base",
-    "eval_batches": "pipeline",
+    "check_size": "crop",
+    "eval_batches": "evaluation",
     "from_arrays": "arrays",
     "open_source": "sources",
-    "steps_per_epoch": "pipeline",
+    "steps_per_epoch": "base",
     "train_batches": "pipeline",
 }
 

@@ -1,14 +1,20 @@
-"""Sources whose images lie in memory, all of one size."""
+"""Sources whose images lie in memory, all of one size. TensorFlow is needed by `decode` alone."""
+
+import functools
 
 import numpy as np
 
 from byol_jax.errors import UserError
-from byol_jax.input._tensorflow import tf
 from byol_jax.input.base import RandomAccessSource
 
 
 class ArraySource(RandomAccessSource):
-    """Images in one uint8 array; use `from_arrays`, which checks them."""
+    """Images in one uint8 array; use `from_arrays`, which checks them.
+
+    Attributes:
+      images: uint8 (N, H, W, C).
+      labels: int32 (N,), -1 without labels.
+    """
 
     def __init__(
         self,
@@ -16,16 +22,28 @@ class ArraySource(RandomAccessSource):
         images: np.ndarray,
         labels: np.ndarray | None,
         class_names: tuple[str, ...] | None,
+        listing: str | None = None,
     ):
         """Keeps images, uint8 (N, H, W, C), and labels, integers (N,), or None."""
         super().__init__(name, len(images), images.shape[-1], class_names)
-        if labels is None:
-            labels = np.full(len(images), -1)
-        self._images = tf.constant(images)
-        self._labels = tf.constant(labels, tf.int32)
+        self.images = images
+        self.labels = np.full(len(images), -1) if labels is None else labels
+        self.labels = self.labels.astype(np.int32)
+        self._listing = listing
+
+    def listing(self):  # noqa: D102 (see Source)
+        return self._listing
+
+    @functools.cached_property
+    def _tensors(self):
+        from byol_jax.input._tensorflow import tf
+
+        with tf.init_scope():  # not a part of the graph that first asks for them
+            return tf.constant(self.images), tf.constant(self.labels)
 
     def decode(self, raw):  # noqa: D102 (see Source)
-        return self._images[raw], self._labels[raw]
+        images, labels = self._tensors
+        return images[raw], labels[raw]
 
     def describe(self, place):  # noqa: D102 (see Source)
         return f"image {place} of {self.name}"
@@ -36,6 +54,7 @@ def from_arrays(
     labels: np.ndarray | None = None,
     name: str = "arrays",
     class_names: tuple[str, ...] | None = None,
+    listing: str | None = None,
 ) -> ArraySource:
     """A source made of arrays.
 
@@ -44,6 +63,7 @@ def from_arrays(
       labels: integers (N,) from 0 up, or None.
       name: what to call the source in logs and messages.
       class_names: a name for each label; the numbers "0", "1", ... if left out.
+      listing: a digest of the images, if there is one: see `Source.listing`.
 
     Raises:
       UserError: if shapes, dtypes or values are others than these.
@@ -59,7 +79,7 @@ def from_arrays(
     if labels is None:
         if class_names is not None:
             raise UserError(f"{name}: class names mean nothing without labels; leave them out.")
-        return ArraySource(name, images, None, None)
+        return ArraySource(name, images, None, None, listing)
     labels = np.asarray(labels)
     if labels.shape != images.shape[:1]:
         raise UserError(
@@ -74,4 +94,4 @@ def from_arrays(
         raise UserError(
             f"{name}: label {labels.max()} has no name among the {len(class_names)} class names."
         )
-    return ArraySource(name, images, labels, tuple(class_names))
+    return ArraySource(name, images, labels, tuple(class_names), listing)

@@ -7,13 +7,17 @@ and sharing the work between hosts never pay for decoding.
 Each example has a *place* in the source, from 0 to num_examples - 1, that no order changes.
 """
 
+from __future__ import annotations  # TensorFlow's types are named, but not needed, here
+
 import abc
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from byol_jax.errors import UserError
-from byol_jax.input._tensorflow import tf
+
+if TYPE_CHECKING:
+    from byol_jax.input._tensorflow import tf
 
 
 class Share(NamedTuple):
@@ -69,7 +73,7 @@ class Source(abc.ABC):
         """A digest of which examples there are, where files can come and go; None elsewhere."""
         return None
 
-    def part(self, index: int, count: int) -> "Source":
+    def part(self, index: int, count: int) -> Source:
         """What the host `index` of `count` draws its positions from: all, for random access."""
         return self
 
@@ -116,6 +120,8 @@ class RandomAccessSource(Source):
     """A source whose raw example is its place, an int64 scalar: any order costs the same."""
 
     def raw(self, positions, shuffle_seed=None):  # noqa: D102 (see Source)
+        from byol_jax.input._tensorflow import tf
+
         if shuffle_seed is not None:
             order = tf.random.experimental.stateless_shuffle(
                 tf.range(self.num_examples, dtype=tf.int64), shuffle_seed, alg="philox"
@@ -124,6 +130,8 @@ class RandomAccessSource(Source):
         return self.at(positions)
 
     def at(self, places):  # noqa: D102 (see Source)
+        from byol_jax.input._tensorflow import tf
+
         return tf.data.Dataset.from_tensor_slices(places)
 
     def place(self, raw):  # noqa: D102 (see Source)
@@ -133,6 +141,22 @@ class RandomAccessSource(Source):
 def one(raw: tuple) -> Any:
     """A raw example from the arguments of a function that a dataset maps: it spreads tuples."""
     return raw[0] if len(raw) == 1 else raw
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+    """How many whole batches an epoch has; the examples left over sit out, others in each epoch.
+
+    Raises:
+      UserError: if there is not even one.
+    """
+    if batch_size < 1:
+        raise UserError(f"the batch size must be at least 1, not {batch_size}.")
+    if source.num_examples < batch_size:
+        raise UserError(
+            f"{source.name} has {source.num_examples} examples, fewer than a batch of "
+            f"{batch_size}; choose a smaller --config.batch_size (4 at least), or more images."
+        )
+    return source.num_examples // batch_size
 
 
 def check_same_classes(train: Source, test: Source) -> None:

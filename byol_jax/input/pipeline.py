@@ -12,8 +12,9 @@ from byol_jax.byol import Batch
 from byol_jax.errors import UserError
 from byol_jax.input import service as service_lib
 from byol_jax.input._tensorflow import tf
-from byol_jax.input.base import Share, Source, one
-from byol_jax.input.crops import Crop, center_crop, check_crop
+from byol_jax.input.base import Share, Source, one, steps_per_epoch
+from byol_jax.input.crop import Crop, check_crop
+from byol_jax.input.crops import center_crop
 from byol_jax.input.faults import fault, faulty
 from byol_jax.input.training import GOOD, REPLACEMENTS, Plan
 
@@ -30,22 +31,6 @@ EVALUATION_ADVICE = (
     "; repair it, or leave it out with --on_bad=skip (of evaluate) or --config.data.on_bad=skip "
     "(of pretrain)."
 )
-
-
-def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """How many whole batches an epoch has; the examples left over sit out, others in each epoch.
-
-    Raises:
-      UserError: if there is not even one.
-    """
-    if batch_size < 1:
-        raise UserError(f"the batch size must be at least 1, not {batch_size}.")
-    if source.num_examples < batch_size:
-        raise UserError(
-            f"{source.name} has {source.num_examples} examples, fewer than a batch of "
-            f"{batch_size}; choose a smaller --config.batch_size (4 at least), or more images."
-        )
-    return source.num_examples // batch_size
 
 
 def train_batches(

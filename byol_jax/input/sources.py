@@ -4,16 +4,16 @@ from byol_jax.errors import UserError
 from byol_jax.input.arrays import from_arrays
 from byol_jax.input.base import Source, check_channels
 from byol_jax.input.embedded import CLASS_NAMES, load
-from byol_jax.input.folder import open_folder
-from byol_jax.input.records import open_records
+from byol_jax.input.npz import open_npz
 
 
 def open_source(spec: str, split: str, *, data_dir: str | None = None, channels: int = 3) -> Source:
     """Opens a source of images.
 
     Args:
-      spec: "tfds:NAME" (a dataset that TFDS has prepared), "folder:PATH" (image files) or
-        "embedded" (textures drawn on the fly, 32 x 32, gray).
+      spec: "tfds:NAME" (a dataset that TFDS has prepared), "folder:PATH" (image files),
+        "npz:PATH" (NumPy arrays) or "embedded" (textures drawn on the fly, 32 x 32, gray). The
+        last two need no TensorFlow.
       split: "train", "test" or whatever else the source has.
       data_dir: where TFDS keeps its datasets; None for its own default. Others ignore it.
       channels: 3 for colour, 1 for gray.
@@ -27,11 +27,17 @@ def open_source(spec: str, split: str, *, data_dir: str | None = None, channels:
         )
     kind, _, rest = spec.partition(":")
     if kind == "tfds" and rest:
+        from byol_jax.input.records import open_records
+
         return open_records(rest, split, data_dir, channels)
     if kind == "folder" and rest:
+        from byol_jax.input.folder import open_folder
+
         return open_folder(rest, split, channels)
+    if kind == "npz" and rest:
+        return open_npz(rest, split, channels)
     if spec == "embedded":
         images, labels = load(split)
         check_channels(spec, images.shape[-1], channels)
         return from_arrays(images, labels, f"embedded/{split}", CLASS_NAMES)
-    raise UserError(f"unknown source {spec!r}; use tfds:NAME, folder:PATH or embedded.")
+    raise UserError(f"unknown source {spec!r}; use tfds:NAME, folder:PATH, npz:PATH or embedded.")

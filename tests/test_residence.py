@@ -1,0 +1,232 @@
+"""A data set on the devices: the same examples and the host's distribution, and nothing is sent."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from byol_jax import config as config_lib
+from byol_jax import data, input, parallel, residence
+from byol_jax.byol import Batch
+from byol_jax.errors import UserError
+from byol_jax.input._tensorflow import tf
+from byol_jax.input.crops import center_crop
+
+N, SIZE, BATCH = 50, 8, 12
+STEPS = N // BATCH  # of an epoch
+WHOLE = input.Crop(area=(1, 1), ratio=(1, 1), flip=0)
+
+
+def source(channels=3):
+    """Images that differ in every pixel, so that each can be told."""
+    images = np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, channels), np.uint8)
+    return input.from_arrays(images, np.arange(N) % 7)
+
+
+def joined(batch):
+    """A placed batch as rows of the global one."""
+    views, labels, positions = (np.asarray(x) for x in batch)
+    order = np.argsort(positions.ravel())
+    views = views.reshape(2, -1, *views.shape[3:])
+    return views[:, order], labels.ravel()[order], positions.ravel()[order]
+
+
+def batches(start=0, stop=STEPS, crop=WHOLE, seed=0, accum_steps=1, **other):
+    made = residence.train_batches(
+        source(),
+        batch_size=BATCH,
+        image_size=SIZE,
+        seed=seed,
+        num_steps=stop,
+        start_step=start,
+        crop=crop,
+        accum_steps=accum_steps,
+        **other,
+    )
+    return [joined(batch) for batch in made]
+
+
+def test_an_epoch_has_every_example_once_and_the_next_another_order():
+    images, labels = source().images, source().labels
+    orders = []
+    for epoch in range(2):
+        seen = []
+        for views, of_batch, positions in batches(epoch * STEPS, (epoch + 1) * STEPS):
+            np.testing.assert_array_equal(positions, np.arange(BATCH))
+            for first, second, label in zip(*views, of_batch, strict=True):
+                np.testing.assert_array_equal(first, second)
+                (place,) = np.flatnonzero((images == first).all((1, 2, 3)))
+                assert label == labels[place]
+                seen.append(place)
+        assert len(set(seen)) == len(seen) == STEPS * BATCH
+        orders.append(seen)
+    assert orders[0] != orders[1]
+    assert orders[0] != sorted(orders[0])
+
+
+def test_batches_depend_on_the_step_alone():
+    crop = input.Crop(area=(0.2, 1.0))
+    whole = batches(0, 2 * STEPS + 1, crop)
+    for start in (1, STEPS, STEPS + 1):
+        for got, want in zip(batches(start, 2 * STEPS + 1, crop), whole[start:], strict=True):
+            jax.tree.map(np.testing.assert_array_equal, got, want)
+    for got, want in zip(batches(0, 2, crop, accum_steps=3), whole, strict=False):
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+    other = batches(0, 1, crop, seed=1)[0]
+    assert not np.array_equal(other[0], whole[0][0])
+
+
+def test_a_micro_batch_is_the_same_examples_as_from_the_host():
+    made = residence.train_batches(
+        source(), batch_size=24, image_size=SIZE, seed=0, num_steps=1, accum_steps=3
+    )
+    rows = np.asarray(next(made).positions)
+    views = np.zeros((2, 24, SIZE, SIZE, 3), np.uint8)
+    from_host = parallel.split(Batch(views, None, np.arange(24)), accum_steps=3)
+    np.testing.assert_array_equal(rows, from_host.positions)
+
+
+def test_without_labels():
+    images = input.from_arrays(source().images)
+    made = residence.train_batches(images, batch_size=12, image_size=SIZE, seed=0, num_steps=1)
+    assert next(made).labels is None
+
+
+def test_nothing_is_sent_and_nothing_compiles_after_the_first_step():
+    made = residence.train_batches(
+        source(), batch_size=BATCH, image_size=SIZE, seed=0, num_steps=3 * STEPS
+    )
+    first, compiled = next(made), []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with jax.transfer_guard("disallow_explicit"):
+            later = list(made)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(later) == 3 * STEPS - 1 and not compiled
+    assert later[0].views.sharding == first.views.sharding
+    # As a batch from the host lies: the update compiles once for both.
+    from_host = parallel.place(jax.tree.map(lambda x: x[:0], first)._replace(labels=None))
+    assert from_host.views.sharding == first.views.sharding
+
+
+def test_views_have_the_hosts_distribution():
+    """Centre and size of what a view shows, read off a ramp, over many draws of both ways."""
+    rows, columns = np.mgrid[:24, :24].astype(np.uint8) * 10
+    ramp = np.stack([rows, columns, np.zeros_like(rows)], -1)
+    images = input.from_arrays(np.broadcast_to(ramp, (600, 24, 24, 3)))
+    plan = {"batch_size": 600, "image_size": 6, "seed": 3, "num_steps": 2}
+    device = [
+        joined(b._replace(labels=b.positions))[0] for b in residence.train_batches(images, **plan)
+    ]
+    host = [batch.views for batch in input.train_batches(images, **plan)]
+
+    def moments(views):
+        views = np.concatenate(views, 1).reshape(-1, 6, 6, 3).astype(float)
+        centre = views.mean((1, 2))[:, :2]
+        height = np.abs(views[:, -1, :, 0] - views[:, 0, :, 0]).mean(1)
+        width = np.abs(views[:, :, -1, 1] - views[:, :, 0, 1]).mean(1)
+        mirrored = views[:, :, -1, 1].mean(1) < views[:, :, 0, 1].mean(1)
+        numbers = np.column_stack([centre, height, width, mirrored, height * width, centre**2])
+        return numbers.mean(0), numbers.std(0) / np.sqrt(len(numbers))
+
+    (want, error), (got, _) = moments(host), moments(device)
+    assert np.all(error > 0)
+    np.testing.assert_array_less(np.abs(got - want), 4 * np.sqrt(2) * error)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "service", "memory", "expected"),
+    [
+        ("auto", "", 1e6, "device"),
+        ("auto", "", 1e3, "host"),
+        ("auto", "grpc://here:1", 1e6, "host"),
+        ("host", "", 1e6, "host"),
+        ("device", "", N * SIZE * SIZE * 3, "device"),
+    ],
+)
+def test_where_views_are_cut(monkeypatch, wanted, service, memory, expected):
+    monkeypatch.setattr(residence, "device_memory", lambda: memory)
+    config = config_lib.default()
+    config.data.placement, config.data.service = wanted, service
+    assert residence.placement(config, source()) == expected
+
+
+def test_what_cannot_be_on_the_device_is_refused(monkeypatch, tmp_path):
+    config = config_lib.default()
+    config.data.placement = "device"
+    monkeypatch.setattr(residence, "device_memory", lambda: 10)
+    with pytest.raises(UserError, match=r"a device has 0\.0: set config.data.placement=host"):
+        residence.placement(config, source())
+    config.data.service = "grpc://here:1"
+    with pytest.raises(UserError, match=r"needs no config\.data\.service"):
+        residence.placement(config, source())
+    config.data.service = ""
+    streamed = type("Streamed", (), {"name": "folder:x"})()
+    with pytest.raises(UserError, match="not for folder:x: set it to host, or to auto"):
+        residence.placement(config, streamed)
+
+
+def test_evaluation_needs_no_tensorflow_either():
+    """The central view of arrays, beside TensorFlow's of the same pixels."""
+    images = source().images
+    got = list(input.eval_batches(source(), batch_size=20, image_size=6, crop_fraction=0.8))
+    assert [len(batch) for batch, _ in got] == [20, 20, 10]
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in got]), source().labels)
+    for image, view in zip(images, np.concatenate([batch for batch, _ in got]), strict=True):
+        want = center_crop(tf.constant(image), 6, 0.8).numpy()
+        assert np.abs(view.astype(int) - want).max() <= 1
+    some = list(
+        input.eval_batches(source(), batch_size=20, image_size=SIZE, crop_fraction=1, limit=9)
+    )
+    assert len(some) == 1 and len(some[0][0]) == 9
+    assert len({image.tobytes() for image in some[0][0]} & {i.tobytes() for i in images}) == 9
+
+
+def test_both_placements_reach_the_update():
+    config = tiny_config()
+    config.data.test_split = ""
+    images, _ = data.open_sources(config)
+    made = {}
+    for config.data.placement in ("host", "device"):
+        batch = next(data.train_batches(config, images, 0, 1))
+        made[config.data.placement] = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), batch)
+    assert made["host"] == made["device"]
+
+
+def test_training_from_arrays_needs_no_tensorflow(tmp_path):
+    """A run from an archive with kNN, in a process where TensorFlow cannot be imported."""
+    images, labels = np.asarray(source(1).images), np.arange(N) % 7
+    np.savez(tmp_path / "train.npz", images=images, labels=labels)
+    np.savez(tmp_path / "test.npz", images=images[:20], labels=np.arange(20) % 7)
+    program = (
+        "import sys\n"
+        "sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
+        "from pathlib import Path\n"
+        "from tiny import tiny_config\n"
+        "from byol_jax import train\n"
+        "config = tiny_config()\n"
+        "config.steps, config.batch_size, config.data.image_size = 3, 8, 8\n"
+        f"config.data.source = {f'npz:{tmp_path}'!r}\n"
+        f"assert train.train(config, Path({str(tmp_path / 'run')!r}))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": "tests", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "knn_test_top1" in (tmp_path / "run" / "metrics.jsonl").read_text()
