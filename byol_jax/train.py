@@ -267,7 +267,7 @@ def pace(clock: Clock, config: ConfigDict, source: input_lib.Source) -> str:
     """How fast the run was, and whether the input held it up: in which case, what to change."""
     rates = clock.of_the_run(config.batch_size)
     if not rates:
-        return "Too few for a pace."
+        return "Too few steps to tell a pace."
     share = rates["input_wait_share"]
     said = f"{rates['images_per_second']:.4g} images/s, {share:.0%} of the time waiting for input"
     if share <= INPUT_BOUND:

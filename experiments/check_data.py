@@ -1,6 +1,6 @@
 """Looks at every image of a source before a long run, decoding it as training does.
 
-python -m experiments.check_data --data=folder:PATH|tfds:NAME|embedded [--split=NAME] \
+python -m experiments.check_data --data=folder:PATH|tfds:NAME|npz:PATH|embedded [--split=NAME] \
     [--data_dir=DIR] [--channels=1|3] [--workers=N]
 python -m experiments.check_data --config=experiments/configs/cifar10.py [--config.key=value ...]
 
@@ -22,7 +22,7 @@ from experiments import cli
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of experiments/configs/: its data are looked at.", lock_config=True
 )
-DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:PATH, embedded; the config's if none.")
+DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:, npz:PATH, embedded; or the config's.")
 SPLIT = flags.DEFINE_string("split", None, "Which split; by default what the config names.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
 CHANNELS = flags.DEFINE_integer("channels", None, "1 for gray images, 3 (the default) for colour.")

@@ -21,7 +21,7 @@ from experiments import cli
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
 PROTOCOL = flags.DEFINE_string("protocol", None, "linear or knn.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
-DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:PATH, embedded; the run's by default.")
+DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:, npz:PATH, embedded; or the run's.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; the run's by default.")
 TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "To fit on; the run's by default.")
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "To test on; the run's by default, or 'test'.")

@@ -39,7 +39,9 @@ FORMAT = flags.DEFINE_string(
     "format", None, f"Of the encoder: {', '.join(FORMATS)}; byol_jax by default."
 )
 DATA = flags.DEFINE_string(
-    "data", None, "Of features: tfds:NAME, folder:PATH, embedded; the training's by default."
+    "data",
+    None,
+    "Of features: tfds:NAME, folder:, npz:PATH, embedded; or the training's.",
 )
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Of features: where TFDS keeps its data; the training's by default."

@@ -372,7 +372,7 @@ def test_class_names_of_arrays():
 
 @pytest.mark.parametrize("spec", ["cifar10", "tfds:", "folder:", "embedded:x", ""])
 def test_unknown_source(spec):
-    with pytest.raises(UserError, match="use tfds:NAME, folder:PATH or embedded"):
+    with pytest.raises(UserError, match="use tfds:NAME, folder:PATH, npz:PATH or embedded"):
         open_source(spec, "train")
 
 

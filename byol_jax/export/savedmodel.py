@@ -38,12 +38,9 @@ def save(encoder: "Encoder", directory: Path) -> None:
     Raises:
       UserError: the folder cannot be written, or holds something else; TensorFlow is missing.
     """
-    try:
-        from byol_jax.input._tensorflow import tf  # quiet, and without the GPU that JAX has
-    except ImportError as error:
-        raise UserError(
-            f"--format=savedmodel needs TensorFlow ({error}): pip install tensorflow."
-        ) from error
+    from byol_jax.input._tensorflow import tf  # quiet, and without the GPU that JAX has
+
+    # isort: split
     from jax.experimental import jax2tf  # imports TensorFlow too, as it finds it
 
     height, width, channels = inference.image_shape(encoder)
