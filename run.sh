@@ -25,6 +25,7 @@ Usage: ./run.sh [COMMAND [ARGUMENTS]]
   check-data ... python -m experiments.check_data ...: lists what is wrong with images
   data-service ...
                  python -m experiments.data_service ...: decodes for hosts that cannot keep up
+  bench ...      how fast it is on this machine, beside others: python -m experiments.bench ...
   faults ...     kills, damages and starves runs, and prints what became of them
   test ...       ruff, then pytest ... (what continuous integration runs); installs PyTorch and
                  others too, which the tests of the exchange formats compare with
@@ -140,7 +141,7 @@ case $command in
         run_quickstart
         ;;
     setup) setup requirements.txt ;;
-    pretrain | launch-local | evaluate | export | import-reference | check-data | data-service)
+    pretrain | launch-local | evaluate | export | import-reference | check-data | data-service | bench)
         setup requirements.txt
         exec "$python" -m "experiments.${command//-/_}" "$@"
         ;;

@@ -61,6 +61,7 @@ def encoder(config: ConfigDict, axis_name: str | None = None) -> networks.ResNet
         padding=chosen.padding,
         first_shortcut=chosen.first_shortcut,
         zero_init_scale=chosen.zero_init_scale,
+        remat=chosen.remat,
         dtype=jnp.dtype(config.dtype),
         axis_name=axis_name,
     )

@@ -168,6 +168,7 @@ def default() -> ConfigDict:
     config.encoder.padding = "torch"  # or same
     config.encoder.first_shortcut = False  # project in the first stage of ResNet-18 and -34 too
     config.encoder.zero_init_scale = False  # of the last norm in each block
+    config.encoder.remat = False  # compute blocks again in the backward pass, for less memory
 
     config.heads = ConfigDict()  # projector and predictor
     config.heads.hidden_size = 4096

@@ -60,14 +60,16 @@ class BatchNorm(nn.Module):
                 weight = (1 - self.decay) / (1 - self.decay**count.value)
                 running_mean.value += weight * (mean - running_mean.value)
                 running_var.value += weight * (var - running_var.value)
-        x = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
-        return x.astype(self.dtype)
+        # As x a + b: the backward pass needs x itself, which is kept in any case, where that of
+        # (x - mean) a would keep a copy of every activation besides, and in float32.
+        factor = jax.lax.rsqrt(var + self.epsilon) * scale
+        return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
     def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance of each channel over the batch of all replicas."""
         x = x.astype(jnp.float32)
         axes = tuple(range(x.ndim - 1))
-        moments = jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)])
+        moments = jnp.stack([jnp.mean(x, axes), jnp.mean(x * x, axes)])
         if self.axis_name is not None and not self.is_initializing():
             moments = jax.lax.pmean(moments, self.axis_name)
         mean, mean_of_squares = moments
@@ -148,6 +150,10 @@ class ResNet(nn.Module):
       first_shortcut: project the shortcut of the first stage even where the shape stays, as the
         authors' ResNet-18 and -34 do; torchvision's do not.
       zero_init_scale: start the last norm of each block at scale 0 (arXiv 1706.02677).
+      remat: keep of each block its input alone for the backward pass, which computes the rest once
+        more (arXiv 1604.06174): a third more work forward and back, for much less memory. XLA's
+        CPU backend finds the repetition and undoes it, without a gain or a loss, unless XLA_FLAGS
+        has --xla_disable_hlo_passes=cse_barrier_expander.
       dtype: what convolutions compute in.
       axis_name: mapped axis over which batch statistics are averaged; None for one replica.
     """
@@ -161,6 +167,7 @@ class ResNet(nn.Module):
     padding: str = "torch"
     first_shortcut: bool = False
     zero_init_scale: bool = False
+    remat: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
@@ -184,10 +191,11 @@ class ResNet(nn.Module):
                 x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
             pool_padding = "VALID" if self.padding == "torch" else "SAME"
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=pool_padding)
+        make_block = nn.remat(self.block) if self.remat else self.block
         stages = zip(self.stage_sizes, self.stage_channels, strict=True)
         for stage, (blocks, channels) in enumerate(stages):
             for block in range(blocks):
-                x = self.block(
+                x = make_block(
                     channels=round(channels * self.width_multiplier),
                     stride=2 if stage > 0 and block == 0 else 1,
                     conv=conv,

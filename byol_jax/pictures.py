@@ -3,10 +3,13 @@
 import io
 
 import numpy as np
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
 from byol_jax.files import AnyPath, write_whole
 from byol_jax.writers import read_metrics
+
+SMALLEST = 96  # smaller views are enlarged, so that there is something to see
+GAP, LABEL, TITLE = 4, 60, 30  # pixels between views, for the names of rows, and for the title
 
 
 def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
@@ -17,26 +20,31 @@ def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
       crops: uint8 (2, n, height, width, channels), before the photometric half.
       augmented: float (2, n, height, width, channels) in 0..1, after it.
     """
+    augmented = np.clip(np.rint(255 * augmented), 0, 255).astype(np.uint8)
     rows = [
         ("crop 1", crops[0]),
         ("view 1", augmented[0]),
         ("crop 2", crops[1]),
         ("view 2", augmented[1]),
     ]
-    count = crops.shape[1]
-    figure = Figure(figsize=(1.2 * count, 5.2))
-    axes = figure.subplots(4, count, squeeze=False)
-    for (name, images), row in zip(rows, axes, strict=True):
-        for image, axis in zip(images, row, strict=True):
-            gray = image.shape[-1] == 1
-            top = 255 if image.dtype == np.uint8 else 1
-            axis.imshow(image[..., 0] if gray else image, cmap="gray", vmin=0, vmax=top)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        row[0].set_ylabel(name)
-    figure.suptitle("What the two networks see")
-    figure.tight_layout()
-    _save(figure, path)
+    _, count, height, width, _ = crops.shape
+    # By whole pixels: what is blurred in the picture is blurred for the networks.
+    times = -(-SMALLEST // min(height, width))
+    across, down = times * width + GAP, times * height + GAP
+    size = (LABEL + count * across, TITLE + len(rows) * down)
+    picture = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    draw.text((LABEL, TITLE / 2), "What the two networks see", "black", font, anchor="lm")
+    for row, (name, images) in enumerate(rows):
+        top = TITLE + row * down
+        draw.text((GAP, top + down / 2), name, "black", font, anchor="lm")
+        for column, image in enumerate(images):
+            image = image[..., 0] if image.shape[-1] == 1 else image
+            image = Image.fromarray(image.repeat(times, 0).repeat(times, 1))
+            picture.paste(image, (LABEL + column * across, top))
+    png = io.BytesIO()
+    picture.save(png, format="png", compress_level=1)
+    write_whole(path, png.getvalue())
 
 
 def curves(path: AnyPath, metrics: AnyPath) -> None:
@@ -58,6 +66,9 @@ def curves(path: AnyPath, metrics: AnyPath) -> None:
     panels = [(title, keys) for title, keys in panels if keys]
     if not panels:
         return
+    # Here, as it takes its time and a run that begins has no curves yet.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4 * len(panels), 3.4))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for (title, keys), axis in zip(panels, axes, strict=True):
@@ -70,10 +81,6 @@ def curves(path: AnyPath, metrics: AnyPath) -> None:
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: AnyPath) -> None:
-    image = io.BytesIO()
-    figure.savefig(image, dpi=100, format="png")
-    write_whole(path, image.getvalue())
+    png = io.BytesIO()
+    figure.savefig(png, dpi=100, format="png")
+    write_whole(path, png.getvalue())

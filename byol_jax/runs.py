@@ -33,7 +33,7 @@ from byol_jax.files import AnyPath, is_local, write_whole
 # what is done about data or numbers that an undisturbed run does not meet).
 FREE = (
     *("data.dir", "data.service", "data.on_bad", "on_nonfinite", "max_skipped_updates"),
-    *("log_every_steps", "checkpoint.", "knn.", "health."),
+    *("encoder.remat", "log_every_steps", "checkpoint.", "knn.", "health."),
 )
 
 

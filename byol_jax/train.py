@@ -336,7 +336,9 @@ def draw_views(
 ) -> None:
     """Writes the picture of the first view pairs of a batch, before and after augmentation."""
     few = parallel.first_rows(batch, PICTURED_IMAGES)
-    augmented = np.stack(byol.augmented(policy, parallel.local(state), few))
+    # Compiled, as hundreds of small programs would take longer.
+    augmented = jax.jit(byol.augmented, static_argnums=0)
+    augmented = np.stack(augmented(policy, parallel.local(state), few))
     augmented = augmented * np.array(policy.std) + np.array(policy.mean)
     try:
         pictures.view_pairs(path, few.views, augmented)

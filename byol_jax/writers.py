@@ -5,7 +5,6 @@ import json
 import os
 import sys
 
-import tensorboardX
 import tqdm
 
 from byol_jax.errors import UserError
@@ -26,10 +25,9 @@ class Metrics:
         self._lines = [json.dumps(row) + "\n" for row in kept if row["step"] <= start_step]
         self._rewrite()
         self._file = self._events = None
+        self._workdir, self._start_step = workdir, start_step
         if is_local(workdir):
             self._file = self._path.open("a")
-            # purge_step hides the same readings from TensorBoard.
-            self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start_step + 1)
 
     def write(self, step: int, readings: dict[str, float]) -> None:
         """Adds one line; every value becomes a number."""
@@ -43,6 +41,14 @@ class Metrics:
         with writing(self._path):
             self._file.write(line)
             self._file.flush()
+        if self._events is None:
+            # Not sooner: where PyTorch is installed this imports it, which takes seconds, and a
+            # start should get to its first step.
+            import tensorboardX
+
+            # purge_step hides the same readings from TensorBoard.
+            purge_step = self._start_step + 1
+            self._events = tensorboardX.SummaryWriter(str(self._workdir), purge_step=purge_step)
         for key, value in readings.items():
             self._events.add_scalar(key, value, step)
 
@@ -61,7 +67,8 @@ class Metrics:
             return
         with contextlib.suppress(OSError):  # said when it was written
             self._file.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
     def _rewrite(self) -> None:
         write_whole(self._path, "".join(self._lines).encode())

@@ -31,6 +31,12 @@ STOPPED = flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=255,
 )
+CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Folder that keeps compiled programs for the next start; empty: none. By default byol_jax in "
+    "the user's folder for caches. JAX_COMPILATION_CACHE_DIR has precedence.",
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -41,8 +47,12 @@ def main() -> int:
         path = flags.FLAGS["config"].config_filename
         raise UserError(f"--config={path} cannot be loaded: is it a file with a get_config()?")
     # Here, so that a wrong flag is answered at once.
-    from byol_jax import files, hosts, train
+    from byol_jax import compilation, files, hosts, train
 
+    if CACHE.value != "":
+        said = compilation.use_cache(CACHE.value or compilation.default_folder())
+        if said:
+            print(said)
     hosts.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
     is_complete = train.train(CONFIG.value, files.path(WORKDIR.value))
     return 0 if is_complete else STOPPED.value

@@ -153,7 +153,7 @@ def test_optimiser_knobs_reach_the_optimiser(monkeypatch, name, expected):
 def test_heads_and_encoder_knobs_reach_the_networks():
     config = tiny_config()
     config.heads.hidden_size, config.heads.output_size = 11, 7
-    config.encoder.zero_init_scale = config.encoder.first_shortcut = True
+    config.encoder.zero_init_scale = config.encoder.first_shortcut = config.encoder.remat = True
     config.encoder.stem_channels, config.encoder.stage_channels = 8, (8, 12, 16)
     config, _ = config_lib.resolve(config)
     schedule = build.learning_rate(config, 3)
@@ -163,7 +163,7 @@ def test_heads_and_encoder_knobs_reach_the_networks():
     for encoder in (learner.online.encoder, learner.target.encoder):
         assert (encoder.width_multiplier, encoder.stem) == (0.25, "strided")
         assert encoder.zero_init_scale and encoder.axis_name == "batch"
-        assert encoder.first_shortcut
+        assert encoder.first_shortcut and encoder.remat
         assert (encoder.stem_channels, encoder.stage_channels) == (8, (8, 12, 16))
     np.testing.assert_allclose([learner.tau(0), learner.tau(6)], [0.996, 1.0], rtol=1e-6)
 

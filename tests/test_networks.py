@@ -211,3 +211,39 @@ def test_channels_of_stem_and_stages_are_free():
     assert params["conv1"]["kernel"].shape[-1] == 24
     channels = [params[f"layer{i}_0"]["conv2"]["kernel"].shape[-1] for i in range(1, 5)]
     assert channels == [8, 12, 16, 20]
+
+
+@pytest.mark.parametrize("block", [networks.BasicBlock, networks.Bottleneck])
+def test_rematerialised_blocks_compute_the_same(block):
+    """Same tree, output, statistics and gradients; the blocks' convolutions are there once more."""
+    network = networks.ResNet((1, 1), block, stem_channels=2, stage_channels=(2, 4), stem="cifar")
+    x = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
+    made = jax.jit(partial(network.init, train=True))(jax.random.key(1), x)
+
+    def loss(network, params):
+        out, changed = network.apply(made | {"params": params}, x, True, mutable="batch_stats")
+        return jnp.mean(out**2), (out, changed)
+
+    values, convolutions = [], []
+    for remat in (False, True):
+        chosen = network.clone(remat=remat)
+        shapes = jax.tree.map(jnp.shape, variables(chosen, x.shape))
+        assert shapes == jax.tree.map(jnp.shape, made)
+        gradient = jax.jit(jax.grad(partial(loss, chosen), has_aux=True)).trace(made["params"])
+        convolutions.append(str(gradient.jaxpr).count("conv_general_dilated["))
+        values.append(jax.tree.leaves(gradient.lower().compile()(made["params"])))
+    for a, b in zip(*values, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * np.max(np.abs(a)))
+    in_blocks = sum(leaf.ndim == 4 for leaf in jax.tree.leaves(made["params"])) - 1
+    assert convolutions[1] - convolutions[0] == in_blocks
+
+
+def test_batch_norm_keeps_its_input_alone_for_the_backward_pass():
+    x = jax.random.normal(jax.random.key(0), (5, 4, 4, 3))
+    norm = networks.BatchNorm(use_running_average=False)
+    made = norm.init(jax.random.key(0), x)
+    _, backward = jax.vjp(lambda x: norm.apply(made, x, mutable="batch_stats")[0], x)
+    kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.shape == x.shape]
+    assert kept
+    for leaf in kept:
+        np.testing.assert_array_equal(leaf, x)

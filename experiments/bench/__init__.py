@@ -1,0 +1,1 @@
+"""How fast it is on this machine, beside others and beside the machine's own bounds."""

@@ -1,0 +1,51 @@
+"""The kernels of an accelerator that a step spends most of its time in."""
+
+import collections
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from experiments.bench import settings
+from experiments.bench.report import Column, Table
+
+STEPS = 3
+MOST = 5
+
+
+def largest(step: Callable[[], jax.Array]) -> list[tuple[str, float, float]]:
+    """Name, seconds in a step, and share of all kernels' time, the largest first.
+
+    Empty on a CPU, whose work the profiler does not divide into kernels.
+    """
+    if jax.default_backend() == "cpu":
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(STEPS):
+                result = step()
+            jax.block_until_ready(result)
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        planes = jax.profiler.ProfileData.from_file(str(path)).planes
+        took: collections.Counter[str] = collections.Counter()
+        for plane in planes:
+            if plane.name.startswith("/device:"):
+                for line in plane.lines:
+                    # Others repeat the same time by operation, module or step.
+                    if line.name.startswith("Stream"):
+                        for event in line.events:
+                            took[event.name] += event.duration_ns / 1e9 / STEPS
+    total = sum(took.values())
+    return [(name, seconds, seconds / total) for name, seconds in took.most_common(MOST)]
+
+
+def table(case: settings.Case, found: list[tuple[str, float, float]]) -> Table:
+    """What `largest` found."""
+    result = Table(
+        f"The largest kernels of our step: {case}",
+        [Column("kernel", "text"), Column("seconds", "seconds"), Column("share", "share")],
+    )
+    for name, seconds, share in found:
+        result.add(name[:80], seconds, share)
+    return result

@@ -1,0 +1,85 @@
+"""The networks of byol_jax.networks in torch.nn, under torchvision's names of the parameters."""
+
+import torch
+from torch import nn
+
+from byol_jax import networks
+
+STEMS = {"imagenet": (7, 2), "cifar": (3, 1), "strided": (3, 2)}  # size and stride
+BN_MOMENTUM = 0.1  # PyTorch's word for 1 - decay
+
+
+def conv(inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
+    """A square convolution without bias, padded on all sides."""
+    return nn.Conv2d(inputs, outputs, size, stride, (size - 1) // 2, bias=False)
+
+
+class Block(nn.Module):
+    """A basic or a bottleneck block: the sizes of its convolutions say which."""
+
+    def __init__(self, inputs: int, channels: int, stride: int, sizes: tuple[int, ...]):
+        super().__init__()
+        expansion = networks.Bottleneck.expansion if len(sizes) == 3 else 1
+        outputs = expansion * channels
+        self.layers = len(sizes)
+        # The stride is that of the first 3x3 convolution.
+        strided = sizes.index(3)
+        before = inputs
+        for place, size in enumerate(sizes):
+            after = outputs if place == self.layers - 1 else channels
+            own = stride if place == strided else 1
+            setattr(self, f"conv{place + 1}", conv(before, after, size, own))
+            setattr(self, f"bn{place + 1}", nn.BatchNorm2d(after, momentum=BN_MOMENTUM))
+            before = after
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs, momentum=BN_MOMENTUM)
+            )
+        self.outputs = outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102 (of nn.Module)
+        residual = x
+        for place in range(1, self.layers + 1):
+            residual = getattr(self, f"bn{place}")(getattr(self, f"conv{place}")(residual))
+            if place < self.layers:
+                residual = torch.relu(residual)
+        return torch.relu(residual + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """The same network as one of ours, of `padding` 'torch' and without `first_shortcut`."""
+
+    def __init__(self, ours: networks.ResNet, image_channels: int = 3):
+        super().__init__()
+        sizes = (1, 3, 1) if ours.block is networks.Bottleneck else (3, 3)
+        size, stride = STEMS[ours.stem]
+        channels = round(ours.stem_channels * ours.width_multiplier)
+        self.conv1 = conv(image_channels, channels, size, stride)
+        self.bn1 = nn.BatchNorm2d(channels, momentum=BN_MOMENTUM)
+        self.pool = nn.MaxPool2d(3, 2, 1) if ours.stem == "imagenet" else nn.Identity()
+        self.stages = len(ours.stage_sizes)
+        for stage, blocks in enumerate(ours.stage_sizes):
+            made = []
+            for block in range(blocks):
+                wide = round(ours.stage_channels[stage] * ours.width_multiplier)
+                made.append(Block(channels, wide, 2 if stage and not block else 1, sizes))
+                channels = made[-1].outputs
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*made))
+        self.features = channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102 (of nn.Module)
+        x = self.pool(torch.relu(self.bn1(self.conv1(x))))
+        for stage in range(1, self.stages + 1):
+            x = getattr(self, f"layer{stage}")(x)
+        return x.float().mean((2, 3))
+
+
+def mlp(inputs: int, ours: networks.MLP) -> nn.Sequential:
+    """Projector or predictor, of two layers."""
+    return nn.Sequential(
+        nn.Linear(inputs, ours.hidden_size),
+        nn.BatchNorm1d(ours.hidden_size, momentum=BN_MOMENTUM),
+        nn.ReLU(),
+        nn.Linear(ours.hidden_size, ours.output_size, bias=False),
+    )

@@ -1,0 +1,156 @@
+"""A torchvision and PIL DataLoader with two workers that makes the same pairs.
+
+`views("crops")` are crops and flips alone, as uint8: what our input makes, with the colours left to
+the device. `views("all")` are the whole policy of the paper in PIL, normalised: what PyTorch
+implementations of BYOL usually do.
+"""
+
+import importlib
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch.utils import data
+
+# Imported where they are used: the workers, which import this file, do without JAX.
+if TYPE_CHECKING:
+    from byol_jax import views as views_lib
+
+try:
+    import torchvision
+except RuntimeError:
+    # A torchvision that was compiled for another build of PyTorch: its transforms need none of
+    # what does not load, and the tests have a stand-in for that.
+    stand_in = Path(__file__).parents[3] / "tests"
+    if not (stand_in / "torchvision_on_cpu.py").exists():
+        raise
+    sys.path.append(str(stand_in))
+    torchvision = importlib.import_module("torchvision_on_cpu").torchvision
+from torchvision import transforms
+
+WORKERS = 2
+BICUBIC = transforms.InterpolationMode.BICUBIC
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+class Blur:
+    """Gaussian blur by PIL, sigma drawn uniformly."""
+
+    def __init__(self, low: float, high: float):
+        self.low, self.high = low, high
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Blurs one image."""
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(self.low, self.high)))
+
+
+def crops(size: int) -> list:
+    """The geometric half of a view."""
+    from byol_jax.input import Crop
+
+    crop = Crop()
+    return [
+        transforms.RandomResizedCrop(size, crop.area, crop.ratio, interpolation=BICUBIC),
+        transforms.RandomHorizontalFlip(crop.flip),
+    ]
+
+
+def whole(size: int, view: "views_lib.View", policy: "views_lib.Policy") -> Transform:
+    """One view with all that the policy does to it."""
+    jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
+    steps = crops(size)
+    steps += [
+        transforms.RandomApply([jitter], view.jitter_prob),
+        transforms.RandomGrayscale(view.gray_prob),
+    ]
+    if view.blur_prob > 0:
+        blur = Blur(view.blur_sigma_min, view.blur_sigma_max)
+        steps.append(transforms.RandomApply([blur], view.blur_prob))
+    if view.solarize_prob > 0:
+        steps.append(transforms.RandomSolarize(256 * view.solarize_threshold, view.solarize_prob))
+    steps += [transforms.ToTensor(), transforms.Normalize(policy.mean, policy.std)]
+    return transforms.Compose(steps)
+
+
+def views(what: str, size: int) -> tuple[Transform, Transform]:
+    """The transforms of both views: "crops" or "all"."""
+    from byol_jax import views as views_lib
+
+    if what == "crops":
+        view = transforms.Compose([*crops(size), transforms.PILToTensor()])
+        return view, view
+    policy = views_lib.CIFAR10 if size == 32 else views_lib.IMAGENET
+    return whole(size, policy.view1, policy), whole(size, policy.view2, policy)
+
+
+class Pairs(data.Dataset):
+    """Pairs of views of images in files or in memory."""
+
+    def __init__(self, images: Sequence[str] | np.ndarray, both: Callable[[Image.Image], tuple]):
+        self.images, self.both = images, both
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(self.images, np.ndarray):
+            return self.both(Image.fromarray(self.images[index]))
+        with Image.open(self.images[index]) as image:
+            return self.both(image.convert("RGB"))
+
+
+class Each:
+    """Both views of an image, each by its own transform."""
+
+    def __init__(self, first: Transform, second: Transform):
+        self.transforms = first, second
+
+    def __call__(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
+        """A pair of tensors."""
+        first, second = self.transforms
+        return first(image), second(image)
+
+
+class Turn(data.Sampler):
+    """Batches of indices over and over a data set, in random order; `count` of them in a turn."""
+
+    def __init__(self, examples: int, batch_size: int):
+        self.examples, self.batch_size, self.count = examples, batch_size, 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        indices: list[int] = []
+        for _ in range(self.count):
+            while len(indices) < self.batch_size:
+                indices += torch.randperm(self.examples).tolist()
+            yield indices[: self.batch_size]
+            indices = indices[self.batch_size :]
+
+
+class Loader:
+    """A DataLoader whose workers stay between turns, and idle then."""
+
+    def __init__(
+        self,
+        images: Sequence[str] | np.ndarray,
+        both: Callable[[Image.Image], tuple],
+        batch_size: int,
+    ):
+        self._turn = Turn(len(images), batch_size)
+        self._loader = data.DataLoader(
+            Pairs(images, both),
+            batch_sampler=self._turn,
+            num_workers=WORKERS,
+            persistent_workers=True,
+            # TensorFlow and JAX have threads in this process, which a fork does not survive.
+            multiprocessing_context="spawn",
+        )
+
+    def batches(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """So many batches of pairs, (batch, channels, size, size) twice."""
+        self._turn.count = count
+        yield from self._loader

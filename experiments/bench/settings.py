@@ -1,0 +1,80 @@
+"""The networks that the bench times, as configs of the program itself."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from byol_jax import byol
+
+STEPS_PER_EPOCH, EPOCHS = 1000, 100  # of the schedules; they cost the same at any length
+
+
+class Setting(NamedTuple):
+    """A network with its images; heads of the paper unless said otherwise."""
+
+    encoder: str
+    stem: str
+    image_size: int
+    width_multiplier: float = 1.0
+    hidden_size: int = 4096
+    output_size: int = 256
+
+
+NETWORKS = {
+    "small": Setting("resnet18", "cifar", 32, 0.25, 512, 128),  # for two CPU cores
+    "resnet18_cifar": Setting("resnet18", "cifar", 32),
+    "resnet50": Setting("resnet50", "imagenet", 224),
+}
+DTYPES = ("float32", "bfloat16")
+
+
+class Case(NamedTuple):
+    """What is timed or weighed at once."""
+
+    network: str  # of NETWORKS
+    batch_size: int
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.network}, batch {self.batch_size}, {self.dtype}"
+
+
+def config(case: Case, remat: bool = False) -> "ConfigDict":
+    """The resolved config of a case, with LARS and the paper's policy, or CIFAR's.
+
+    Args:
+      case: which.
+      remat: whether blocks are computed again in the backward pass.
+
+    Raises:
+      UserError: the batch size cannot be.
+    """
+    # Here, so that a wrong flag is answered at once.
+    from byol_jax import config as config_lib
+    from byol_jax import views
+
+    setting = NETWORKS[case.network]
+    config = config_lib.default()
+    config.epochs = EPOCHS
+    config.batch_size = case.batch_size
+    config.dtype = case.dtype
+    config.data.source = config_lib.UNKNOWN_SOURCE
+    config.data.image_size = setting.image_size
+    config.encoder.name = setting.encoder
+    config.encoder.stem = setting.stem
+    config.encoder.remat = remat
+    config.encoder.width_multiplier = setting.width_multiplier
+    config.heads.hidden_size = setting.hidden_size
+    config.heads.output_size = setting.output_size
+    if setting.image_size == 32:
+        config_lib.set_policy(config, views.CIFAR10)
+    return config_lib.resolve(config)[0]
+
+
+def learner(config: "ConfigDict", axis_name: str | None) -> "byol.Learner":
+    """BYOL without labels, as `pretrain` makes it of a config."""
+    from byol_jax import build
+
+    schedule = build.learning_rate(config, STEPS_PER_EPOCH)
+    return build.make_learner(config, schedule, EPOCHS * STEPS_PER_EPOCH, None, axis_name)
