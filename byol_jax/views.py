@@ -75,39 +75,31 @@ def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
     return mean + factor * (image - mean)
 
 
-def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Scales the saturation of HSV (range / max, kept in 0..1); hue and value stay."""
-    value = jnp.max(image, axis=0)
-    chroma = value - jnp.min(image, axis=0)
-    saturation = jnp.where(value > 0, chroma / jnp.where(value > 0, value, 1), 0)
-    new_chroma = jnp.clip(saturation * factor, 0, 1) * value
-    # With hue and value fixed, every channel's distance to the maximum grows with the chroma.
-    ratio = jnp.where(chroma > 0, new_chroma / jnp.where(chroma > 0, chroma, 1), 0)
-    return value - (value - image) * ratio
+def adjust_hue_and_saturation(image: jax.Array, turn: jax.Array, factor: jax.Array) -> jax.Array:
+    """Turns the hue of HSV by `turn` of a full circle and scales the saturation (kept in 0..1).
 
-
-def adjust_hue(image: jax.Array, delta: jax.Array) -> jax.Array:
-    """Turns the hue of HSV by `delta` of a full circle; saturation and value stay."""
-    hue, chroma, value = hue_chroma_value(image)
-    # Each channel is the maximum on a third of the circle, the minimum on another third, and
-    # linear in between; red's is centred at 0, green's at 2/6 and blue's at 4/6.
-    turn = hue + delta + jnp.array([5 / 6, 3 / 6, 1 / 6])[:, None, None]
-    sixths = 6 * (turn - jnp.floor(turn))  # not jnp.mod, which calls fmod pixel by pixel
-    return value - chroma * jnp.clip(jnp.minimum(sixths, 4 - sixths), 0, 1)
-
-
-def hue_chroma_value(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(3, h, w) -> hue in 0..1 (0 for grays), chroma max - min, value max; each (h, w)."""
+    The two commute and share most of their work; each alone is with a factor of 1 or a turn of 0.
+    The image has three channels in 0..1, and stays there.
+    """
     red, green, blue = image
-    value = jnp.max(image, axis=0)
-    chroma = value - jnp.min(image, axis=0)
-    scale = 1 / jnp.where(chroma > 0, 6 * chroma, 1)
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+    # Hue in sixths of the circle, less 2 so that it lies in -3..3. It and what follows from it are
+    # left multiplied by the chroma, which may be 0.
     hue = jnp.where(
         red == value,
-        (green - blue) * scale,
-        jnp.where(green == value, (blue - red) * scale + 2 / 6, (red - green) * scale + 4 / 6),
+        green - blue - 2 * chroma,
+        jnp.where(green == value, blue - red, red - green + 2 * chroma),
     )
-    return jnp.where(chroma > 0, hue - jnp.floor(hue), 0), chroma, value
+    sixths = 6 * (turn - jnp.round(turn))
+    # A channel is the minimum on a third of the circle, the maximum on another, and linear between:
+    # a function of how far around the circle the hue is from the middle of the first.
+    middle = jnp.array([1.0, 3.0, -1.0])[:, None, None]
+    distance = jnp.abs(hue + (sixths - middle) * chroma)
+    distance = jnp.minimum(distance, jnp.abs(distance - 6 * chroma))
+    # value / chroma is the factor that makes the saturation 1.
+    factor = jnp.minimum(factor, value / jnp.maximum(chroma, 1e-30))
+    return value - factor * jnp.clip(2 * chroma - distance, 0, chroma)
 
 
 def to_gray(image: jax.Array) -> jax.Array:
@@ -119,21 +111,17 @@ def to_gray(image: jax.Array) -> jax.Array:
 def blur(image: jax.Array, sigma: jax.Array, divider: float) -> jax.Array:
     """Gaussian blur, radius int(height / divider / 2), zeros beyond the edge.
 
-    Separable, and written as one matrix for the columns and one for the rows: a convolution with
-    a kernel of its own for every image of a batch would be slow everywhere.
+    Separable, and written as sums of shifted images, which XLA makes one pass of for each
+    direction: a convolution with a kernel of its own for every image of a batch would be slow
+    everywhere, and two products with banded matrices are ten times the arithmetic.
     """
     _, height, width = image.shape
     radius = int(height / divider / 2)
-
-    def matrix(size: int) -> jax.Array:
-        offset = jnp.arange(size)[:, None] - jnp.arange(size)[None, :]
-        weight = jnp.exp(-(offset**2) / (2 * sigma**2)) * (jnp.abs(offset) <= radius)
-        taps = jnp.exp(-(jnp.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
-        return weight / jnp.sum(taps)
-
-    exact = jax.lax.Precision.HIGHEST
-    columns = jnp.einsum("yi,ciw->cyw", matrix(height), image, precision=exact)
-    return jnp.einsum("cyi,xi->cyx", columns, matrix(width), precision=exact)
+    taps = jnp.exp(-(jnp.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
+    taps /= jnp.sum(taps)
+    padded = jnp.pad(image, ((0, 0), (radius, radius), (radius, radius)))
+    blurred = sum(tap * padded[:, y : y + height] for y, tap in enumerate(taps))
+    return sum(tap * blurred[:, :, x : x + width] for x, tap in enumerate(taps))
 
 
 def solarize(image: jax.Array, threshold: float) -> jax.Array:
@@ -145,29 +133,41 @@ def jitter(image: jax.Array, amounts: jax.Array, order: jax.Array, config: View)
     """Brightness, contrast, saturation and hue in the given order, clipped to 0..1 after each.
 
     Args:
-      image: float32 (channels, height, width).
+      image: float32 (channels, height, width) in 0..1.
       amounts: float32 (4,) in 0..1: where in its range each strength lies.
       order: float32 (4,): the operations come in the ascending order of these.
-      config: the ranges; an operation of strength 0 is left out.
+      config: the ranges.
     """
-    brightness, contrast, saturation, hue = 2 * amounts - 1
-    operations = [
-        (config.brightness, adjust_brightness, config.brightness * brightness),
-        (config.contrast, adjust_contrast, 1 + config.contrast * contrast),
-    ]
-    if image.shape[0] == 3:
-        operations += [
-            (config.saturation, adjust_saturation, 1 + config.saturation * saturation),
-            (config.hue, adjust_hue, config.hue * hue),
-        ]
-    # A permutation of a part of the operations is as uniform as one of all.
-    active = [(adjust, amount) for strength, adjust, amount in operations if strength > 0]
-    if not active:
-        return image
-    branches = [lambda x, f=adjust, a=amount: f(x, a) for adjust, amount in active]
-    for operation in jnp.argsort(order[: len(active)]):
-        image = jnp.clip(jax.lax.switch(operation, branches, image), 0, 1)
-    return image
+    strengths = jnp.array([config.brightness, config.contrast, config.saturation, config.hue])
+    brightness, contrast, saturation, hue = (2 * amounts - 1) * strengths
+    of_brightness, of_contrast, of_saturation, of_hue = order
+    in_color = image.shape[0] == 3 and (config.saturation > 0 or config.hue > 0)
+
+    # Saturation and hue commute, and what they do stays in 0..1. So every order is three steps of
+    # hue and saturation, with brightness and contrast after the first two; at a step where it has
+    # no place an operation changes nothing.
+    step = jnp.arange(3 if in_color else 2)
+
+    def where_due(place: jax.Array, amount: jax.Array) -> jax.Array:
+        return jnp.where(step == place, amount, 0)
+
+    def passed(own: jax.Array) -> jax.Array:
+        """How many of brightness and contrast come before an operation of this order."""
+        return (own > of_brightness).astype(jnp.int32) + (own > of_contrast)
+
+    deltas = where_due(passed(of_brightness), brightness)
+    contrasts = 1 + where_due(passed(of_contrast), contrast)
+    turns = where_due(passed(of_hue), hue)
+    saturations = 1 + where_due(passed(of_saturation), saturation)
+
+    def adjust(image: jax.Array, at: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        delta, contrast, turn, saturation = at
+        if in_color:
+            image = adjust_hue_and_saturation(image, turn, saturation)
+        return jnp.clip(adjust_brightness(adjust_contrast(image, contrast), delta), 0, 1), None
+
+    # A loop, as XLA keeps what a step has made: unrolled, it computed pixels anew for every use.
+    return jax.lax.scan(adjust, image, (deltas, contrasts, turns, saturations))[0]
 
 
 def view(config: View, key: jax.Array, image: jax.Array) -> jax.Array:

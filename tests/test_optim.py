@@ -61,6 +61,30 @@ def test_lars_is_the_plain_formula(clip):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
 
 
+def test_the_trust_ratio_is_that_of_optax():
+    """Its numbers to the bit, where a norm is 0 too, and its state, which checkpoints hold."""
+    rng = np.random.default_rng(0)
+    updates, params = as_float32(tree(rng)), as_float32(tree(rng))
+    updates["none"], params["none"] = jnp.zeros((2, 3)), jnp.ones((2, 3))
+    updates["new"], params["new"] = jnp.ones((2, 3)), jnp.zeros((2, 3))
+    ours = optim.scale_by_trust_ratio(1e-3)
+    theirs = optax.scale_by_trust_ratio(trust_coefficient=1e-3)
+    assert ours.init(params) == theirs.init(params)
+    got, state = ours.update(updates, ours.init(params), params)
+    want, _ = theirs.update(updates, theirs.init(params), params)
+    assert state == theirs.init(params)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_lars_takes_each_norm_once(clip):
+    params = as_float32(tree(np.random.default_rng(0)))
+    optimizer = optim.lars(0.1, clip=clip)
+    jaxpr = str(jax.make_jaxpr(optimizer.update)(params, optimizer.init(params), params))
+    adapted = sum(jax.tree.leaves(optim.is_adapted(params)))
+    assert jaxpr.count("name=norm") == 2 * adapted
+
+
 def test_the_first_update_has_learning_rate_zero():
     params = as_float32(tree(np.random.default_rng(0)))
     optimizer = optim.lars(optim.warmup_cosine(1.0, 3, 10))

@@ -2,6 +2,8 @@
 
 import colorsys
 import dataclasses
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +33,21 @@ def in_hsv(image, change):
     return out
 
 
-@pytest.mark.parametrize("delta", [-0.3, 0.0, 0.1, 0.45])
+@pytest.mark.parametrize("delta", [-0.5, -0.3, 0.0, 0.1, 0.45, 1.2])
 def test_hue_is_a_turn_in_hsv(image, delta):
     want = in_hsv(image, lambda h, s, v: ((h + delta) % 1, s, v))
-    np.testing.assert_allclose(views.adjust_hue(image, delta), want, atol=3e-6)
+    np.testing.assert_allclose(views.adjust_hue_and_saturation(image, delta, 1.0), want, atol=2e-6)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.8, 1.0, 1.7])
 def test_saturation_is_scaled_in_hsv(image, factor):
     want = in_hsv(image, lambda h, s, v: (h, min(max(s * factor, 0), 1), v))
-    np.testing.assert_allclose(views.adjust_saturation(image, factor), want, atol=1e-6)
+    np.testing.assert_allclose(views.adjust_hue_and_saturation(image, 0.0, factor), want, atol=1e-6)
+
+
+def test_hue_and_saturation_are_changed_at_once(image):
+    want = in_hsv(image, lambda h, s, v: ((h - 0.2) % 1, min(s * 1.3, 1), v))
+    np.testing.assert_allclose(views.adjust_hue_and_saturation(image, -0.2, 1.3), want, atol=2e-6)
 
 
 def test_brightness_adds(image):
@@ -81,8 +88,8 @@ def test_blur_is_a_gaussian_with_zeros_outside(image, sigma, divider):
     [
         ("brightness", views.adjust_brightness, 1e-6),
         ("contrast", views.adjust_contrast, 2e-6),
-        ("saturation", views.adjust_saturation, 1e-6),
-        ("hue", views.adjust_hue, 1e-6),
+        ("saturation", lambda image, by: views.adjust_hue_and_saturation(image, 0.0, by), 1e-6),
+        ("hue", lambda image, by: views.adjust_hue_and_saturation(image, by, 1.0), 1e-6),
         ("sigma", lambda image, sigma: views.blur(image, sigma, 10.0), 1e-6),
         ("gray", lambda image, _: views.to_gray(image), 1e-6),
         ("solarize", lambda image, _: views.solarize(image, 0.5), 1e-6),
@@ -96,15 +103,32 @@ def test_operations_equal_the_authors(shared, name, operation, tolerance):
     np.testing.assert_allclose(got, values[f"out_{name}"], atol=tolerance)
 
 
-def test_jitter_applies_the_operations_in_order_and_clips_after_each(image):
+@pytest.fixture(scope="module")
+def jittered(image):
+    """The image after `views.jitter` in every order, its amounts and the ranges."""
     config = views.View(brightness=0.6, contrast=0.5, saturation=0.4, hue=0.2)
     amounts = np.array([0.9, 0.1, 0.8, 0.3], np.float32)
-    order = np.array([0.5, 0.1, 0.9, 0.3], np.float32)  # contrast, hue, brightness, saturation
-    want = jnp.clip(views.adjust_contrast(image, 1 - 0.8 * 0.5), 0, 1)
-    want = jnp.clip(views.adjust_hue(want, -0.4 * 0.2), 0, 1)
-    want = jnp.clip(views.adjust_brightness(want, 0.8 * 0.6), 0, 1)
-    want = jnp.clip(views.adjust_saturation(want, 1 + 0.6 * 0.4), 0, 1)
-    np.testing.assert_allclose(views.jitter(image, amounts, order, config), want, atol=1e-6)
+    orders = [np.argsort(names) for names in itertools.permutations(range(4))]
+    outs = jax.vmap(lambda order: views.jitter(image, amounts, order, config))(np.float32(orders))
+    return np.asarray(outs)
+
+
+@pytest.mark.parametrize("place", range(24))
+def test_jitter_applies_the_operations_in_order_and_clips_after_each(image, jittered, place):
+    def contrast(x):
+        mean = x.mean(axis=(1, 2), keepdims=True)
+        return mean + (1 - 0.8 * 0.5) * (x - mean)
+
+    operations = [
+        lambda x: x + 0.8 * 0.6,
+        contrast,
+        lambda x: in_hsv(x, lambda h, s, v: (h, min(s * (1 + 0.6 * 0.4), 1), v)),
+        lambda x: in_hsv(x, lambda h, s, v: ((h - 0.4 * 0.2) % 1, s, v)),
+    ]
+    want = image.astype(np.float64)
+    for name in list(itertools.permutations(range(4)))[place]:
+        want = np.clip(operations[name](want), 0, 1)
+    np.testing.assert_allclose(jittered[place], want, atol=1e-6)
 
 
 # The test image is small: a tenth of it would be no blur at all.
@@ -187,6 +211,31 @@ def test_without_augmentation_only_normalisation_is_left():
     for view, out in zip(images, outs, strict=True):
         want = (view / 255 - np.array(policy.mean)) / np.array(policy.std)
         np.testing.assert_allclose(out, want, atol=1e-6)
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr, those of its inner ones too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else [value]:
+                if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
+                    yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def test_a_view_branches_nowhere_and_changes_colours_in_three_steps():
+    """Under vmap all branches are computed, and a convolution has a kernel for each image."""
+    images, positions = batch(np.random.default_rng(0))
+    augment = functools.partial(views.augment, views.IMAGENET, jax.random.key(0))
+    found = list(equations(jax.make_jaxpr(augment)(images, positions).jaxpr))
+    names = {equation.primitive.name for equation in found}
+    assert not names & {"cond", "while", "conv_general_dilated"}
+    steps = [equation.params for equation in found if equation.primitive.name == "scan"]
+    assert [loop["length"] for loop in steps] == [3, 3]  # one for each view
+    for loop in steps:
+        inside = [equation.primitive.name for equation in equations(loop["jaxpr"].jaxpr)]
+        assert inside.count("reduce_sum") == 1  # the mean of contrast
+        assert inside.count("round") == 1  # the turn of the hue
 
 
 def test_normalize_takes_bytes_and_fractions():
