@@ -1,6 +1,7 @@
 """How fast a run goes, and how much of the time it waits for input."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 
@@ -11,11 +12,17 @@ INPUT_BOUND = 0.1
 
 
 class Clock:
-    """Images per second and the share of time spent waiting for input, between two readings."""
+    """Images per second and the share of time that input held up, between two readings.
+
+    An update is computed while the next batch is awaited, and that is time well spent: held up is
+    what is waited for a batch after the update that was running is done.
+    """
 
     def __init__(self):
         self._began = time.perf_counter()
         self._running: dict[str, jax.Array] | None = None
+        self._done = threading.Event()  # with the running update, at:
+        self._done_at = 0.0
         self._totals = [0, 0.0, 0.0]  # of what was read: steps, time, time of it waiting
         self.restart()
 
@@ -26,10 +33,11 @@ class Clock:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for input."""
+        """Counts the time inside, as far as no update is running, as waiting for input."""
         start = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - start
+        if self._done.is_set():
+            self._waited += time.perf_counter() - max(start, self._done_at)
 
     def count(self, metrics: dict[str, jax.Array]) -> bool:
         """One more step was started; returns when the one before it is done.
@@ -49,7 +57,21 @@ class Clock:
             jax.block_until_ready(self._running)
             self._steps += 1
         self._running = metrics
+        self._watch(metrics)
         return is_first
+
+    def _watch(self, metrics: dict[str, jax.Array]) -> None:
+        """Notes when an update is done, behind the loop's back."""
+        self._done = done = threading.Event()
+
+        def watch() -> None:
+            with contextlib.suppress(Exception):  # raised where the loop waits, too
+                jax.block_until_ready(metrics)
+            if self._done is done:
+                self._done_at = time.perf_counter()
+            done.set()
+
+        threading.Thread(target=watch, daemon=True).start()
 
     def since_start(self) -> float:
         """Seconds since there is this clock."""

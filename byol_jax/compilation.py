@@ -5,6 +5,7 @@ hash of the program, the versions, the flags and the machine's instructions, so 
 kinds can share a folder. Whoever can write there can run code in our processes.
 """
 
+import contextlib
 import os
 import re
 import tempfile
@@ -90,7 +91,10 @@ def use_cache(folder: str | os.PathLike) -> str:
 
 def _make_room(folder: Path, largest: int) -> None:
     """Removes the oldest entries of a folder that holds too much, until half of that is left."""
-    entries = [(entry.stat(), entry) for entry in folder.glob("*-cache")]
+    entries = []
+    for entry in folder.glob("*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # another process makes room too
+            entries.append((entry.stat(), entry))
     total = sum(stat.st_size for stat, _ in entries)
     if total <= largest:
         return
@@ -113,8 +117,9 @@ def _replace_damaged(folder: Path) -> None:
         damaged = _DAMAGED.match(str(message))
         if not damaged:
             return show(message, *args, **kwargs)
-        for entry in folder.iterdir():
-            if entry.name.startswith(f"{damaged[1]}-"):
-                entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a folder that others own, or have removed
+            for entry in folder.iterdir():
+                if entry.name.startswith(f"{damaged[1]}-"):
+                    entry.unlink(missing_ok=True)
 
     warnings.showwarning = showwarning

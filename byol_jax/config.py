@@ -138,7 +138,8 @@ def default() -> ConfigDict:
     config.data.image_size = 224
     config.data.channels = 3
     config.data.on_bad = "error"  # an image that cannot be read; or skip: take another instead
-    # Where views are cut: host, device (which then keeps all images), or auto: where they fit.
+    # Where views are cut: host, device (which then keeps all images), or auto: the device, for
+    # arrays of up to 1 GB. The two draw other crops of the same distribution.
     config.data.placement = "auto"
     config.data.service = ""  # grpc://HOST:PORT of a tf.data service that decodes and crops
 

@@ -52,7 +52,7 @@ def train_batches(
 ) -> Iterator[byol.Batch]:
     """The batches from `start_step` to the end of the run, on the devices: this process's rows.
 
-    Made there, or on the host, one ahead of the update that is being computed. With `bad`, images
+    Made there, or made on the host and sent. With `bad`, images
     that cannot be decoded are replaced and told; see input.train_batches.
     """
     plan = {
@@ -83,11 +83,9 @@ def train_batches(
 def faster_input(config: ConfigDict, source: input_lib.Source) -> str:
     """What would make the training batches of a run come faster, in a sentence."""
     if config.data.placement == "device":
-        return (
-            "Its views are cut on the device: larger batches, or faster devices, are what is left."
-        )
-    if isinstance(source, input_lib.ArraySource) and not config.data.service:
-        return "Set config.data.placement=device, and the device will cut its views itself."
+        return "The device cuts the views itself: what is left is the host's own time for a step."
+    if isinstance(source, input_lib.ArraySource) and residence.fits(source):
+        return "In a new run, config.data.placement=device lets the device cut the views itself."
     return (
         "Give it more processor cores, let other machines decode (config.data.service), or store "
         "the images in files not much larger than config.data.image_size."

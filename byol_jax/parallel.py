@@ -118,20 +118,8 @@ def place(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
 
 
 def placed(batches: Iterator[byol.Batch], accum_steps: int = 1) -> Iterator[byol.Batch]:
-    """Places every batch while the update of the one before it is still being computed."""
-    waiting = None
-    try:
-        for batch in batches:
-            following = place(batch, accum_steps)
-            if waiting is not None:
-                yield waiting
-            waiting = following
-    except UserError:  # of an image that comes later
-        if waiting is not None:
-            yield waiting
-        raise
-    if waiting is not None:
-        yield waiting
+    """Places batches. Whoever asks for one while an update runs has it sent meanwhile."""
+    return (place(batch, accum_steps) for batch in batches)
 
 
 def making(

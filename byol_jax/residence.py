@@ -20,8 +20,8 @@ from byol_jax import input as input_lib
 from byol_jax.byol import Batch
 from byol_jax.errors import UserError
 
-# The rest is for the state, its gradient, activations, and whatever else the machine does.
-AUTO_SHARE = 1 / 8
+# In bytes, and not a share of the device's memory: the same run is the same on every machine.
+AUTO_LIMIT = 2**30
 # What a run's key is folded with, beyond any step: the keys of steps begin there too.
 ORDERS, CROPS = 2**32 - 1, 2**32 - 2
 
@@ -46,31 +46,38 @@ class Cut(NamedTuple):
 def placement(config: ConfigDict, source: input_lib.Source) -> str:
     """Where the views of a source are cut, "host" or "device", as `config.data.placement` asks.
 
+    "auto" is the device for arrays of up to AUTO_LIMIT bytes: it depends on the data alone.
+
     Raises:
       UserError: they cannot be cut where it asks.
     """
-    wanted, kept = config.data.placement, "config.data.placement=device"
+    wanted, in_memory = config.data.placement, isinstance(source, input_lib.ArraySource)
+    if wanted == "auto":
+        wanted = "device" if in_memory and source.images.nbytes <= AUTO_LIMIT else "host"
     if wanted == "host":
         return wanted
-    is_possible = isinstance(source, input_lib.ArraySource) and not config.data.service
-    if not is_possible:
-        if wanted == "auto":
-            return "host"
-        if config.data.service:
-            raise UserError(f"{kept} needs no config.data.service: leave one of the two out.")
+    if not in_memory:
         raise UserError(
-            f"{kept} is for images of one size that are in memory (npz:, embedded, arrays, or a "
-            f"TFDS data set of one size), not for {source.name}: set it to host, or to auto."
+            "config.data.placement=device is for images of one size that are in memory (npz:, "
+            "embedded, arrays, or a TFDS data set of up to 1 GB), not for "
+            f"{source.name}: set it to host, or to auto."
         )
-    size, memory = source.images.nbytes, device_memory()
-    if wanted == "auto":
-        return "device" if size <= AUTO_SHARE * memory else "host"
-    if size > memory:
+    if config.data.service:
         raise UserError(
-            f"{source.name} takes {size / 1e9:.1f} GB and a device has {memory / 1e9:.1f}: set "
-            "config.data.placement=host."
+            f"The views of {source.name} are cut on the device, where config.data.service has "
+            "nothing to do: leave it out, or set config.data.placement=host."
+        )
+    if not fits(source):
+        raise UserError(
+            f"{source.name} takes {source.images.nbytes / 1e9:.1f} GB and a device has "
+            f"{device_memory() / 1e9:.1f}: set config.data.placement=host."
         )
     return wanted
+
+
+def fits(source: input_lib.ArraySource) -> bool:
+    """Whether a device could hold the images; there is more that it must hold."""
+    return source.images.nbytes < device_memory()
 
 
 def device_memory() -> float:

@@ -215,10 +215,10 @@ def loop(run: runs.Run, learner: byol.Learner, start: Saved, around: Surrounding
             running = None
             leaving = follow(step, metrics) or leaving
             ending, readings = False, {}
+            speed = clock.read(config.batch_size)  # before what takes time itself
             # Not for a stop: it must leave no trace in what is read, or counted by the monitor.
             if reading:
                 checkpoints.check()
-                speed = clock.read(config.batch_size)  # before what takes time itself
                 readings = reader.read(step, metrics, state, batch) | speed
                 warning = collapse.update(
                     step, readings["projection_std"], readings["projection_rank"]
@@ -303,7 +303,7 @@ def introduction(
     yield (
         f"{data['name']}: {data['num_examples']} images, {classes}; {config.encoder.name} at "
         f"{config.data.image_size} pixels on {jax.device_count()} {jax.devices()[0].platform} "
-        "device(s)"
+        f"device(s); views are cut on the {config.data.placement}"
     )
     batch = f"{config.batch_size} images"
     if config.accum_steps > 1:

@@ -98,7 +98,7 @@ def adjust_hue_and_saturation(image: jax.Array, turn: jax.Array, factor: jax.Arr
     distance = jnp.abs(hue + (sixths - middle) * chroma)
     distance = jnp.minimum(distance, jnp.abs(distance - 6 * chroma))
     # value / chroma is the factor that makes the saturation 1.
-    factor = jnp.minimum(factor, value / jnp.maximum(chroma, 1e-30))
+    factor = jnp.clip(factor, 0, value / jnp.maximum(chroma, 1e-30))
     return value - factor * jnp.clip(2 * chroma - distance, 0, chroma)
 
 

@@ -142,8 +142,8 @@ def test_the_docs_show_the_files_of_results():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "--part is missing"),
-        (("speed",), "--part=speed: value should be one of"),
+        ((), "say first what to measure: input, step"),
+        (("speed",), "say first what to measure: input, step"),
         (("step", "--against=tensorflow"), "'tensorflow' is not one of pytorch, pytorch_compile"),
         (("input", "--against=none,per_view"), "none stands alone"),
         (("step", "--batch_size=many"), "'many' is no whole number above 0"),

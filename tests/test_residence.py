@@ -5,14 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from tiny import tiny_config
 
+from byol_jax import byol, data, input, networks, optim, parallel, residence, views
 from byol_jax import config as config_lib
-from byol_jax import data, input, parallel, residence
 from byol_jax.byol import Batch
+from byol_jax.compilation import Compilations
 from byol_jax.errors import UserError
 from byol_jax.input._tensorflow import tf
 from byol_jax.input.crops import center_crop
@@ -97,47 +99,38 @@ def test_without_labels():
     assert next(made).labels is None
 
 
-def test_nothing_is_sent_and_nothing_compiles_after_the_first_step():
-    made = residence.train_batches(
-        source(), batch_size=BATCH, image_size=SIZE, seed=0, num_steps=3 * STEPS
+def test_batches_lie_as_those_from_the_host():
+    """So that the update compiles once for both."""
+    made = residence.train_batches(source(), batch_size=BATCH, image_size=SIZE, seed=0, num_steps=1)
+    batch = next(made)
+    from_host = parallel.place(
+        Batch(np.zeros((2, BATCH, SIZE, SIZE, 3), np.uint8), None, np.zeros(BATCH, np.int32))
     )
-    first, compiled = next(made), []
-
-    def listen(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        with jax.transfer_guard("disallow_explicit"):
-            later = list(made)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert len(later) == 3 * STEPS - 1 and not compiled
-    assert later[0].views.sharding == first.views.sharding
-    # As a batch from the host lies: the update compiles once for both.
-    from_host = parallel.place(jax.tree.map(lambda x: x[:0], first)._replace(labels=None))
-    assert from_host.views.sharding == first.views.sharding
+    for name in ("views", "positions"):
+        ours, hosts = getattr(batch, name), getattr(from_host, name)
+        assert (ours.sharding, ours.shape, ours.dtype) == (hosts.sharding, hosts.shape, hosts.dtype)
 
 
 def test_views_have_the_hosts_distribution():
-    """Centre and size of what a view shows, read off a ramp, over many draws of both ways."""
-    rows, columns = np.mgrid[:24, :24].astype(np.uint8) * 10
+    """Where views lie and how large they are, read off a ramp, over many draws of both ways."""
+    rows, columns = np.mgrid[:24, :30].astype(np.uint8) * 8
     ramp = np.stack([rows, columns, np.zeros_like(rows)], -1)
-    images = input.from_arrays(np.broadcast_to(ramp, (600, 24, 24, 3)))
+    images = input.from_arrays(np.broadcast_to(ramp, (600, 24, 30, 3)))
     plan = {"batch_size": 600, "image_size": 6, "seed": 3, "num_steps": 2}
-    device = [
-        joined(b._replace(labels=b.positions))[0] for b in residence.train_batches(images, **plan)
-    ]
+    batches = residence.train_batches(images, **plan)
+    device = [joined(batch._replace(labels=batch.positions))[0] for batch in batches]
     host = [batch.views for batch in input.train_batches(images, **plan)]
 
     def moments(views):
-        views = np.concatenate(views, 1).reshape(-1, 6, 6, 3).astype(float)
-        centre = views.mean((1, 2))[:, :2]
-        height = np.abs(views[:, -1, :, 0] - views[:, 0, :, 0]).mean(1)
-        width = np.abs(views[:, :, -1, 1] - views[:, :, 0, 1]).mean(1)
-        mirrored = views[:, :, -1, 1].mean(1) < views[:, :, 0, 1].mean(1)
-        numbers = np.column_stack([centre, height, width, mirrored, height * width, centre**2])
+        views = np.concatenate(views, 1).astype(float)
+        centre = views.mean((2, 3))[..., :2]
+        height = np.abs(views[:, :, -1, :, 0] - views[:, :, 0, :, 0]).mean(2)
+        width = np.abs(views[:, :, :, -1, 1] - views[:, :, :, 0, 1]).mean(2)
+        mirrored = views[:, :, :, -1, 1].mean(2) < views[:, :, :, 0, 1].mean(2)
+        of_view = np.stack([height, width, mirrored, height * width], -1)
+        of_view = np.concatenate([centre, centre**2, of_view], -1)
+        of_pair = (of_view - of_view.mean((0, 1))).prod(0)  # alike in both views by chance alone
+        numbers = np.concatenate([*of_view, of_pair], 1)
         return numbers.mean(0), numbers.std(0) / np.sqrt(len(numbers))
 
     (want, error), (got, _) = moments(host), moments(device)
@@ -145,36 +138,67 @@ def test_views_have_the_hosts_distribution():
     np.testing.assert_array_less(np.abs(got - want), 4 * np.sqrt(2) * error)
 
 
+class Encoder(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(x.reshape(len(x), -1))
+
+
+def test_epochs_of_updates_need_the_host_for_nothing():
+    """After the first step nothing compiles and nothing is sent, past an epoch's end."""
+    heads = {
+        name: networks.MLP(4, 4, axis_name=parallel.AXIS) for name in ("projector", "predictor")
+    }
+    plain = views.View(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+    policy = views.Policy(plain, plain, (0.5,) * 3, (0.25,) * 3)
+    tau = optim.target_decay(0.9, 20)
+    learner = byol.make_learner(
+        Encoder(), policy, optim.sgd(0.1), tau, axis_name=parallel.AXIS, **heads
+    )
+    update = parallel.update(learner)
+    state = parallel.replicate(byol.init(learner, 0, (SIZE, SIZE, 3)))
+    made = residence.train_batches(
+        source(), batch_size=BATCH, image_size=SIZE, seed=0, num_steps=2 * STEPS + 1
+    )
+    state, _ = update(state, next(made)._replace(labels=None))
+    with Compilations() as compilations, jax.transfer_guard("disallow_explicit"):
+        for batch in made:
+            state, _ = update(state, batch._replace(labels=None))
+    assert compilations.count == 0
+    assert parallel.local(state).step == 2 * STEPS + 1
+
+
 @pytest.mark.parametrize(
-    ("wanted", "service", "memory", "expected"),
+    ("wanted", "limit", "expected"),
     [
-        ("auto", "", 1e6, "device"),
-        ("auto", "", 1e3, "host"),
-        ("auto", "grpc://here:1", 1e6, "host"),
-        ("host", "", 1e6, "host"),
-        ("device", "", N * SIZE * SIZE * 3, "device"),
+        ("auto", 1e6, "device"),
+        ("auto", 1e3, "host"),
+        ("host", 1e6, "host"),
+        ("device", 0, "device"),
     ],
 )
-def test_where_views_are_cut(monkeypatch, wanted, service, memory, expected):
-    monkeypatch.setattr(residence, "device_memory", lambda: memory)
+def test_where_views_are_cut(monkeypatch, wanted, limit, expected):
+    monkeypatch.setattr(residence, "AUTO_LIMIT", limit)
     config = config_lib.default()
-    config.data.placement, config.data.service = wanted, service
+    config.data.placement = wanted
     assert residence.placement(config, source()) == expected
+    config.data.placement = "auto"
+    assert residence.placement(config, type("Streamed", (), {"name": "folder:x"})()) == "host"
 
 
-def test_what_cannot_be_on_the_device_is_refused(monkeypatch, tmp_path):
+def test_what_cannot_be_on_the_device_is_refused(monkeypatch):
     config = config_lib.default()
     config.data.placement = "device"
-    monkeypatch.setattr(residence, "device_memory", lambda: 10)
-    with pytest.raises(UserError, match=r"a device has 0\.0: set config.data.placement=host"):
-        residence.placement(config, source())
-    config.data.service = "grpc://here:1"
-    with pytest.raises(UserError, match=r"needs no config\.data\.service"):
-        residence.placement(config, source())
-    config.data.service = ""
     streamed = type("Streamed", (), {"name": "folder:x"})()
     with pytest.raises(UserError, match="not for folder:x: set it to host, or to auto"):
         residence.placement(config, streamed)
+    config.data.service = "grpc://here:1"
+    with pytest.raises(UserError, match=r"config\.data\.service has nothing to do: leave it out"):
+        residence.placement(config, source())
+    config.data.service = ""
+    monkeypatch.setattr(residence, "device_memory", lambda: 10)
+    with pytest.raises(UserError, match=r"a device has 0\.0: set config\.data\.placement=host"):
+        residence.placement(config, source())
 
 
 def test_evaluation_needs_no_tensorflow_either():

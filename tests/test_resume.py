@@ -23,6 +23,7 @@ def start(workdir):
     config.optimizer.name, config.optimizer.base_learning_rate = "lars", 1.0
     config.log_every_steps, config.checkpoint.every_steps, config.checkpoint.keep = 1, 1, STEPS
     config.knn.every_steps, config.data.test_split = 0, ""
+    config.data.placement = "host"  # tests/test_residence.py has the device's batches at any step
     assert train.train(config, workdir, input_lib.from_arrays(images, labels))
 
 

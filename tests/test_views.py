@@ -39,7 +39,7 @@ def test_hue_is_a_turn_in_hsv(image, delta):
     np.testing.assert_allclose(views.adjust_hue_and_saturation(image, delta, 1.0), want, atol=2e-6)
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.8, 1.0, 1.7])
+@pytest.mark.parametrize("factor", [-0.6, 0.0, 0.8, 1.0, 1.7])
 def test_saturation_is_scaled_in_hsv(image, factor):
     want = in_hsv(image, lambda h, s, v: (h, min(max(s * factor, 0), 1), v))
     np.testing.assert_allclose(views.adjust_hue_and_saturation(image, 0.0, factor), want, atol=1e-6)

@@ -14,8 +14,7 @@ try:
     import tensorflow as tf
 except ImportError as error:
     raise UserError(
-        f"This needs TensorFlow ({error}): pip install tensorflow (tensorflow-cpu on Linux). What "
-        "is in arrays does without: --config.data.source=npz:PATH, if they fit on the device."
+        f"This needs TensorFlow ({error}): pip install tensorflow (tensorflow-cpu on Linux)."
     ) from error
 
 # Left alone, TensorFlow reserves the whole memory of the GPU that JAX needs. Where somebody else

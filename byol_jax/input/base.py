@@ -165,7 +165,8 @@ def check_same_classes(train: Source, test: Source) -> None:
         raise UserError(f"{test.name} has no labels to test on; choose a split that has.")
     if train.class_names != test.class_names:
         raise UserError(
-            f"{train.name} and {test.name} have different classes; choose splits of one data set."
+            f"{train.name} and {test.name} have different classes; choose splits of one data set "
+            "(of npz: files, give each the same class_names)."
         )
 
 

@@ -33,6 +33,8 @@ def open_npz(path: str, split: str, channels: int) -> ArraySource:
         with zipfile.ZipFile(file) as members:
             # A CRC-32 of each array is in the archive: another file under the name is noticed.
             listing = " ".join(f"{i.filename}:{i.CRC:08x}" for i in members.infolist())
+    except MemoryError as error:
+        raise UserError(f"{file} holds more than fits in memory: use fewer images.") from error
     except Exception as error:  # the readers of the format raise whatever they stumble over
         reason = getattr(error, "strerror", None) or "it is no archive of plain arrays, or damaged"
         raise UserError(

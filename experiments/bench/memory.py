@@ -104,10 +104,15 @@ def size_of(tree: Any) -> int:
 
 
 def peak(compiled: Any, state: byol.State, batch: byol.Batch) -> int | None:
-    """The most bytes that were in use on the device in this process, after one more step."""
+    """The most bytes in use on the device during one step.
+
+    None on a CPU, and where a step before needed more: the device says only the most of all time.
+    """
     device = jax.local_devices()[0]
     if device.memory_stats() is None:
         return None
+    before = device.memory_stats()["peak_bytes_in_use"]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (state, batch))
     jax.block_until_ready(compiled(*zeros))
-    return device.memory_stats()["peak_bytes_in_use"]
+    after = device.memory_stats()["peak_bytes_in_use"]
+    return after if after > before else None

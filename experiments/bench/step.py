@@ -6,15 +6,16 @@ those that XLA says its compiled step reads and writes in memory; on a CPU, wher
 of them, that share is left out.
 """
 
-import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byol_jax import build, byol, parallel, views
+from byol_jax import build, byol, nonfinite, parallel, views
+from byol_jax.errors import UserError
 from experiments import scale
 from experiments.bench import bounds, kernels, measure, peers, settings
 from experiments.bench.report import Column, Report, Table
@@ -47,7 +48,7 @@ class Ours:
         self.images = rng.integers(0, 256, (2, case.batch_size, *shape), np.uint8)
         positions = np.arange(case.batch_size, dtype=np.int32)
         self._batch = parallel.place(byol.Batch(self.images, None, positions))
-        self._update = parallel.update(self.learner)
+        self._update = parallel.update(self.learner, partial(nonfinite.update, skip=False))
         self._state = parallel.replicate(state)
 
     def step(self) -> jax.Array:
@@ -66,12 +67,12 @@ class Ours:
         learner = settings.learner(self.config, None)
         state = jax.eval_shape(lambda: self._state)
         batch = byol.Batch(self.images, None, np.zeros(len(self.images[0]), np.int32))
-        update = jax.jit(functools.partial(byol.update, learner), donate_argnums=0)
+        update = jax.jit(partial(byol.update, learner), donate_argnums=0)
         return update.lower(state, batch).compile().cost_analysis()["bytes accessed"]
 
     def views(self) -> Callable[[], object]:
         """The photometric views alone."""
-        augment = jax.jit(functools.partial(views.augment, self.learner.policy))
+        augment = jax.jit(partial(views.augment, self.learner.policy))
         positions = np.arange(len(self.images[0]), dtype=np.int32)
         arguments = jax.device_put((jax.random.key(0), self.images, positions))
         return lambda: augment(*arguments)
@@ -79,7 +80,7 @@ class Ours:
     def optimizer(self) -> Callable[[], object]:
         """LARS and the target's moving average alone, on copies of the state."""
 
-        @functools.partial(jax.jit, donate_argnums=(1, 2, 3))
+        @partial(jax.jit, donate_argnums=(1, 2, 3))
         def follow(gradients, opt_state, params, target):
             updates, opt_state = self.learner.optimizer.update(gradients, opt_state, params)
             params = optax.apply_updates(params, updates)
@@ -111,9 +112,21 @@ def run(
       batch_size: images in a step.
       dtype: of `settings.DTYPES`.
       seconds: for the rounds of each table, about.
+
+    Raises:
+      UserError: there are several devices, or a peer that was asked for is not installed.
     """
+    if jax.device_count() > 1:
+        raise UserError(
+            f"JAX sees {jax.device_count()} devices, and PyTorch's step and the bounds use one: "
+            "leave one visible, such as by CUDA_VISIBLE_DEVICES=0."
+        )
     on_cpu = jax.default_backend() == "cpu"
     modules, notes = peers.available(against, peers.STEPS)
+    ours, theirs = "CPU" if on_cpu else "accelerator", {m.device() for m in modules.values()}
+    if theirs - {"cpu" if on_cpu else "cuda"}:
+        notes.append(f"Not measured: PyTorch, which has only a {theirs.pop()}, and JAX a {ours}.")
+        modules = {}
     report = Report("step", notes=notes)
     for case in cases(tuple(ON_CPU) if on_cpu else ON_ACCELERATOR, network, batch_size, dtype):
         chosen = dict(modules)
@@ -159,9 +172,14 @@ def tables(
     copy, copy_bytes = bounds.memory_copy()
     turns = {OURS: measure.repeated(ours.step, jax.block_until_ready)}
     for name, module in modules.items():
-        compiled = name == "pytorch_compile"
-        peer = module.Step(ours.learner, ours.images, case.dtype, compiled=compiled)
-        turns[peers.STEPS[name][1]] = measure.repeated(peer, peer.wait)
+        compiled, words = name == "pytorch_compile", peers.STEPS[name][1]
+        try:
+            peer = module.Step(ours.learner, ours.images, case.dtype, compiled=compiled)
+            peer.wait(peer())
+        except RuntimeError as error:  # out of memory, or a compiler that is not there
+            notes.append(f"Not measured: {case}, {words}: {str(error).strip().splitlines()[0]}")
+            continue
+        turns[words] = measure.repeated(peer, peer.wait)
     turns |= {
         "photometric views": measure.repeated(ours.views(), jax.block_until_ready),
         "LARS and target": measure.repeated(ours.optimizer(), jax.block_until_ready),
@@ -181,7 +199,8 @@ def tables(
         columns.append(Column("share of the copy rate", "share"))
         of_copy[OURS] = share(ours.bytes() / copy_bytes, took[COPY], took[OURS])
     steps = Table(f"One step: {case}", columns)
-    for name in [OURS, *(peers.STEPS[peer][1] for peer in modules)]:
+    contenders = (OURS, *(words for _, words in peers.STEPS.values()))
+    for name in (name for name in contenders if name in took):
         steps.add(
             name,
             measure.rates(took[name], case.batch_size),

@@ -6,11 +6,13 @@
 import importlib
 from collections.abc import Sequence
 
+from byol_jax.errors import UserError
+
 # Peer: the file that holds it, and its name in words.
 LOADERS = {
     "per_view": ("tf_per_view", "decode and crop for each view, float32 tf.data"),
-    "torchvision": ("torchvision_loader", "torchvision and PIL, 2 workers"),
-    "lightly": ("lightly_loader", "lightly's BYOLTransform, 2 workers"),
+    "torchvision": ("torchvision_loader", "torchvision and PIL, a worker a core"),
+    "lightly": ("lightly_loader", "lightly's BYOLTransform, a worker a core"),
 }
 STEPS = {
     "pytorch": ("pytorch_byol", "PyTorch"),
@@ -27,6 +29,9 @@ def available(
     Args:
       names: which peers were asked for; empty for all.
       of: LOADERS or STEPS.
+
+    Raises:
+      UserError: one that was asked for cannot be imported.
     """
     modules, notes = {}, []
     for name, (file, words) in of.items():
@@ -36,5 +41,7 @@ def available(
             modules[name] = importlib.import_module(f"{__name__}.{file}")
         except (ImportError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+            if names:
+                raise UserError(f"--against={name} cannot be imported ({reason}).") from error
             notes.append(f"Not measured: {words}, as it cannot be imported ({reason}).")
     return modules, notes

@@ -59,6 +59,11 @@ class Lars:
         torch._foreach_add_(self.kernels + self.others, self.momenta, alpha=-rate)
 
 
+def device() -> str:
+    """Where PyTorch computes: "cuda" or "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Step:
     """The step, with all its state.
 
@@ -83,7 +88,7 @@ class Step:
     ):
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device()
         place = {"device": self.device, "memory_format": torch.channels_last}
         self.online = Network(ours, is_online=True).to(**place)
         self.target = Network(ours, is_online=False).to(**place)

@@ -1,4 +1,4 @@
-"""A torchvision and PIL DataLoader with two workers that makes the same pairs.
+"""A torchvision and PIL DataLoader, a worker for each core, that makes the same pairs.
 
 `views("crops")` are crops and flips alone, as uint8: what our input makes, with the colours left to
 the device. `views("all")` are the whole policy of the paper in PIL, normalised: what PyTorch
@@ -6,6 +6,7 @@ implementations of BYOL usually do.
 """
 
 import importlib
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,11 @@ except RuntimeError:
     torchvision = importlib.import_module("torchvision_on_cpu").torchvision
 from torchvision import transforms
 
-WORKERS = 2
+# What a reader of its numbers should know.
+NOTE = ""
+if "torchvision_on_cpu" in sys.modules:
+    NOTE = "torchvision ran without its compiled part, which its transforms do not use."
+WORKERS = len(os.sched_getaffinity(0))  # one for each core that we may use
 BICUBIC = transforms.InterpolationMode.BICUBIC
 Transform = Callable[[Image.Image], torch.Tensor]
 
