@@ -39,7 +39,7 @@ class Cut(NamedTuple):
     batch_size: int  # of all devices
     epoch_steps: int
     size: int  # height and width S of a view
-    crop: input_lib.Crop
+    crop: crops.Crop
     seed: int
 
 
@@ -97,7 +97,7 @@ def train_batches(
     seed: int,
     num_steps: int,
     start_step: int = 0,
-    crop: input_lib.Crop | None = None,
+    crop: crops.Crop | None = None,
     accum_steps: int = 1,
 ) -> Iterator[Batch]:
     """Pairs of random views of every example of each epoch, in random order, made on the devices.
@@ -118,9 +118,9 @@ def train_batches(
     Raises:
       UserError: at the call, if an argument is out of its range.
     """
-    crop = input_lib.Crop() if crop is None else crop
-    input_lib.check_crop(crop)
-    input_lib.check_size(image_size)
+    crop = crops.Crop() if crop is None else crop
+    crops.check_crop(crop)
+    crops.check_size(image_size)
     epoch_steps = input_lib.steps_per_epoch(source, batch_size)
     cut = Cut(batch_size, epoch_steps, image_size, crop, seed)
     labels = None if source.num_classes is None else source.labels

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from byol_jax import crops
+from byol_jax.crops import ATTEMPTS, DRAWS
 from byol_jax.input import Crop
 from byol_jax.input import crops as host
 from byol_jax.input._tensorflow import tf
-from byol_jax.input.crop import ATTEMPTS, DRAWS
 
 
 def tensorflows(image, box, size):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from byol_jax.errors import UserError
-from byol_jax.input import Share, open_source, service, train_batches
+from byol_jax.input import Share, from_arrays, open_source, service, train_batches
 from byol_jax.input._tensorflow import tf
 from byol_jax.input.records import open_records
 from byol_jax.input.training import Plan
@@ -54,6 +54,13 @@ def test_batches_are_the_same_with_two_workers_and_after_a_resume(folder, addres
     assert whole[0].views.shape == (2, 4, 6, 6, 3)
     check_same(batches(folder, share=share, service=address), whole)
     check_same(batches(folder, share=share, service=address, start_step=5), whole[5:])
+
+
+def test_small_images_in_memory_are_the_same(address):
+    images = np.random.default_rng(0).integers(0, 256, (20, 9, 9, 3), np.uint8)
+    source = from_arrays(images, np.arange(20))
+    whole = list(batches(source))
+    check_same(batches(source, service=address, start_step=5), whole[5:])
 
 
 def test_streamed_records_are_the_same(shared, address):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from byol_jax.byol import Batch
+from byol_jax.crops import DRAWS
 from byol_jax.errors import UserError
 from byol_jax.input import (
     Crop,
@@ -20,8 +21,9 @@ from byol_jax.input import (
     train_batches,
 )
 from byol_jax.input._tensorflow import tf
-from byol_jax.input.crops import DRAWS, center_crop, random_boxes, random_views
+from byol_jax.input.crops import center_crop, random_boxes, random_views, resize, to_bytes
 from byol_jax.input.records import RecordSource, open_records
+from byol_jax.input.small import LARGEST, matrices, number, small_images
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -87,8 +89,13 @@ def test_labels_and_views_belong_together():
         np.testing.assert_array_equal(batch.views[1, :, 0, 0, 0], batch.labels)
 
 
-def test_runs_are_equal_and_can_be_resumed_at_any_step():
-    source = photos(20)
+# Small images are cut a whole batch at a time, larger ones each on its own.
+sizes = pytest.mark.parametrize("size", [12, LARGEST + 1])
+
+
+@sizes
+def test_runs_are_equal_and_can_be_resumed_at_any_step(size):
+    source = photos(20, size=size)
     whole = train(source, 7)
     assert same(whole, train(source, 7))
     for start in 1, 2, 3, 6, 7:
@@ -132,9 +139,10 @@ def joined(parts):
     )
 
 
+@sizes
 @pytest.mark.parametrize("count", [2, 4])
-def test_hosts_share_the_batch_of_one_host(count):
-    source = photos(20)
+def test_hosts_share_the_batch_of_one_host(count, size):
+    source = photos(20, size=size)
     whole = train(source, 5)
     hosts = [train(source, 5, share=share) for share in shares(8, count)]
     for batch, *parts in zip(whole, *hosts, strict=True):
@@ -332,11 +340,77 @@ def test_resizing_is_bicubic_and_clips_what_overshoots(size):
     np.testing.assert_allclose(view, np.clip(expected, 0, 255), atol=1.0)
 
 
+def test_a_large_image_is_resized_as_a_small_one(monkeypatch):
+    image = tf.constant(np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8))
+    small = center_crop(image, 8, 1.0)
+    monkeypatch.setattr("byol_jax.input.crops.WORTH_FLOATS", 0)
+    np.testing.assert_array_equal(center_crop(image, 8, 1.0), small)
+
+
 @pytest.mark.parametrize(("shape", "top", "left"), [((20, 12), 7, 3), ((12, 20), 3, 7)])
 def test_the_central_crop_is_central(shape, top, left):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     view = center_crop(tf.constant(image), 6, 0.5)
     np.testing.assert_array_equal(view, image[top : top + 6, left : left + 6])
+
+
+def test_pixels_are_rounded_half_to_even_and_clipped():
+    values = np.concatenate([np.arange(-20, 300, 0.25), [0.49999997, 254.50002, -1e9, 1e9]])
+    values = values.astype(np.float32)
+    np.testing.assert_array_equal(to_bytes(tf.constant(values)), np.clip(np.rint(values), 0, 255))
+
+
+# Small images, a batch at a time.
+
+
+@pytest.mark.parametrize("size", [5, 9])
+def test_each_stretch_has_its_matrix(size):
+    seen = set()
+    for length in range(1, 8):
+        expected = resize(tf.eye(length)[..., None], size, length)[..., 0]
+        for start in range(8 - length):
+            place = int(number(start, length, 7))
+            matrix = matrices(7, size)[place]
+            np.testing.assert_array_equal(matrix[:, start : start + length], expected)
+            assert np.count_nonzero(matrix) == np.count_nonzero(expected)
+            np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+            seen.add(place)
+    assert seen == set(range(len(matrices(7, size))))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "flip"),
+    [((32, 32, 3), 32, 0.5), ((20, 37, 1), 24, 1.0), ((9, 8, 3), 31, 0.0)],
+)
+def test_small_views_are_boxes_resized_and_mirrored(shape, size, flip):
+    rng = np.random.default_rng(0)
+    # Black and white only: cubic interpolation overshoots at every edge.
+    source = from_arrays(rng.choice(np.array([0, 255], np.uint8), (10, *shape)), np.arange(10) * 3)
+    crop, uniform = Crop(flip=flip), rng.random((2, 30, DRAWS), np.float32)
+    places = rng.integers(0, 10, 30)
+    small = small_images(source, size)
+    views = small.random_views(tf.constant(places), crop, tf.constant(uniform)).numpy()
+    assert views.shape == (2, 30, size, size, shape[-1]) and views.dtype == np.uint8
+    differing = 0
+    for view, numbers in zip(views, uniform, strict=True):
+        boxes = random_boxes(tf.constant(numbers[:, :-1]), tf.constant(shape), crop).numpy()
+        for got, place, box, last in zip(view, places, boxes, numbers[:, -1], strict=True):
+            top, left, height, width = box
+            part = source.images[place, top : top + height, left : left + width]
+            want = to_bytes(resize(tf.constant(part), size, size)).numpy()
+            want = want[:, ::-1] if last < flip else want
+            difference = np.abs(got.astype(int) - want)
+            assert difference.max() <= 1  # the order of sums
+            differing += np.count_nonzero(difference)
+    assert differing < 1e-3 * views.size
+    np.testing.assert_array_equal(small.labels(tf.constant(places)), places * 3)
+
+
+def test_where_the_batch_is_cut_at_once():
+    images = np.zeros((1, LARGEST, LARGEST, 3), np.uint8)
+    assert small_images(from_arrays(images), LARGEST) is not None
+    assert small_images(from_arrays(images), LARGEST + 1) is None
+    assert small_images(from_arrays(np.zeros((1, 8, LARGEST + 1, 3), np.uint8)), 8) is None
 
 
 # Arrays and names.

@@ -58,9 +58,9 @@ def test_an_epoch_has_every_example_once_and_the_next_another_order():
     orders = []
     for epoch in range(2):
         seen = []
-        for views, of_batch, positions in batches(epoch * STEPS, (epoch + 1) * STEPS):
+        for pairs, of_batch, positions in batches(epoch * STEPS, (epoch + 1) * STEPS):
             np.testing.assert_array_equal(positions, np.arange(BATCH))
-            for first, second, label in zip(*views, of_batch, strict=True):
+            for first, second, label in zip(*pairs, of_batch, strict=True):
                 np.testing.assert_array_equal(first, second)
                 (place,) = np.flatnonzero((images == first).all((1, 2, 3)))
                 assert label == labels[place]

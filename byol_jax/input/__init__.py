@@ -7,18 +7,16 @@ and the embedded data set do without, as long as the views are cut on the device
 import importlib
 
 _HOMES = {
-    "ArraySource": "arrays",
-    "Crop": "crop",
-    "Share": "base",
-    "Source": "base",
-    "check_crop": "crop",
-    "check_same_classes": "base",
-    "check_size": "crop",
-    "eval_batches": "evaluation",
-    "from_arrays": "arrays",
-    "open_source": "sources",
-    "steps_per_epoch": "base",
-    "train_batches": "pipeline",
+    "ArraySource": ".arrays",
+    "Crop": "..crops",
+    "Share": ".base",
+    "Source": ".base",
+    "check_same_classes": ".base",
+    "eval_batches": ".evaluation",
+    "from_arrays": ".arrays",
+    "open_source": ".sources",
+    "steps_per_epoch": ".base",
+    "train_batches": ".pipeline",
 }
 
 __all__ = list(_HOMES)
@@ -27,4 +25,4 @@ __all__ = list(_HOMES)
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)

@@ -9,8 +9,11 @@ fallback follow torchvision's RandomResizedCrop.
 
 from math import log
 
+from byol_jax.crops import ATTEMPTS, DRAWS, Crop
 from byol_jax.input._tensorflow import tf
-from byol_jax.input.crop import ATTEMPTS, DRAWS, Crop
+
+# Values of an image that are worth turning into floats to be resized: 836 x 836 pixels in colour.
+WORTH_FLOATS = 2**21
 
 
 def random_views(
@@ -31,7 +34,7 @@ def random_views(
     uniform = tf.random.stateless_uniform((2, DRAWS), seed, alg="philox")
     boxes = random_boxes(uniform[:, :-1], tf.shape(image), crop)
     flips = uniform[:, -1] < crop.flip
-    first, second = (_resize(_cut(image, boxes[view]), size) for view in range(2))
+    first, second = (_resized(_cut(image, boxes[view]), size) for view in range(2))
     return _mirror_if(flips[0], first), _mirror_if(flips[1], second)
 
 
@@ -84,7 +87,39 @@ def center_crop(image: tf.Tensor, size: int, fraction: float) -> tf.Tensor:
     side = tf.cast(tf.round(fraction * tf.cast(tf.reduce_min(shape), tf.float32)), tf.int32)
     side = tf.maximum(side, 1)
     corner = (shape - side) // 2
-    return _resize(_cut(image, tf.concat([corner, [side, side]], 0)), size)
+    return _resized(_cut(image, tf.concat([corner, [side, side]], 0)), size)
+
+
+def resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Resizes an image, uint8 or float32 (H, W, C), by bicubic interpolation: float32, unclipped.
+
+    This is the operation behind tf.image.resize, without the many small ones that check arguments.
+    """
+
+    def bicubic(image):
+        return tf.raw_ops.ResizeBicubic(
+            images=image[None], size=[height, width], half_pixel_centers=True
+        )[0]
+
+    # Of bytes it takes twice as long; but of many pixels few count, and turning all costs more.
+    return tf.cond(
+        tf.size(image) <= WORTH_FLOATS,
+        lambda: bicubic(tf.cast(image, tf.float32)),
+        lambda: bicubic(image),
+    )
+
+
+def to_bytes(pixels: tf.Tensor) -> tf.Tensor:
+    """Rounds (halves to even) and clips, to uint8: in a quarter of saturate_cast's time."""
+    quantized = tf.raw_ops.QuantizeV2(
+        input=pixels,
+        min_range=0.0,
+        max_range=255.0,
+        T=tf.quint8,
+        mode="SCALED",
+        round_mode="HALF_TO_EVEN",
+    )
+    return tf.bitcast(quantized.output, tf.uint8)
 
 
 def _between(low: float, high: float, uniform: tf.Tensor) -> tf.Tensor:
@@ -92,16 +127,12 @@ def _between(low: float, high: float, uniform: tf.Tensor) -> tf.Tensor:
 
 
 def _cut(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    top, left, height, width = tf.unstack(box)
-    return image[top : top + height, left : left + width]
+    # Fewer operations than image[top : top + height, left : left + width].
+    return tf.slice(image, tf.concat([box[:2], [0]], 0), tf.concat([box[2:], [-1]], 0))
 
 
-def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    # The operation behind tf.image.resize, without the many small ones that check its arguments.
-    resized = tf.raw_ops.ResizeBicubic(
-        images=image[None], size=[size, size], half_pixel_centers=True
-    )[0]
-    return tf.saturate_cast(tf.round(resized), tf.uint8)
+def _resized(image: tf.Tensor, size: int) -> tf.Tensor:
+    return to_bytes(resize(image, size, size))
 
 
 def _mirror_if(condition: tf.Tensor, image: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,6 @@ from byol_jax import crops
 from byol_jax.errors import UserError
 from byol_jax.input.arrays import ArraySource
 from byol_jax.input.base import Source
-from byol_jax.input.crop import check_size
 
 
 def eval_batches(
@@ -37,7 +36,7 @@ def eval_batches(
       UserError: at the call if an argument is out of its range; while iterating if an image cannot
         be decoded and `bad` is None.
     """
-    check_size(image_size)
+    crops.check_size(image_size)
     if batch_size < 1:
         raise UserError(f"the batch size must be at least 1, not {batch_size}.")
     if not 0 < crop_fraction <= 1:
@@ -48,14 +47,7 @@ def eval_batches(
         return _of_arrays(source, batch_size, image_size, crop_fraction, limit)
     from byol_jax.input import pipeline  # needs TensorFlow
 
-    return pipeline.eval_batches(
-        source,
-        batch_size=batch_size,
-        image_size=image_size,
-        crop_fraction=crop_fraction,
-        limit=limit,
-        bad=bad,
-    )
+    return pipeline.decoded_views(source, batch_size, image_size, crop_fraction, limit, bad)
 
 
 def _of_arrays(source, batch_size, size, crop_fraction, limit):

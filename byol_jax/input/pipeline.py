@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from byol_jax.byol import Batch
+from byol_jax.crops import Crop, check_crop, check_size
 from byol_jax.errors import UserError
 from byol_jax.input import service as service_lib
 from byol_jax.input._tensorflow import tf
 from byol_jax.input.base import Share, Source, one, steps_per_epoch
-from byol_jax.input.crop import Crop, check_crop
 from byol_jax.input.crops import center_crop
 from byol_jax.input.faults import fault, faulty
+from byol_jax.input.small import small_images
 from byol_jax.input.training import GOOD, REPLACEMENTS, Plan
 
 # What to do about an image that cannot be decoded, behind the words that name it.
@@ -75,7 +76,7 @@ def train_batches(
     epoch_steps = steps_per_epoch(source, batch_size)
     crop = Crop() if crop is None else crop
     check_crop(crop)
-    _check_size(image_size)
+    check_size(image_size)
     share = Share(np.arange(batch_size), 0, 1) if share is None else share
     rows = np.asarray(share.rows, np.int64)
     if rows.size * share.count != batch_size or np.any(np.diff(rows) < 1):
@@ -93,6 +94,7 @@ def train_batches(
         crop=crop,
         seed=seed,
         replace_bad=bad is not None,
+        small=small_images(source, image_size),
     )
     if service:
         arrays = service_lib.batches(plan, start_step, num_steps, service)
@@ -122,39 +124,15 @@ def _trained(plan, arrays, step, bad):
         step += 1
 
 
-def eval_batches(
+def decoded_views(
     source: Source,
-    *,
     batch_size: int,
     image_size: int,
-    crop_fraction: float = 0.875,
-    limit: int | None = None,
-    bad: Callable[[str], None] | None = None,
+    crop_fraction: float,
+    limit: int | None,
+    bad: Callable[[str], None] | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """The central view of every example, once, in an order that never changes.
-
-    Args:
-      source: where the images come from.
-      batch_size: examples in a batch; the last one may have fewer.
-      image_size: height and width S of a view.
-      crop_fraction: side of the central square as a share of the shorter side of the image.
-      limit: take only so many examples, drawn at random and always the same.
-      bad: if given, what cannot be decoded is left out, and this is called with its name and fault.
-
-    Yields:
-      Images, uint8 (B, S, S, C), and labels, int32 (B,), or None.
-
-    Raises:
-      UserError: at the call if an argument is out of its range; while iterating if an image cannot
-        be decoded and `bad` is None.
-    """
-    _check_size(image_size)
-    if batch_size < 1:
-        raise UserError(f"the batch size must be at least 1, not {batch_size}.")
-    if not 0 < crop_fraction <= 1:
-        raise UserError(f"the crop fraction must lie within (0, 1], not {crop_fraction}.")
-    if limit is not None and limit < 1:
-        raise UserError(f"the limit of examples must be at least 1, not {limit}.")
+    """What `evaluation.eval_batches` yields, of any source; arguments are checked there."""
     count, shuffle_seed = source.num_examples, None
     if limit is not None and limit < count:
         # The first of a shuffled order, not evenly spaced: labels may well come in turn, and a
@@ -213,8 +191,3 @@ def _names(source, places):
         (raw,) = source.at(tf.constant([place], tf.int64))
         reason = fault(source, raw) or "it could not be read at first"
         yield f"{source.describe(place)}: {reason}"
-
-
-def _check_size(image_size: int) -> None:
-    if image_size < 1:
-        raise UserError(f"the image size must be at least 1, not {image_size}.")

@@ -1,16 +1,19 @@
 """The graph of the training batches: which examples, where they are cut, what replaces a bad one.
 
-Whatever is random is a function of (seed, epoch, position in the epoch's order), so there is no
-state to save: any step can be made from nothing, on any host or machine.
+Whatever is random is a function of (seed, epoch, position in the epoch's order), and of the size of
+the batch where small images are cut together, so there is no state to save: any step can be made
+from nothing, on any host or machine.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from byol_jax.crops import DRAWS, Crop
 from byol_jax.input._tensorflow import tf
 from byol_jax.input.base import Source, one
-from byol_jax.input.crops import Crop, random_views
+from byol_jax.input.crops import random_views
+from byol_jax.input.small import SmallImages
 
 # How many other examples are tried in place of a bad one. With half of a source bad, one in 65,536
 # finds none, and something is wrong.
@@ -31,6 +34,7 @@ class Plan(NamedTuple):
       crop: the distribution of boxes and flips.
       seed: all randomness follows from it.
       replace_bad: whether another example stands in for one that cannot be decoded.
+      small: the images of `source`, if their views can be cut a whole batch at a time.
     """
 
     source: Source
@@ -42,6 +46,7 @@ class Plan(NamedTuple):
     crop: Crop
     seed: int
     replace_bad: bool
+    small: SmallImages | None
 
     def examples(self, first: tf.Tensor, last: tf.Tensor) -> tf.data.Dataset:
         """(epoch, position in the epoch's order, raw example) of steps first to last - 1."""
@@ -61,6 +66,11 @@ class Plan(NamedTuple):
         batch, and int64 (n,) places of the bad examples that were replaced, GOOD elsewhere.
         """
         dataset = self.examples(first, last)
+        if self.small is not None:  # in memory, where nothing is bad
+            dataset = dataset.batch(len(self.rows), drop_remainder=True)
+            return dataset.map(
+                self._small_views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
         if self.replace_bad:
             # Datasets of one element each: their turns leave the order as it was.
             dataset = dataset.interleave(
@@ -95,6 +105,16 @@ class Plan(NamedTuple):
         first, second = random_views(image, self.image_size, self.crop, views_seed)
         row = tf.cast(position % self.batch_size, tf.int32)
         return first, second, label, row, tf.cast(place_of_bad, tf.int64)
+
+    def _small_views(self, epochs, positions, places):
+        # The numbers of the whole global batch, as the host's rows may be any of it.
+        step = positions[0] // self.batch_size
+        seed = tf.stack([self.seed, epochs[0] * 2**32 + step])
+        uniform = tf.random.stateless_uniform((2, self.batch_size, DRAWS), seed, alg="philox")
+        rows = positions % self.batch_size
+        views = self.small.random_views(places, self.crop, tf.gather(uniform, rows, axis=1))
+        labels = self.small.labels(places)
+        return views, labels, tf.cast(rows, tf.int32), tf.fill(tf.shape(rows), np.int64(GOOD))
 
     def _first_good(self, epoch, position, raw):
         """A dataset of one element: the example's views, or those of the first good replacement.
