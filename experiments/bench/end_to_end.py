@@ -17,7 +17,7 @@ from experiments.bench import measure, photographs, pretraining, report
 from experiments.bench.report import Column, Report, Table
 
 DRAWN = 256  # photographs, where none are named
-READINGS = 4
+READINGS = 3
 # Of a case: its preset, what differs from it, and the steps between two readings.
 ON_CPU = {
     "photographs": (
@@ -28,7 +28,7 @@ ON_CPU = {
             "encoder.name": "resnet10",
             "encoder.width_multiplier": 0.25,
         },
-        4,
+        2,
     ),
     "memory": ("cifar10_small.py", {}, 8),
 }

@@ -20,8 +20,8 @@ Batches = Callable[[int], Iterator[object]]  # how many batches of pairs -> thes
 PHOTOGRAPHS, SMALL = (224, 64), (32, 256)  # size of a view, images in a batch
 DRAWN = 64  # photographs, where none are named
 SMALL_IMAGES = 50_000  # as many as CIFAR-10 has
-TURN_SECONDS = 4
-UNCOUNTED, FEWEST_BATCHES = 6, 6  # of a turn
+TURN_SECONDS = 1.5
+UNCOUNTED, FEWEST_BATCHES = 8, 8  # of a turn
 OURS, DECODE = "byol_jax", "JPEG decode alone"
 RESIDENT = "byol_jax, images and crops on the device"
 

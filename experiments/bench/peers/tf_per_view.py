@@ -5,6 +5,7 @@ resizing, and values in 0..1 as float32 (byol/utils/dataset.py in google-deepmin
 whose photometric half then runs on the device, as ours does).
 """
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -63,7 +64,9 @@ def batches(
 
     dataset = tf.data.Dataset.range(len(images)).shuffle(len(images)).repeat()
     dataset = dataset.take(count * batch_size)
-    dataset = dataset.map(pair, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+    # A call for each core, where tf.data left to itself at times settles for fewer.
+    cores = len(os.sched_getaffinity(0))
+    dataset = dataset.map(pair, num_parallel_calls=cores, deterministic=False)
     dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     for batch in dataset.as_numpy_iterator():
         yield batch.swapaxes(0, 1)
