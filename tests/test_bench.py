@@ -165,9 +165,12 @@ def test_wrong_flags_are_answered_by_a_sentence(arguments, sentence):
 def test_a_peer_that_is_not_installed_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightly", None)
     monkeypatch.delitem(sys.modules, "experiments.bench.peers.lightly_loader", raising=False)
-    modules, notes = peers.available(["per_view", "lightly"], peers.LOADERS)
+    ours = {name: peers.LOADERS[name] for name in ("per_view", "lightly")}
+    modules, notes = peers.available([], ours)
     assert list(modules) == ["per_view"]
     assert len(notes) == 1 and notes[0].startswith("Not measured: lightly's BYOLTransform")
+    with pytest.raises(UserError, match="--against=lightly cannot be imported"):
+        peers.available(["per_view", "lightly"], peers.LOADERS)
     assert peers.available(["none"], peers.LOADERS) == ({}, [])
 
 

@@ -21,7 +21,7 @@ FLAGS = {
     "checkpoint.every_steps": 1,
     "checkpoint.keep": STEPS,
     "knn.every_steps": 0,
-    "data.placement": "host",  # each process makes its own rows
+    "data.placement": "device",  # tests/faults has runs of two processes that read on the host
 }
 
 

@@ -6,7 +6,6 @@ up, as `numpy.savez(file, images=..., labels=...)` writes them, and `class_names
 """
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +29,8 @@ def open_npz(path: str, split: str, channels: int) -> ArraySource:
         # Opened here: NumPy leaves a file open that it cannot make sense of.
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in KNOWN if key in archive}
-        with zipfile.ZipFile(file) as members:
             # A CRC-32 of each array is in the archive: another file under the name is noticed.
-            listing = " ".join(f"{i.filename}:{i.CRC:08x}" for i in members.infolist())
+            listing = " ".join(f"{i.filename}:{i.CRC:08x}" for i in archive.zip.infolist())
     except MemoryError as error:
         raise UserError(f"{file} holds more than fits in memory: use fewer images.") from error
     except Exception as error:  # the readers of the format raise whatever they stumble over

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 16
     config.data.source = "embedded"
     config.data.test_split = "test"
+    config.data.placement = "host"
     config.data.image_size = 8
     config.data.channels = 1
     # Jitter and blur take seconds to compile.
