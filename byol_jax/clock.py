@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import jax
 
@@ -21,8 +22,7 @@ class Clock:
     def __init__(self):
         self._began = time.perf_counter()
         self._running: dict[str, jax.Array] | None = None
-        self._done = threading.Event()  # with the running update, at:
-        self._done_at = 0.0
+        self._done: Future[float] = Future()  # when the running update was done
         self._totals = [0, 0.0, 0.0]  # of what was read: steps, time, time of it waiting
         self.restart()
 
@@ -36,8 +36,8 @@ class Clock:
         """Counts the time inside, as far as no update is running, as waiting for input."""
         start = time.perf_counter()
         yield
-        if self._done.is_set():
-            self._waited += time.perf_counter() - max(start, self._done_at)
+        if self._done.done():
+            self._waited += time.perf_counter() - max(start, self._done.result())
 
     def count(self, metrics: dict[str, jax.Array]) -> bool:
         """One more step was started; returns when the one before it is done.
@@ -62,14 +62,12 @@ class Clock:
 
     def _watch(self, metrics: dict[str, jax.Array]) -> None:
         """Notes when an update is done, behind the loop's back."""
-        self._done = done = threading.Event()
+        self._done = done = Future()
 
         def watch() -> None:
             with contextlib.suppress(Exception):  # raised where the loop waits, too
                 jax.block_until_ready(metrics)
-            if self._done is done:
-                self._done_at = time.perf_counter()
-            done.set()
+            done.set_result(time.perf_counter())
 
         threading.Thread(target=watch, daemon=True).start()
 

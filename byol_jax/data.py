@@ -52,8 +52,8 @@ def train_batches(
 ) -> Iterator[byol.Batch]:
     """The batches from `start_step` to the end of the run, on the devices: this process's rows.
 
-    Made there, or made on the host and sent. With `bad`, images
-    that cannot be decoded are replaced and told; see input.train_batches.
+    Made there, or made on the host and sent. With `bad`, images that cannot be decoded are replaced
+    and told; see input.train_batches.
     """
     plan = {
         "batch_size": config.batch_size,
@@ -77,7 +77,8 @@ def train_batches(
     batches = input_lib.train_batches(
         source, **plan, share=share, bad=bad, service=config.data.service
     )
-    return parallel.placed(batches, config.accum_steps)
+    # The loop asks for a batch while an update runs, so that it is sent meanwhile.
+    return (parallel.place(batch, config.accum_steps) for batch in batches)
 
 
 def faster_input(config: ConfigDict, source: input_lib.Source) -> str:

@@ -5,7 +5,7 @@ rows, first among processes, then among the devices of each. pmap's `out_axes=No
 value is the same on every replica, which is why `byol.update` averages all it returns.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -115,11 +115,6 @@ def place(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
             for axis, x in parts
         )
     )
-
-
-def placed(batches: Iterator[byol.Batch], accum_steps: int = 1) -> Iterator[byol.Batch]:
-    """Places batches. Whoever asks for one while an update runs has it sent meanwhile."""
-    return (place(batch, accum_steps) for batch in batches)
 
 
 def making(

@@ -48,6 +48,15 @@ def final_state(workdir):
     return jax.tree.map(np.asarray, runs.restore(workdir).state)
 
 
+def check_same_end(workdir, undisturbed):
+    """Not a bit of the last state differs from that of the run that nothing disturbed."""
+    want, got = (
+        jax.tree_util.tree_leaves_with_path(final_state(d)) for d in (undisturbed, workdir)
+    )
+    for (path, a), (_, b) in zip(want, got, strict=True):
+        np.testing.assert_array_equal(b, a, err_msg=jax.tree_util.keystr(path))
+
+
 def test_a_run_leaves_what_it_says(finished):
     names = {path.name.split(".")[0] for path in finished.iterdir()}
     assert names == {"config", "lock", "metrics", "events", "checkpoints", "views", "curves"}
@@ -115,14 +124,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, interrupted, caps
     train.train(tiny_config(), interrupted)
     assert "Going on from the checkpoint of step 4" in capsys.readouterr().out
 
-    # Not a bit differs from the run that nothing disturbed.
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(final_state(finished)),
-        jax.tree.leaves(final_state(interrupted)),
-        strict=True,
-    )
-    for (path, want), got in pairs:
-        np.testing.assert_array_equal(got, want, err_msg=jax.tree_util.keystr(path))
+    check_same_end(interrupted, finished)
 
     def comparable(workdir):
         return [{k: v for k, v in row.items() if k not in TIMES} for row in rows(workdir)]
@@ -135,10 +137,7 @@ def test_a_killed_run_goes_on_from_what_was_saved_on_the_way(finished, tmp_path)
     killed = shutil.copytree(finished, tmp_path / "killed")
     shutil.rmtree(killed / "checkpoints" / "6")
     train.train(tiny_config(), killed)
-    for want, got in zip(
-        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(killed)), strict=True
-    ):
-        np.testing.assert_array_equal(got, want)
+    check_same_end(killed, finished)
     assert [row["step"] for row in rows(killed)] == [2, 3, 4, 6]
 
 
@@ -147,10 +146,7 @@ def test_a_run_in_a_bucket(finished, tmp_path):
     bucket = epath.Path(tmp_path / "bucket")
     shutil.copytree(finished, bucket, ignore=shutil.ignore_patterns("6", "events*", "lock"))
     train.train(tiny_config(), bucket)
-    for want, got in zip(
-        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(bucket)), strict=True
-    ):
-        np.testing.assert_array_equal(got, want)
+    check_same_end(bucket, finished)
     assert [row["step"] for row in rows(bucket)] == [2, 3, 4, 6]
     names = {path.name for path in bucket.iterdir()}
     assert names == {"config.json", "metrics.jsonl", "checkpoints", "views.png", "curves.png"}
@@ -167,10 +163,7 @@ def test_a_run_passes_over_a_damaged_checkpoint(finished, tmp_path, capsys):
     train.train(tiny_config(), damaged)
     assert re.search(said, capsys.readouterr().out)
     assert (damaged / "damaged_checkpoints" / "6").exists()
-    for want, got in zip(
-        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(damaged)), strict=True
-    ):
-        np.testing.assert_array_equal(got, want)
+    check_same_end(damaged, finished)
     assert [row["step"] for row in rows(damaged)] == [2, 3, 4, 6]
 
 
@@ -210,10 +203,7 @@ def test_an_unreadable_image_midway_costs_no_step(finished, tmp_path, monkeypatc
             train.train(tiny_config(), tmp_path)
     assert int(final_state(tmp_path).step) == 5
     train.train(tiny_config(), tmp_path)
-    for want, got in zip(
-        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(tmp_path)), strict=True
-    ):
-        np.testing.assert_array_equal(got, want)
+    check_same_end(tmp_path, finished)
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
@@ -333,10 +323,7 @@ def test_an_unreadable_held_out_image_costs_no_step(finished, tmp_path, monkeypa
             train.train(tiny_config(), tmp_path)
     assert int(final_state(tmp_path).step) == 3
     train.train(tiny_config(), tmp_path)
-    for want, got in zip(
-        jax.tree.leaves(final_state(finished)), jax.tree.leaves(final_state(tmp_path)), strict=True
-    ):
-        np.testing.assert_array_equal(got, want)
+    check_same_end(tmp_path, finished)
 
 
 def test_a_full_disk_under_the_readings_is_one_sentence(tmp_path, monkeypatch):
