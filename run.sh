@@ -15,16 +15,16 @@ Usage: ./run.sh [COMMAND [ARGUMENTS]]
   (nothing)      quickstart: set up, pre-train a small encoder on the embedded dataset, evaluate and
                  export it; everything lands in runs/quickstart, and a second run resumes there
   setup          make .venv and install the pinned requirements
-  pretrain ...   python -m experiments.pretrain ..., set up first if needed
+  pretrain ...   python -m byol_jax.cli.pretrain ..., set up first if needed
   launch-local N ...
                  the same in N processes on this machine, which share its GPUs
-  evaluate ...   python -m experiments.evaluate ...
-  export ...     python -m experiments.export ...
+  evaluate ...   python -m byol_jax.cli.evaluate ...
+  export ...     python -m byol_jax.cli.export ...
   import-reference ...
-                 python -m experiments.import_reference ...
-  check-data ... python -m experiments.check_data ...: lists what is wrong with images
+                 python -m byol_jax.cli.import_reference ...
+  check-data ... python -m byol_jax.cli.check_data ...: lists what is wrong with images
   data-service ...
-                 python -m experiments.data_service ...: decodes for hosts that cannot keep up
+                 python -m byol_jax.cli.data_service ...: decodes for hosts that cannot keep up
   bench ...      how fast it is on this machine, beside others: python -m experiments.bench ...
   faults ...     kills, damages and starves runs, and prints what became of them
   test ...       ruff, then pytest ... (what continuous integration runs); installs PyTorch and
@@ -116,10 +116,10 @@ lint() {
 }
 
 run_quickstart() {
-    step "$python" -m experiments.pretrain --config=experiments/configs/quickstart.py --workdir="$quickstart"
-    step "$python" -m experiments.evaluate --checkpoint="$quickstart" --protocol=linear
-    step "$python" -m experiments.evaluate --checkpoint="$quickstart" --protocol=knn
-    step "$python" -m experiments.export --checkpoint="$quickstart" --output="$quickstart/export"
+    step "$python" -m byol_jax.cli.pretrain --config=byol_jax/presets/quickstart.py --workdir="$quickstart"
+    step "$python" -m byol_jax.cli.evaluate --checkpoint="$quickstart" --protocol=linear
+    step "$python" -m byol_jax.cli.evaluate --checkpoint="$quickstart" --protocol=knn
+    step "$python" -m byol_jax.cli.export --checkpoint="$quickstart" --output="$quickstart/export"
     cat <<EOF
 
 Done. In $PWD/$quickstart:

@@ -11,7 +11,7 @@ __all__ = ["load"]
 def __getattr__(name: str):
     # Late, so that importing the package stays fast for those who want one room of it.
     if name == "load":
-        from byol_jax.pretrained import load
+        from byol_jax.runs.encoder import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""LARS and its peers, the learning-rate schedule, and the schedule of the target's decay."""
+"""LARS and its peers, gradient accumulation, schedules of the learning rate and target decay."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,3 +125,52 @@ def target_decay(base: float, total_steps: int) -> optax.Schedule:
 def constant_target_decay(tau: float) -> optax.Schedule:
     """tau at every step (table 5 of the paper): 0 copies the online network, 1 never moves."""
     return lambda step: jnp.full(jnp.shape(step), tau, jnp.float32)
+
+
+def accumulate(
+    grads_fn: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    batch: Any,
+    steps: int,
+    unroll: bool = False,
+) -> tuple[Any, Any]:
+    """Means over micro-batches, which pass one after the other: activations take the memory of one.
+
+    Batch norm, which sees one micro-batch at a time, hands its statistics on in `carry`.
+
+    Args:
+      grads_fn: (carry, rows of the batch) -> new carry, and a tree to average, such as gradients.
+      carry: what the first micro-batch starts from.
+      batch: a tree with the batch axis first in every leaf.
+      steps: micro-batches, at least 1.
+      unroll: compile each micro-batch instead of a loop: in a loop XLA's convolutions on a CPU are
+        slow (28 images/s where 540 were measured unrolled).
+
+    Returns:
+      The last carry, and the means.
+    """
+    if steps == 1:
+        return grads_fn(carry, batch)
+    rows = micro_batches(batch, steps)
+    _, shapes = jax.eval_shape(grads_fn, carry, jax.tree.map(lambda x: x[0], rows))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(carry_and_sums: tuple[Any, Any], rows: Any) -> tuple[tuple[Any, Any], None]:
+        carry, sums = carry_and_sums
+        carry, values = grads_fn(carry, rows)
+        return (carry, jax.tree.map(jnp.add, sums, values)), None
+
+    (carry, sums), _ = jax.lax.scan(add, (carry, zeros), rows, unroll=unroll)
+    return carry, jax.tree.map(lambda x: x / steps, sums)
+
+
+def micro_batches(batch: Any, count: int) -> Any:
+    """The rows in `count` groups: (batch, ...) -> (count, batch / count, ...) in every leaf.
+
+    Raises:
+      ValueError: the rows do not divide.
+    """
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows % count:
+        raise ValueError(f"accum_steps={count} does not divide the {rows} rows of a replica.")
+    return jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), batch)

@@ -16,8 +16,6 @@ from byol_jax import byol
 from byol_jax.errors import UserError
 
 AXIS = "batch"
-# Where the rows are in each field of a batch.
-ROWS = byol.Batch(views=1, labels=0, positions=0)
 
 
 def check_devices(batch_size: int, accum_steps: int) -> None:
@@ -43,10 +41,10 @@ def replicate(tree: Any) -> Any:
 
     So nothing compiles twice. Every process has to come with the same.
     """
-    return jax.device_put(tree, over_devices())
+    return jax.device_put(tree, local_sharding())
 
 
-def over_devices(*axes: str | None) -> NamedSharding:
+def local_sharding(*axes: str | None) -> NamedSharding:
     """How arrays lie on this process's devices: replicated, or split on the axis called AXIS."""
     mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
     return NamedSharding(mesh, PartitionSpec(*axes))
@@ -81,43 +79,31 @@ def rows(batch_size: int, accum_steps: int) -> np.ndarray:
     return parts[:, jax.process_index()].reshape(-1)
 
 
-def split(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
-    """Rows of this process -> (its devices, rows of a device), in place of the row axis.
+def split(tree: Any, accum_steps: int = 1) -> Any:
+    """This process's rows, first axis of every leaf -> (its devices, rows of a device).
 
     A device gets its share of the first micro-batch, then of the second, and so on: which examples
     make a micro-batch does not depend on the number of devices.
     """
-    return byol.Batch(
-        *(
-            None if x is None else split_rows(x, axis, accum_steps)
-            for axis, x in zip(ROWS, batch, strict=True)
-        )
-    )
-
-
-def split_rows(x: np.ndarray, axis: int, accum_steps: int) -> np.ndarray:
-    """The same for one array, whose rows are on `axis`."""
     devices = jax.local_device_count()
-    before, rows, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
-    x = x.reshape(*before, accum_steps, devices, rows // (accum_steps * devices), *after)
-    return x.swapaxes(axis, axis + 1).reshape(*before, devices, rows // devices, *after)
+
+    def split_rows(x: np.ndarray) -> np.ndarray:
+        rows, *rest = x.shape
+        x = x.reshape(accum_steps, devices, rows // (accum_steps * devices), *rest)
+        return x.swapaxes(0, 1).reshape(devices, rows // devices, *rest)
+
+    return jax.tree.map(split_rows, tree)
 
 
-def place(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
+def device_put_batch(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
     """Starts to send the rows of this process to its devices, split as above.
 
-    Returns at once; `update` and `inspect_features` take what it returns.
+    Returns at once; `update` and `gather_rows` take what it returns.
     """
-    parts = zip(ROWS, split(batch, accum_steps), strict=True)
-    return byol.Batch(
-        *(
-            None if x is None else jax.device_put(x, over_devices(*[None] * axis, AXIS))
-            for axis, x in parts
-        )
-    )
+    return jax.device_put(split(batch, accum_steps), local_sharding(AXIS))
 
 
-def making(
+def sharded_batch_fn(
     of_rows: Callable[[jax.Array, Any], tuple[byol.Batch, Any]], batch_size: int, accum_steps: int
 ) -> Callable[[Any], tuple[byol.Batch, Any]]:
     """Batches that are made on the devices, each making its own rows.
@@ -129,103 +115,116 @@ def making(
       accum_steps: micro-batches of an update.
 
     Returns:
-      `make(replicated)` -> a batch as `place` returns it, and what else `of_rows` returns.
+      `make(replicated)` -> a batch as `device_put_batch` returns it, and what else `of_rows`
+      returns.
     """
-    mapped = jax.pmap(of_rows, axis_name=AXIS, in_axes=(0, None), out_axes=(ROWS, None))
+    mapped = jax.pmap(of_rows, axis_name=AXIS, in_axes=(0, None), out_axes=(0, None))
     mine = rows(batch_size, accum_steps).astype(np.int32)
-    mine = jax.device_put(split_rows(mine, 0, accum_steps), over_devices(AXIS))
+    mine = jax.device_put(split(mine, accum_steps), local_sharding(AXIS))
     return lambda replicated: mapped(mine, replicated)
 
 
 def first_rows(batch: byol.Batch, count: int) -> byol.Batch:
-    """At most so many rows of a placed batch, of this process's first device, as NumPy arrays."""
-    there = byol.Batch(
-        *(None if x is None else np.asarray(x.addressable_shards[0].data) for x in batch)
-    )
-    return byol.Batch(
-        there.views[:, 0, :count],
-        None if there.labels is None else there.labels[0, :count],
-        there.positions[0, :count],
-    )
+    """At most `count` rows of a batch on the devices, of the first local one, as NumPy arrays."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0, :count], batch)
 
 
-def update(
-    learner: byol.Learner,
-    of_replica: Callable[..., tuple[byol.State, dict[str, jax.Array]]] = byol.update,
-) -> Callable[..., tuple[byol.State, dict[str, jax.Array]]]:
+def update(learner: byol.Learner, step_fn: Callable[..., tuple] = byol.update) -> Callable:
     """`byol.update`, or another function like it, over all devices of all processes.
 
+    Args:
+      learner: what to train.
+      step_fn: (learner, state, batch) -> state, metrics, and any further signals; whatever it
+        returns must be the same on every replica.
+
     Returns:
-      `update(state, batch, stop=False)`: a replicated state, a placed batch, and whether this
-      process wants to stop -> state and metrics, both replicated; the metric 'stop' is above 0 if
-      any process wants to. The state is donated: the one passed in cannot be used again.
+      `update(state, batch, stop=False)`: a replicated state, a batch on the devices, and whether
+      this process wants to stop -> state, metrics and signals, all replicated. The first signal is
+      above 0 if any process wants to stop; the others are those of `step_fn`. The state is donated:
+      the one passed in cannot be used again.
     """
 
-    def voting(state: byol.State, batch: byol.Batch, stop: jax.Array) -> tuple[byol.State, dict]:
-        state, metrics = of_replica(learner, state, batch)
-        return state, metrics | {"stop": jax.lax.pmax(stop, AXIS)}
+    def replica_step(state: byol.State, batch: byol.Batch, stop: jax.Array) -> tuple:
+        state, metrics, *signals = step_fn(learner, state, batch)
+        return state, metrics, (jax.lax.pmax(stop, AXIS), *signals)
 
     mapped = jax.pmap(
-        voting, axis_name=AXIS, in_axes=(None, ROWS, 0), out_axes=None, donate_argnums=0
+        replica_step, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None, donate_argnums=0
     )
-    # With two updates on the way, those of XLA's CPU backend can wait for each other without end.
+    # With two updates in flight, those of XLA's CPU backend can wait for each other for ever.
     one_at_a_time = jax.process_count() > 1 and jax.default_backend() == "cpu"
     votes = {  # on the devices already, so that an update sends nothing
         stop: jax.device_put(
-            np.full(jax.local_device_count(), stop, np.float32), over_devices(AXIS)
+            np.full(jax.local_device_count(), stop, np.float32), local_sharding(AXIS)
         )
         for stop in (False, True)
     }
 
-    def update(state: byol.State, batch: byol.Batch, stop: bool = False) -> tuple[byol.State, dict]:
-        state, metrics = mapped(state, batch, votes[stop])
+    def update(state: byol.State, batch: byol.Batch, stop: bool = False) -> tuple:
+        outputs = mapped(state, batch, votes[stop])
         if one_at_a_time:
-            jax.block_until_ready(metrics)
-        return state, metrics
+            jax.block_until_ready(outputs)
+        return outputs
 
     return update
 
 
-def inspect_features(
-    learner: byol.Learner,
-) -> Callable[[byol.State, byol.Batch], tuple[np.ndarray, np.ndarray]]:
-    """`byol.inspect_features` over all devices; every process gets the whole first micro-batch."""
+def gather_rows(
+    rows_fn: Callable[[byol.State, byol.Batch], Any],
+) -> Callable[[byol.State, byol.Batch], Any]:
+    """A function of replicated state and batch, over all devices of all processes.
 
-    def everyones(state: byol.State, batch: byol.Batch) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.all_gather(byol.inspect_features(learner, state, batch), AXIS, tiled=True)
-
-    mapped = jax.pmap(everyones, axis_name=AXIS, in_axes=(None, ROWS), out_axes=None)
-
-    def inspect(state: byol.State, batch: byol.Batch) -> tuple[np.ndarray, np.ndarray]:
-        return jax.tree.map(np.asarray, local(mapped(state, batch)))
-
-    return inspect
-
-
-def embedder(learner: byol.Learner) -> Callable[[byol.State, np.ndarray, int], np.ndarray]:
-    """`byol.embed` over the devices of this process, for any number of images.
+    Args:
+      rows_fn: (state, rows of one replica) -> a tree of arrays with a row axis first.
 
     Returns:
-      `embed(state, images, batch_size)`: uint8 (n, h, w, channels) -> float32 (n, features).
-      Batches are padded to the given size, so that all are of one shape and compile once.
+      A function of the same arguments -> NumPy arrays with the rows of all replicas; every process
+      gets all.
+    """
+
+    def gathered(state: byol.State, batch: byol.Batch) -> Any:
+        return jax.lax.all_gather(rows_fn(state, batch), AXIS, tiled=True)
+
+    mapped = jax.pmap(gathered, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+    return lambda state, batch: jax.tree.map(np.asarray, local(mapped(state, batch)))
+
+
+def embedder(learner: byol.Learner) -> Callable[[byol.State], Callable[[Any, int], np.ndarray]]:
+    """`byol.embed` over the devices of this process, for any number of examples.
+
+    Returns:
+      `embed_with(state)` -> `embed(examples, batch_size)`: a tree of arrays with n rows -> float32
+      (n, features). The state is put on every device once, by `embed_with`. Batches are padded to
+      the given size, so that all are of one shape and compile once.
     """
     devices = jax.local_device_count()
     mapped = jax.pmap(
-        lambda state, images: byol.embed(learner, state, images),
+        lambda state, examples: byol.embed(learner, state, examples),
         in_axes=(None, 0),
         out_axes=0,
         devices=jax.local_devices(),
     )
 
-    def embed(state: byol.State, images: np.ndarray, batch_size: int) -> np.ndarray:
-        rows = -(-batch_size // devices)
-        done = []
-        for start in range(0, len(images), rows * devices):
-            chunk = images[start : start + rows * devices]
-            padding = [(0, rows * devices - len(chunk))] + [(0, 0)] * (images.ndim - 1)
-            padded = np.pad(chunk, padding).reshape(devices, rows, *images.shape[1:])
-            features = np.asarray(mapped(state, padded))
-            done.append(features.reshape(-1, features.shape[-1])[: len(chunk)])
-        return np.concatenate(done)
+    def embed_with(state: byol.State) -> Callable[[Any, int], np.ndarray]:
+        # Only what an embedding depends on.
+        state = state._replace(target_params=(), target_stats=(), opt_state=())
+        state = replicate(state)
 
-    return embed
+        def embed(examples: Any, batch_size: int) -> np.ndarray:
+            rows = -(-batch_size // devices)
+            count = len(jax.tree.leaves(examples)[0])
+
+            def chunk(x: np.ndarray, start: int) -> np.ndarray:
+                x = x[start : start + rows * devices]
+                padding = [(0, rows * devices - len(x))] + [(0, 0)] * (x.ndim - 1)
+                return np.pad(x, padding).reshape(devices, rows, *x.shape[1:])
+
+            features = [
+                np.asarray(mapped(state, jax.tree.map(lambda x: chunk(x, start), examples)))  # noqa: B023
+                for start in range(0, count, rows * devices)
+            ]
+            return np.concatenate(features).reshape(-1, features[0].shape[-1])[:count]
+
+        return embed
+
+    return embed_with

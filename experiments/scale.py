@@ -26,10 +26,12 @@ import jax.numpy as jnp
 from absl import flags
 from ml_collections import ConfigDict
 
-from byol_jax import build, byol, runs
-from byol_jax import config as config_lib
+from byol_jax import byol
+from byol_jax.cli import app
 from byol_jax.errors import UserError
-from experiments import cli
+from byol_jax.runs import build
+from byol_jax.runs import config as config_lib
+from byol_jax.runs import run as run_lib
 
 FLOAT = 4  # bytes
 CLASSES = 1000  # of the probe
@@ -101,8 +103,8 @@ def paper() -> ConfigDict:
 def learner_and_state(config: ConfigDict, num_classes: int) -> tuple[byol.Learner, byol.State]:
     """The learner of a resolved config, and the shapes of its state."""
     data = {"num_classes": num_classes}
-    learner = runs.Run(config, data, EXAMPLES // config.batch_size).learner()
-    return learner, runs.abstract_state(learner, config)
+    learner = run_lib.Run(config, data, EXAMPLES // config.batch_size).learner()
+    return learner, run_lib.abstract_state(learner, config)
 
 
 def traffic(state: byol.State, accum_steps: int = 1) -> Traffic:
@@ -267,4 +269,4 @@ def counted(sent: Traffic, flops: float) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import jax
 
-from byol_jax import digests, hosts, parallel
-from byol_jax.checkpoint import Checkpoints, Keep
+from byol_jax import parallel
+from byol_jax.runs import manifest, processes
+from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
 
 
 def main() -> None:
@@ -19,25 +20,25 @@ def main() -> None:
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
     arguments = parser.parse_args()
-    hosts.join(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
+    processes.join(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
     from test_checkpoint import ABSTRACT, state_of  # computes: not before joining
 
     def restore(checkpoints: Checkpoints) -> None:
         saved = checkpoints.restore_newest(ABSTRACT, lambda text: print("said", text))
-        same = digests.describe(saved.state) == digests.describe(state_of(saved.step))
+        same = manifest.describe(saved.state) == manifest.describe(state_of(saved.step))
         here = {leaf.device for leaf in jax.tree.leaves(saved.state)} == {jax.local_devices()[0]}
         print("restored", saved.step, saved.loop, same, here, flush=True)
 
     *own, shared = arguments.folders
-    with Checkpoints(own[jax.process_index()], Keep(5)) as checkpoints:
+    with Checkpoints(own[jax.process_index()], RetentionPolicy(5)) as checkpoints:
         restore(checkpoints)
-    with Checkpoints(shared, Keep(5)) as checkpoints:
+    with Checkpoints(shared, RetentionPolicy(5)) as checkpoints:
         for step in (3, 6):
             state = parallel.across_processes(parallel.replicate(state_of(step)))
             checkpoints.save(step, state, {"skipped": step / 4})
         checkpoints.wait()
         restore(checkpoints)
-    hosts.leave(0)
+    processes.leave(0)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,18 @@ import pytest
 # Tests of what a run does, rather than of its numbers, compile without XLA's optimisations: in half
 # the time, and compiling is what takes most of it.
 QUICKLY_COMPILED = {
-    *("test_cli", "test_export_features", "test_faults", "test_hosts", "test_nonfinite"),
-    *("test_resume", "test_start", "test_train"),
+    *("test_commands", "test_features", "test_faults", "test_processes", "test_nonfinite"),
+    *("test_resume", "test_init_from", "test_loop"),
 }
 # These begin first, so that no core is left alone with one of them at the end.
-LONGEST = ("test_hosts", "test_cli", "test_train", "test_faults", "test_resume", "test_byol")
+LONGEST = (
+    "test_processes",
+    "test_commands",
+    "test_loop",
+    "test_faults",
+    "test_resume",
+    "test_byol",
+)
 SHARED = Path(__file__).parents[2] / "shared"
 
 

@@ -6,9 +6,12 @@ import jax
 import numpy as np
 from tiny import tiny_config
 
-from byol_jax import build, byol, runs, views
-from byol_jax import config as config_lib
-from byol_jax.pretrained import Encoder
+from byol_jax import byol
+from byol_jax.augment import image as image_augment
+from byol_jax.runs import build
+from byol_jax.runs import config as config_lib
+from byol_jax.runs import run as run_lib
+from byol_jax.runs.encoder import Encoder
 
 
 def random_encoder(
@@ -28,7 +31,7 @@ def random_encoder(
         name=name, padding=padding, stem=stem, width_multiplier=float(width_multiplier)
     )
     tree.dtype = dtype
-    mean, std = list(views.IMAGENET_MEAN), list(views.IMAGENET_STD)
+    mean, std = list(image_augment.IMAGENET_MEAN), list(image_augment.IMAGENET_STD)
     config = {
         "encoder": tree.encoder.to_dict(),
         "dtype": dtype,
@@ -63,14 +66,14 @@ def randomise(shapes: Any, seed: int) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def random_trained(step: int, **heads: int) -> runs.Trained:
+def random_trained(step: int, **heads: int) -> run_lib.Trained:
     """A run of `tiny_config` with these heads, at a step, without the training."""
     config = tiny_config()
     config.heads.update(heads)
     config, _ = config_lib.resolve(config)
-    run = runs.Run(config, {"name": "random", "num_classes": 3}, steps_per_epoch=3)
+    run = run_lib.Run(config, {"name": "random", "num_classes": 3}, steps_per_epoch=3)
     learner = run.learner()
-    state = runs.abstract_state(learner, config)
+    state = run_lib.abstract_state(learner, config)
     params, stats = randomise(state.online_params, step), randomise(state.online_stats, step)
     parts = ("encoder", "projector")
     state = byol.State(
@@ -82,4 +85,4 @@ def random_trained(step: int, **heads: int) -> runs.Trained:
         target_stats={part: stats[part] for part in parts},
         opt_state=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.opt_state),
     )
-    return runs.Trained(run, learner, state)
+    return run_lib.Trained(run, learner, state)

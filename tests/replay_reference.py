@@ -28,9 +28,11 @@ import jax
 import numpy as np
 import optax
 
-from byol_jax import byol, parallel, runs, views
-from byol_jax import config as config_lib
-from byol_jax.interop import reference
+from byol_jax import byol, parallel
+from byol_jax.augment import image as image_augment
+from byol_jax.export.convert import reference
+from byol_jax.runs import config as config_lib
+from byol_jax.runs import run as run_lib
 
 READINGS = {"loss": "loss", "repr_loss": "byol_loss", "classif_loss": "probe_loss", "tau": "tau"}
 STATISTICS = {"online_state", "target_state"}
@@ -52,8 +54,8 @@ def main(path):
     log = {name: [] for name in (*READINGS, "learning_rate")}
     positions = np.arange(theirs["batch_size"], dtype=np.int32)
     for step, (pair, labels) in enumerate(zip(values["views"], values["labels"], strict=True)):
-        batch = parallel.place(byol.Batch(pair, labels, positions))
-        state, metrics = update(state, batch)
+        batch = parallel.device_put_batch(byol.Batch(pair.swapaxes(0, 1), labels, positions))
+        state, metrics, _ = update(state, batch)
         for theirs_name, ours in READINGS.items():
             log[theirs_name].append(float(parallel.local(metrics)[ours]))
         log["learning_rate"].append(float(learning_rate(step)))
@@ -91,7 +93,7 @@ def describe(theirs, values):
     config.heads.update(sizes["heads"])
     for view in (config.views.view1, config.views.view2):
         view.update(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
-    config.views.mean, config.views.std = views.IMAGENET_MEAN, views.IMAGENET_STD
+    config.views.mean, config.views.std = image_augment.IMAGENET_MEAN, image_augment.IMAGENET_STD
     config.tau_base = theirs["base_target_ema"]
     config.optimizer.base_learning_rate = schedule["base_learning_rate"]
     config.optimizer.warmup_epochs = float(schedule["warmup_steps"])  # an epoch is one step here
@@ -99,17 +101,23 @@ def describe(theirs, values):
     config.optimizer.momentum = theirs["optimizer_config"]["momentum"]
     config.optimizer.trust_coefficient = theirs["optimizer_config"]["eta"]
     config, _ = config_lib.resolve(config)
-    return runs.Run(config, {"num_classes": sizes["num_classes"]}, steps_per_epoch=1)
+    return run_lib.Run(config, {"num_classes": sizes["num_classes"]}, steps_per_epoch=1)
 
 
 def start(learner, values):
     """The state before the first step."""
     initial = trees(values, "init")
-    state = byol.init(learner, 0, values["views"].shape[3:])
+    state = byol.init(learner, 0, first_batch(values))
     return state._replace(
         online_params=initial["online_params"],
         target_params=of_target(initial["target_params"]),
     )
+
+
+def first_batch(values):
+    """The batch of the first step."""
+    views, labels = values["views"][0], values["labels"][0]
+    return byol.Batch(views.swapaxes(0, 1), labels, np.arange(len(labels), dtype=np.int32))
 
 
 def trees(values, when):

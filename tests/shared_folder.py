@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli
+from byol_jax.cli import app
 
 FOLDER = flags.DEFINE_string("folder", None, "Where to make them.")
 ADDRESS = flags.DEFINE_string("coordinator_address", None, "As of experiments.pretrain.")
@@ -14,14 +14,14 @@ PROCESS = flags.DEFINE_integer("process_id", None, "Likewise.")
 
 def main() -> None:
     """Joins the others, and looks whether they share it."""
-    from byol_jax import hosts
+    from byol_jax.runs import processes
 
-    hosts.SHARED_SECONDS = 1
-    hosts.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
+    processes.SHARED_SECONDS = 1
+    processes.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
     own = Path(FOLDER.value, str(PROCESS.value))
     own.mkdir()
-    hosts.check_shared(own)
+    processes.check_shared(own)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -10,7 +10,7 @@ from faults.page import table
 from faults.processes import Run
 from faults.tally import Tally
 
-from byol_jax import train
+from byol_jax.train import loop
 
 STEPS = 40
 SHORT = {"steps": STEPS, "log_every_steps": 5, "checkpoint.every_steps": 8, "knn.every_steps": 0}
@@ -20,7 +20,7 @@ def go_on(workdir):
     """Trains here, without the start of a program."""
     config = toy.get_config()
     config.update_from_flattened_dict(SHORT)
-    train.train(config, workdir)
+    loop.train(config, workdir)
 
 
 @pytest.fixture(scope="module")

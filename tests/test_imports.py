@@ -88,7 +88,7 @@ def test_the_reader_sees_every_form_of_import(tmp_path, monkeypatch):
     )
     assert imports(path) == (
         {"a.b", "d", "e", "e.f", "l", "m"}
-        | {"byol_jax.input", "byol_jax.input.g", "byol_jax.input.h", "byol_jax.input.h.i"}
+        | {"byol_jax.data", "byol_jax.data.g", "byol_jax.data.h", "byol_jax.data.h.i"}
         | {"byol_jax", "byol_jax.j"}
     )
 
@@ -138,7 +138,7 @@ def test_the_library_imports_without_tensorflow():
         "for name in ('tensorflow', 'tensorflow_datasets'):\n"
         "    sys.modules[name] = None\n"
         "import byol_jax\n"
-        "import byol_jax.evaluate, byol_jax.health\n"
+        "import byol_jax.evaluate, byol_jax.train.health\n"
         + "".join(f"import byol_jax.{name}\n" for name in ALGORITHM)
     )
     result = subprocess.run(

@@ -25,5 +25,5 @@ def test_every_file_that_the_readme_links_to_exists():
 
 
 def test_every_config_is_in_the_readme():
-    presets = {path.name for path in (ROOT / "experiments/configs").glob("[a-z]*.py")}
+    presets = {path.name for path in (ROOT / "byol_jax/presets").glob("[a-z]*.py")}
     assert presets == set(re.findall(r"^\| `(\w+\.py)` \|", README, re.M))

@@ -1,7 +1,7 @@
 """A config small enough to train within a test."""
 
-from byol_jax import config as config_lib
-from byol_jax import views
+from byol_jax.augment import image as image_augment
+from byol_jax.runs import config as config_lib
 
 
 def tiny_config():
@@ -13,8 +13,8 @@ def tiny_config():
     config.data.test_split = "test"
     config.data.image_size = 16
     config.data.channels = 1
-    plain = views.View(jitter_prob=0.0, blur_prob=0.0)  # jitter takes seconds to compile
-    config_lib.set_policy(config, views.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
+    plain = image_augment.View(jitter_prob=0.0, blur_prob=0.0)  # jitter takes seconds to compile
+    config_lib.set_policy(config, image_augment.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
     config.encoder.name = "resnet8"
     config.encoder.stem = "strided"
     config.encoder.width_multiplier = 0.25

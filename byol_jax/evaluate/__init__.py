@@ -7,8 +7,8 @@ they work on features from anywhere. `PROTOCOLS` is the table the command line l
 
 from byol_jax.evaluate.features import collect, pixels
 from byol_jax.evaluate.knn import knn
-from byol_jax.evaluate.linear import linear
+from byol_jax.evaluate.logistic import logistic
 
-PROTOCOLS = {"knn": knn, "linear": linear}
+PROTOCOLS = {"knn": knn, "logistic": logistic}
 
-__all__ = ["PROTOCOLS", "collect", "knn", "linear", "pixels"]
+__all__ = ["PROTOCOLS", "collect", "knn", "logistic", "pixels"]

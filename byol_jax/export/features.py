@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from byol_jax import input as input_lib
-from byol_jax.export import folder, inference
+from byol_jax import data
+from byol_jax.export import inference
+from byol_jax.runs import paths
 
 if TYPE_CHECKING:
-    from byol_jax.pretrained import Encoder
+    from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.features.1"
 BATCH_SIZE = 256  # images at a time
@@ -35,7 +36,7 @@ table = pyarrow.parquet.read_table("features.parquet")
 
 
 def save(
-    encoder: "Encoder", directory: Path, source: "input_lib.Source", *, crop_fraction: float
+    encoder: "Encoder", directory: Path, source: "data.Source", *, crop_fraction: float
 ) -> None:
     """Embeds all of a source and writes what comes out.
 
@@ -48,7 +49,7 @@ def save(
     Raises:
       UserError: the folder cannot be written, or holds something else; an image cannot be decoded.
     """
-    batches = input_lib.eval_batches(
+    batches = data.eval_batches(
         source,
         batch_size=BATCH_SIZE,
         image_size=encoder.config["image_size"],
@@ -71,7 +72,7 @@ def save(
     }
     if class_names is not None:
         arrays["labels"] = np.empty(source.num_examples, np.int32)
-    with folder.writing(directory, record) as new:
+    with paths.writing_folder(directory, record) as new:
         start = 0
         for images, labels in batches:
             stop = start + len(images)

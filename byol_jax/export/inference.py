@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import views
+from byol_jax.augment import image as image_augment
 from byol_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from byol_jax.pretrained import Encoder
+    from byol_jax.runs.encoder import Encoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Protocol buffers and FlatBuffers end at 2 GiB; a little is left for all that is no weight.
@@ -31,7 +31,7 @@ def function(encoder: "Encoder") -> Callable[[dict[str, Any], jax.Array], jax.Ar
     mean, std = encoder.config["mean"], encoder.config["std"]
 
     def embed(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-        return module.apply(variables, views.normalize(images, mean, std), train=False)
+        return module.apply(variables, image_augment.normalize(images, mean, std), train=False)
 
     return embed
 

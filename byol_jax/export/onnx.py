@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax.errors import UserError
-from byol_jax.export import folder, inference
+from byol_jax.export import inference
+from byol_jax.runs import paths
 
 if TYPE_CHECKING:
-    from byol_jax.pretrained import Encoder
+    from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.onnx.1"
 LOAD = """\
@@ -57,7 +58,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
         ) from error
     embed = inference.with_weights(encoder)
     images = jax.ShapeDtypeStruct(("n", *inference.image_shape(encoder)), jnp.uint8)
-    with folder.writing(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
+    with paths.writing_folder(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
         try:
             with _quiet():
                 model = jax2onnx.to_onnx(

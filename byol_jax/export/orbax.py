@@ -8,10 +8,10 @@ config.json   architecture, mean and std, how to load, and how the encoder was t
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from byol_jax.export import folder
+from byol_jax.runs import paths
 
 if TYPE_CHECKING:
-    from byol_jax.pretrained import Encoder
+    from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.orbax.1"
 LOAD = """\
@@ -32,8 +32,8 @@ def save(encoder: "Encoder", directory: Path) -> None:
     Raises:
       UserError: the folder cannot be written, or holds something else.
     """
-    from byol_jax import checkpoint  # the one file that knows Orbax
+    from byol_jax.runs import checkpoint  # the one file that knows Orbax
 
     record = {"format": FORMAT, "load": LOAD.splitlines(), **encoder.config}
-    with folder.writing(directory, record) as new:
+    with paths.writing_folder(directory, record) as new:
         checkpoint.save_tree(new / "variables", encoder.variables)

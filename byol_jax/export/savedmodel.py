@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from byol_jax.errors import UserError
-from byol_jax.export import folder, inference
+from byol_jax.export import inference
+from byol_jax.runs import paths
 
 if TYPE_CHECKING:
-    from byol_jax.pretrained import Encoder
+    from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.savedmodel.1"
 LOAD = """\
@@ -38,7 +39,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
     Raises:
       UserError: the folder cannot be written, or holds something else; TensorFlow is missing.
     """
-    from byol_jax.input._tensorflow import tf  # quiet, and without the GPU that JAX has
+    from byol_jax.data._tensorflow import tf  # quiet, and without the GPU that JAX has
 
     # isort: split
     from jax.experimental import jax2tf  # imports TensorFlow too, as it finds it
@@ -58,7 +59,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
         input_signature=[images],
         autograph=False,
     )
-    with folder.writing(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
+    with paths.writing_folder(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
         try:
             tf.saved_model.save(module, str(new), signatures={"serving_default": module.embed})
         except tf.errors.OpError as error:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from byol_jax.export import folder, inference
+from byol_jax.export import inference
+from byol_jax.runs import paths
 
 if TYPE_CHECKING:
-    from byol_jax.pretrained import Encoder
+    from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.stablehlo.1"
 LOAD = """\
@@ -44,6 +45,6 @@ def save(encoder: "Encoder", directory: Path) -> None:
     (n,) = export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((n, *inference.image_shape(encoder)), jnp.uint8)
     record = inference.describe(encoder, FORMAT, LOAD)
-    with folder.writing(directory, record | {"platforms": list(inference.PLATFORMS)}) as new:
+    with paths.writing_folder(directory, record | {"platforms": list(inference.PLATFORMS)}) as new:
         exported = export.export(embed, platforms=inference.PLATFORMS)(images)
         (new / "encoder.stablehlo").write_bytes(exported.serialize())

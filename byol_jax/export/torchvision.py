@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import safetensors.numpy
 
-from byol_jax import networks
+from byol_jax import models
 from byol_jax.errors import UserError
-from byol_jax.export import folder, inference
-from byol_jax.interop import torchvision
+from byol_jax.export import inference
+from byol_jax.export.convert import torchvision
+from byol_jax.runs import paths
 
 if TYPE_CHECKING:
-    from byol_jax.pretrained import Encoder
+    from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.torchvision.1"
 LOAD = """\
@@ -58,7 +59,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
         "training": config["training"],
     }
     torch_file = _torch_file(arrays)
-    with folder.writing(directory, record) as new:
+    with paths.writing_folder(directory, record) as new:
         (new / "model.safetensors").write_bytes(safetensors.numpy.save(arrays))
         if torch_file is not None:
             (new / "model.pth").write_bytes(torch_file)
@@ -114,7 +115,7 @@ def state_dict(encoder: "Encoder", library: str) -> dict[str, np.ndarray]:
     )
 
 
-def _widths(module: networks.ResNet) -> tuple[int, ...]:
+def _widths(module: models.ResNet) -> tuple[int, ...]:
     """Channels of the stem and of each stage's 3x3 convolutions."""
     widths = (module.stem_channels, *module.stage_channels)
     return tuple(round(width * module.width_multiplier) for width in widths)
@@ -123,7 +124,7 @@ def _widths(module: networks.ResNet) -> tuple[int, ...]:
 def _is_projected(encoder: "Encoder") -> bool:
     """Whether basic blocks, whose first stage keeps all shapes, project its shortcut."""
     first = encoder.variables["params"]["layer1_0"]
-    return encoder.module.block is networks.BasicBlock and "downsample_conv" in first
+    return encoder.module.block is models.BasicBlock and "downsample_conv" in first
 
 
 def _constructor(encoder: "Encoder") -> str:

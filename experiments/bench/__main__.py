@@ -18,8 +18,8 @@ from typing import Any
 
 from absl import flags
 
+from byol_jax.cli import app
 from byol_jax.errors import UserError
-from experiments import cli
 from experiments.bench import peers, settings
 
 # Each word, and the flags that go with it.
@@ -150,4 +150,4 @@ if __name__ == "__main__":
     if word in FLAGS:
         sys.argv[1] = f"--part={word}"
     define(word)
-    cli.run(main)
+    app.run(main)

@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from byol_jax import input as input_lib
-from byol_jax import residence
+from byol_jax import data
+from byol_jax.data import on_device
+from byol_jax.data._tensorflow import tf
 from byol_jax.errors import UserError
-from byol_jax.input._tensorflow import tf
 from experiments.bench import measure, peers, photographs
 from experiments.bench.report import Column, Report, Table
 
@@ -41,7 +41,7 @@ def run(against: Sequence[str], data: str, seconds: float) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         if not data:
             photographs.draw(Path(folder), DRAWN)
-        source = input_lib.open_source(data or f"folder:{folder}", "train")
+        source = data.open_source(data or f"folder:{folder}", "train")
         what = f"{source.num_examples} {'photographs' if data else 'drawn photographs'}"
         size, batch_size = PHOTOGRAPHS
         paths = jpegs(source)
@@ -51,7 +51,7 @@ def run(against: Sequence[str], data: str, seconds: float) -> Report:
         report.tables.append(table(title, loaders, batch_size, seconds))
     size, batch_size = SMALL
     images = np.random.default_rng(0).integers(0, 256, (SMALL_IMAGES, size, size, 3), np.uint8)
-    source = input_lib.from_arrays(images)
+    source = data.from_arrays(images)
     loaders = {
         OURS: ours(source, size, batch_size),
         RESIDENT: resident(source, size, batch_size),
@@ -62,7 +62,7 @@ def run(against: Sequence[str], data: str, seconds: float) -> Report:
     return report
 
 
-def jpegs(source: input_lib.Source) -> list[str]:
+def jpegs(source: data.Source) -> list[str]:
     """The paths of a folder's images, all JPEG.
 
     Raises:
@@ -77,20 +77,20 @@ def jpegs(source: input_lib.Source) -> list[str]:
     return paths
 
 
-def ours(source: input_lib.Source, size: int, batch_size: int) -> Batches:
+def ours(source: data.Source, size: int, batch_size: int) -> Batches:
     """Our own batches, as training reads them."""
     if source.num_examples < batch_size:
         raise UserError(f"{source.name} has fewer than {batch_size} images; name more.")
-    return lambda count: input_lib.train_batches(
+    return lambda count: data.train_batches(
         source, batch_size=batch_size, image_size=size, seed=0, num_steps=count
     )
 
 
-def resident(source: input_lib.ArraySource, size: int, batch_size: int) -> Batches:
+def resident(source: data.ArraySource, size: int, batch_size: int) -> Batches:
     """Our batches where the images live on the device (config.data.placement=device)."""
 
     def batches(count: int) -> Iterator[object]:
-        made = residence.train_batches(
+        made = on_device.train_batches(
             source, batch_size=batch_size, image_size=size, seed=0, num_steps=count
         )
         yield from map(jax.block_until_ready, made)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from byol_jax import build, byol
+from byol_jax import byol
+from byol_jax.runs import build
 from experiments.bench import settings
 from experiments.bench.report import Column, Report, Table
 

@@ -17,7 +17,7 @@ def command(preset: str, changes: dict[str, object], workdir: str, cache: str = 
       cache: of compiled programs; none if empty.
     """
     return [
-        *(sys.executable, "-m", "experiments.pretrain", f"--config={CONFIGS / preset}"),
+        *(sys.executable, "-m", "byol_jax.cli.pretrain", f"--config={CONFIGS / preset}"),
         *(f"--workdir={workdir}", f"--compilation_cache={cache}"),
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]

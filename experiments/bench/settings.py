@@ -51,8 +51,8 @@ def config(case: Case, remat: bool = False) -> "ConfigDict":
       UserError: the batch size cannot be.
     """
     # Here, so that a wrong flag is answered at once.
-    from byol_jax import config as config_lib
-    from byol_jax import views
+    from byol_jax.augment import image as image_augment
+    from byol_jax.runs import config as config_lib
 
     setting = NETWORKS[case.network]
     config = config_lib.default()
@@ -68,13 +68,13 @@ def config(case: Case, remat: bool = False) -> "ConfigDict":
     config.heads.hidden_size = setting.hidden_size
     config.heads.output_size = setting.output_size
     if setting.image_size == 32:
-        config_lib.set_policy(config, views.CIFAR10)
+        config_lib.set_policy(config, image_augment.CIFAR10)
     return config_lib.resolve(config)[0]
 
 
 def learner(config: "ConfigDict", axis_name: str | None) -> "byol.Learner":
     """BYOL without labels, as `pretrain` makes it of a config."""
-    from byol_jax import build
+    from byol_jax.runs import build
 
     schedule = build.learning_rate(config, STEPS_PER_EPOCH)
     return build.make_learner(config, schedule, EPOCHS * STEPS_PER_EPOCH, None, axis_name)

@@ -14,8 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byol_jax import build, byol, nonfinite, parallel, views
+from byol_jax import byol, parallel
+from byol_jax.augment import image as image_augment
 from byol_jax.errors import UserError
+from byol_jax.runs import build
+from byol_jax.train import nonfinite
 from experiments import scale
 from experiments.bench import bounds, kernels, measure, peers, settings
 from experiments.bench.report import Column, Report, Table
@@ -47,7 +50,7 @@ class Ours:
         rng = np.random.default_rng(0)
         self.images = rng.integers(0, 256, (2, case.batch_size, *shape), np.uint8)
         positions = np.arange(case.batch_size, dtype=np.int32)
-        self._batch = parallel.place(byol.Batch(self.images, None, positions))
+        self._batch = parallel.device_put_batch(byol.Batch(self.images, None, positions))
         self._update = parallel.update(self.learner, partial(nonfinite.update, skip=False))
         self._state = parallel.replicate(state)
 
@@ -72,7 +75,7 @@ class Ours:
 
     def views(self) -> Callable[[], object]:
         """The photometric views alone."""
-        augment = jax.jit(partial(views.augment, self.learner.policy))
+        augment = jax.jit(partial(image_augment.augment, self.learner.policy))
         positions = np.arange(len(self.images[0]), dtype=np.int32)
         arguments = jax.device_put((jax.random.key(0), self.images, positions))
         return lambda: augment(*arguments)

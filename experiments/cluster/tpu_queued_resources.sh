@@ -52,8 +52,8 @@ tpu tpu-vm ssh "$name" --worker=all --command="
     ./run.sh setup
     version=\$(.venv/bin/python -c 'import jax; print(jax.__version__)')
     .venv/bin/pip install --quiet \"jax[tpu]==\$version\"
-    setsid --fork .venv/bin/python -m experiments.pretrain \
-        --config=experiments/configs/imagenet.py:300 \
+    setsid --fork .venv/bin/python -m byol_jax.cli.pretrain \
+        --config=byol_jax/presets/imagenet.py:300 \
         --workdir=$BUCKET/imagenet300 \
         --config.data.dir=$BUCKET/data \
         </dev/null >>pretrain.log 2>&1

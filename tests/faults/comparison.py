@@ -7,7 +7,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from byol_jax import byol, runs, trees
+from byol_jax import byol
+from byol_jax.runs import manifest
+from byol_jax.runs import run as run_lib
 
 TIMES = {"images_per_second", "input_wait_share"}
 
@@ -31,12 +33,12 @@ def result(workdir: Path) -> Result:
 
 def state_at(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
     """The state at a step, or at the newest checkpoint, by the names of its leaves."""
-    return by_name(runs.restore(workdir, step).state)
+    return by_name(run_lib.restore(workdir, step).state)
 
 
 def by_name(state: byol.State) -> dict[str, np.ndarray]:
     """The leaves of a state by name."""
-    return trees.leaves(jax.tree.map(np.asarray, state._asdict()))
+    return manifest.leaves(jax.tree.map(np.asarray, state._asdict()))
 
 
 def difference(wanted: Result, got: Result) -> str:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from byol_jax import runs
-from byol_jax.checkpoint import Checkpoints
+from byol_jax.runs import run as run_lib
+from byol_jax.runs.checkpoint import Checkpoints
 
 from . import comparison
 from .processes import Program
@@ -79,8 +79,8 @@ def read_back(
     }
     for file in files:
         workdir = damaged.copy_with(kind, file)
-        run = runs.read(workdir)
-        abstract = runs.abstract_state(run.learner(), run.config)
+        run = run_lib.read(workdir)
+        abstract = run_lib.abstract_state(run.learner(), run.config)
         said: list[str] = []
         try:
             with Checkpoints(workdir / "checkpoints") as checkpoints:

@@ -27,10 +27,10 @@ def folder_of_images(folder: Path) -> Path:
     return folder
 
 
-def run_on(images: Path, workdir: Path, on_bad: str) -> Run:
+def run_on(images: Path, workdir: Path, on_decode_error: str) -> Run:
     """The toy run on these images."""
     flags = (f"data.source=folder:{images}", "data.test_split=", f"steps={STEPS}")
-    flags += (f"data.on_bad={on_bad}",)
+    flags += (f"data.on_decode_error={on_decode_error}",)
     return Run(workdir, tuple(f"--config.{flag}" for flag in flags))
 
 
@@ -65,8 +65,8 @@ def break_and_mend(scratch: Path, rng: random.Random, log: Callable[[str], None]
 
 
 def skip_and_kill(scratch: Path, rng: random.Random, log: Callable[[str], None]) -> Tally:
-    """With a damaged image and on_bad=skip: killed and gone on, as if it had not been killed."""
-    tally = Tally("damaged images and `data.on_bad=skip`, with a `kill -9`")
+    """A damaged image and on_decode_error=skip: killed and resumed, equal to the undisturbed run."""
+    tally = Tally("damaged images and `data.on_decode_error=skip`, with a `kill -9`")
     images = folder_of_images(scratch / "images")
     for victim in rng.sample(sorted(images.rglob("*.png")), 3):
         victim.write_bytes(victim.read_bytes()[:60])

@@ -13,8 +13,9 @@ import sys
 import traceback
 from pathlib import Path
 
-from byol_jax import runs, train
 from byol_jax.errors import UserError
+from byol_jax.runs import run as run_lib
+from byol_jax.train import loop
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
         said, error = io.StringIO(), ""
         try:
             with contextlib.redirect_stdout(said):
-                train.train(runs.read(Path(workdir)).config, Path(workdir))
+                loop.train(run_lib.read(Path(workdir)).config, Path(workdir))
         except UserError as mistake:
             error = str(mistake)
         except Exception:

@@ -5,8 +5,8 @@ LARS, so that there is a momentum to lose; labels, so that there is a probe; kNN
 
 from ml_collections import ConfigDict
 
-from byol_jax import config as config_lib
-from byol_jax import views
+from byol_jax.augment import image as image_augment
+from byol_jax.runs import config as config_lib
 
 
 def get_config() -> ConfigDict:
@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     config.data.image_size = 8
     config.data.channels = 1
     # Jitter and blur take seconds to compile.
-    plain = views.View(jitter_prob=0.0, blur_prob=0.0)
-    config_lib.set_policy(config, views.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
+    plain = image_augment.View(jitter_prob=0.0, blur_prob=0.0)
+    config_lib.set_policy(config, image_augment.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
     config.encoder.name = "resnet8"
     config.encoder.stem = "strided"
     config.encoder.width_multiplier = 0.25

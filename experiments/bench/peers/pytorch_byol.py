@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from byol_jax import byol
-from byol_jax.networks import MLP
+from byol_jax.models import MLP
 from experiments.bench.peers import pytorch_views
 from experiments.bench.peers.pytorch_networks import ResNet, mlp
 

@@ -1,9 +1,9 @@
-"""The networks of byol_jax.networks in torch.nn, under torchvision's names of the parameters."""
+"""The networks of byol_jax.models in torch.nn, under torchvision's names of the parameters."""
 
 import torch
 from torch import nn
 
-from byol_jax import networks
+from byol_jax import models
 
 STEMS = {"imagenet": (7, 2), "cifar": (3, 1), "strided": (3, 2)}  # size and stride
 BN_MOMENTUM = 0.1  # PyTorch's word for 1 - decay
@@ -19,7 +19,7 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, channels: int, stride: int, sizes: tuple[int, ...]):
         super().__init__()
-        expansion = networks.Bottleneck.expansion if len(sizes) == 3 else 1
+        expansion = models.Bottleneck.expansion if len(sizes) == 3 else 1
         outputs = expansion * channels
         self.layers = len(sizes)
         # The stride is that of the first 3x3 convolution.
@@ -50,9 +50,9 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """The same network as one of ours, of `padding` 'torch' and without `first_shortcut`."""
 
-    def __init__(self, ours: networks.ResNet, image_channels: int = 3):
+    def __init__(self, ours: models.ResNet, image_channels: int = 3):
         super().__init__()
-        sizes = (1, 3, 1) if ours.block is networks.Bottleneck else (3, 3)
+        sizes = (1, 3, 1) if ours.block is models.Bottleneck else (3, 3)
         size, stride = STEMS[ours.stem]
         channels = round(ours.stem_channels * ours.width_multiplier)
         self.conv1 = conv(image_channels, channels, size, stride)
@@ -75,7 +75,7 @@ class ResNet(nn.Module):
         return x.float().mean((2, 3))
 
 
-def mlp(inputs: int, ours: networks.MLP) -> nn.Sequential:
+def mlp(inputs: int, ours: models.MLP) -> nn.Sequential:
     """Projector or predictor, of two layers."""
     return nn.Sequential(
         nn.Linear(inputs, ours.hidden_size),

@@ -6,12 +6,12 @@ is always the same, which costs least, and lets torch.compile see the whole.
 
 import torch
 
-from byol_jax import views
+from byol_jax.augment import image as image_augment
 
 
 def gray(x: torch.Tensor) -> torch.Tensor:
     """Luma in one channel."""
-    red, green, blue = views.LUMA
+    red, green, blue = image_augment.LUMA
     return red * x[:, :1] + green * x[:, 1:2] + blue * x[:, 2:]
 
 
@@ -57,7 +57,7 @@ def blur(x: torch.Tensor, sigma: torch.Tensor, divider: float) -> torch.Tensor:
     return torch.einsum("bxi,bcyi->bcyx", weight, torch.einsum("byi,bciw->bcyw", weight, x))
 
 
-def jitter(x: torch.Tensor, amounts: torch.Tensor, view: views.View) -> torch.Tensor:
+def jitter(x: torch.Tensor, amounts: torch.Tensor, view: image_augment.View) -> torch.Tensor:
     """Brightness, contrast, saturation and hue, clipped to 0..1 after each.
 
     Args:
@@ -72,7 +72,9 @@ def jitter(x: torch.Tensor, amounts: torch.Tensor, view: views.View) -> torch.Te
     return hue(x, view.hue * drawn[3]).clamp(0, 1)
 
 
-def augment(view: views.View, images: torch.Tensor, policy: views.Policy) -> torch.Tensor:
+def augment(
+    view: image_augment.View, images: torch.Tensor, policy: image_augment.Policy
+) -> torch.Tensor:
     """One view of a batch, normalised.
 
     Args:

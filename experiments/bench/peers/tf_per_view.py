@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from byol_jax.input import Crop
+from byol_jax.data import Crop
 
 # Not TensorFlow itself: on the CPU and quiet, as the rest of the program has it.
-from byol_jax.input._tensorflow import tf
+from byol_jax.data._tensorflow import tf
 
 
 def batches(

@@ -20,7 +20,7 @@ from torch.utils import data
 
 # Imported where they are used: the workers, which import this file, do without JAX.
 if TYPE_CHECKING:
-    from byol_jax import views as views_lib
+    from byol_jax.augment import image as image_augment
 
 try:
     import torchvision
@@ -56,7 +56,7 @@ class Blur:
 
 def crops(size: int) -> list:
     """The geometric half of a view."""
-    from byol_jax.input import Crop
+    from byol_jax.data import Crop
 
     crop = Crop()
     return [
@@ -65,7 +65,7 @@ def crops(size: int) -> list:
     ]
 
 
-def whole(size: int, view: "views_lib.View", policy: "views_lib.Policy") -> Transform:
+def whole(size: int, view: "image_augment.View", policy: "image_augment.Policy") -> Transform:
     """One view with all that the policy does to it."""
     jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
     steps = crops(size)
@@ -84,12 +84,12 @@ def whole(size: int, view: "views_lib.View", policy: "views_lib.Policy") -> Tran
 
 def views(what: str, size: int) -> tuple[Transform, Transform]:
     """The transforms of both views: "crops" or "all"."""
-    from byol_jax import views as views_lib
+    from byol_jax.augment import image as image_augment
 
     if what == "crops":
         view = transforms.Compose([*crops(size), transforms.PILToTensor()])
         return view, view
-    policy = views_lib.CIFAR10 if size == 32 else views_lib.IMAGENET
+    policy = image_augment.CIFAR10 if size == 32 else image_augment.IMAGENET
     return whole(size, policy.view1, policy), whole(size, policy.view2, policy)
 
 

@@ -1,0 +1,97 @@
+"""Sources whose images lie in memory, all of one size. TensorFlow is needed by `decode` alone."""
+
+import functools
+
+import numpy as np
+
+from byol_jax.data.source import RandomAccessSource
+from byol_jax.errors import UserError
+
+
+class ArraySource(RandomAccessSource):
+    """Images in one uint8 array; use `from_arrays`, which checks them.
+
+    Attributes:
+      images: uint8 (N, H, W, C).
+      labels: int32 (N,), -1 without labels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        class_names: tuple[str, ...] | None,
+        fingerprint: str | None = None,
+    ):
+        """Keeps images, uint8 (N, H, W, C), and labels, integers (N,), or None."""
+        super().__init__(name, len(images), images.shape[-1], class_names)
+        self.images = images
+        self.labels = np.full(len(images), -1) if labels is None else labels
+        self.labels = self.labels.astype(np.int32)
+        self._fingerprint = fingerprint
+
+    def fingerprint(self):  # noqa: D102 (see Source)
+        return self._fingerprint
+
+    @functools.cached_property
+    def _tensors(self):
+        from byol_jax.data._tensorflow import tf
+
+        with tf.init_scope():  # not a part of the graph that first asks for them
+            return tf.constant(self.images), tf.constant(self.labels)
+
+    def decode(self, raw):  # noqa: D102 (see Source)
+        images, labels = self._tensors
+        return images[raw], labels[raw]
+
+    def describe(self, place):  # noqa: D102 (see Source)
+        return f"image {place} of {self.name}"
+
+
+def from_arrays(
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    name: str = "arrays",
+    class_names: tuple[str, ...] | None = None,
+    fingerprint: str | None = None,
+) -> ArraySource:
+    """A source made of arrays.
+
+    Args:
+      images: uint8 (N, H, W, C), values 0 to 255, C 1 (gray) or 3 (RGB).
+      labels: integers (N,) from 0 up, or None.
+      name: what to call the source in logs and messages.
+      class_names: a name for each label; the numbers "0", "1", ... if left out.
+      fingerprint: a digest of the images, if there is one: see `Source.fingerprint`.
+
+    Raises:
+      UserError: if shapes, dtypes or values are others than these.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        raise UserError(f"{name}: images must be uint8 from 0 to 255, not {images.dtype}.")
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise UserError(
+            f"{name}: images must have a shape (N, H, W, C) with C 1 or 3 and nothing empty, "
+            f"not {images.shape}."
+        )
+    if labels is None:
+        if class_names is not None:
+            raise UserError(f"{name}: class names mean nothing without labels; leave them out.")
+        return ArraySource(name, images, None, None, fingerprint)
+    labels = np.asarray(labels)
+    if labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{name}: labels must have shape ({len(images)},), one for each image, "
+            f"not {labels.shape}."
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise UserError(f"{name}: labels must be integers from 0 up.")
+    if class_names is None:
+        class_names = tuple(str(label) for label in range(int(labels.max()) + 1))
+    if labels.max() >= len(class_names):
+        raise UserError(
+            f"{name}: label {labels.max()} has no name among the {len(class_names)} class names."
+        )
+    return ArraySource(name, images, labels, tuple(class_names), fingerprint)

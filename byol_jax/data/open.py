@@ -1,0 +1,43 @@
+"""How a source is named on the command line, and how the name becomes a source."""
+
+from byol_jax.data.arrays import from_arrays
+from byol_jax.data.npz import open_npz
+from byol_jax.data.source import Source, check_channels
+from byol_jax.data.textures import CLASS_NAMES, load
+from byol_jax.errors import UserError
+
+
+def open_source(spec: str, split: str, *, data_dir: str | None = None, channels: int = 3) -> Source:
+    """Opens a source of images.
+
+    Args:
+      spec: "tfds:NAME" (a dataset that TFDS has prepared), "folder:PATH" (image files),
+        "npz:PATH" (NumPy arrays) or "embedded" (textures drawn on the fly, 32 x 32, gray). The
+        last two need no TensorFlow.
+      split: "train", "test" or whatever else the source has.
+      data_dir: where TFDS keeps its datasets; None for its own default. Others ignore it.
+      channels: 3 for colour, 1 for gray.
+
+    Raises:
+      UserError: if there is no such source or split, or its images have other channels.
+    """
+    if channels not in (1, 3):
+        raise UserError(
+            f"images have 1 or 3 channels, not {channels}; mend --config.data.channels."
+        )
+    kind, _, rest = spec.partition(":")
+    if kind == "tfds" and rest:
+        from byol_jax.data.tfds import open_records
+
+        return open_records(rest, split, data_dir, channels)
+    if kind == "folder" and rest:
+        from byol_jax.data.folder import open_folder
+
+        return open_folder(rest, split, channels)
+    if kind == "npz" and rest:
+        return open_npz(rest, split, channels)
+    if spec == "embedded":
+        images, labels = load(split)
+        check_channels(spec, images.shape[-1], channels)
+        return from_arrays(images, labels, f"embedded/{split}", CLASS_NAMES)
+    raise UserError(f"unknown source {spec!r}; use tfds:NAME, folder:PATH, npz:PATH or embedded.")

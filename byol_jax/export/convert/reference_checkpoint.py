@@ -1,0 +1,208 @@
+"""A checkpoint of the authors' code as a run of ours: what it holds, and where each part goes.
+
+The file is a pickle of {'experiment_state', 'step', 'rng'} (pickles.py reads it without running
+it); the state has both networks' parameters and batch-norm statistics, and the momentum of LARS.
+What it does not say - the data, the length of the training, the size of the views - has to be
+said; the defaults are the paper's. Source: google-deepmind/deepmind-research, byol/.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from byol_jax import byol
+from byol_jax.errors import UserError
+from byol_jax.export.convert import pickles, reference
+from byol_jax.runs import config as config_lib
+from byol_jax.runs import manifest
+from byol_jax.runs import run as run_lib
+from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
+
+IMAGENET_EXAMPLES = 1_281_167  # the authors train on all that is not for testing
+WARMUP_EPOCHS = 10
+FIELDS = ("online_params", "target_params", "online_state", "target_state", "opt_state")
+
+
+class Contents(NamedTuple):
+    """The parts of a file, under our names."""
+
+    step: int
+    online_params: dict[str, Any]
+    target_params: dict[str, Any]
+    online_stats: dict[str, Any]
+    target_stats: dict[str, Any]
+    momentum: dict[str, Any]
+
+
+def read(
+    path: Path, *, epochs: int = 1000, batch_size: int = 4096, image_size: int = 224
+) -> run_lib.Trained:
+    """The run and the state that a file holds.
+
+    Args:
+      path: a pre-training checkpoint of the authors' code.
+      epochs: of ImageNet that the whole training takes; one of `config_lib.IMAGENET_RECIPES`.
+      batch_size: that it was trained with.
+      image_size: of its views.
+
+    Returns:
+      A run of unknown data, and its state with the file's step, parameters, statistics and
+      momentum. Later randomness is ours, from seed 0: the file's own generator is another.
+
+    Raises:
+      UserError: the file is no such checkpoint, or the length does not fit its step.
+    """
+    contents = _contents(path)
+    sizes = reference.architecture(contents.online_params)
+    config = _config(sizes, epochs, batch_size, image_size)
+    if contents.step > config.steps:
+        raise UserError(
+            f"{path} is of step {contents.step}, but {epochs} epochs of batches of {batch_size} "
+            f"are {config.steps} steps: say what it was trained with by --epochs and --batch_size."
+        )
+    data = {
+        "name": config_lib.UNKNOWN_SOURCE,
+        "num_examples": None,
+        "num_classes": sizes["num_classes"],
+        "class_names": None,
+    }
+    run = run_lib.Run(config, data, IMAGENET_EXAMPLES // batch_size)
+    learner = run.learner()
+    return run_lib.Trained(
+        run, learner, _state(path, contents, run_lib.abstract_state(learner, config))
+    )
+
+
+def write(trained: run_lib.Trained, directory: Path) -> None:
+    """Writes a run into a folder that `byol_jax.load` and `byol_jax.cli.evaluate` open.
+
+    The folder appears when it is whole.
+
+    Raises:
+      UserError: it holds something, or cannot be written.
+    """
+    check_output(directory)
+    parent, step = directory.absolute().parent, int(trained.state.step)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".import-", dir=parent) as place:
+            new = Path(place, "run")
+            new.mkdir()
+            run_lib.prepare_workdir(new, trained.run)
+            with Checkpoints(new / "checkpoints", RetentionPolicy(newest=1)) as checkpoints:
+                checkpoints.save(step, trained.state)
+            os.rename(new, directory)
+    except OSError as error:
+        raise UserError(
+            f"--output={directory} cannot be written ({error.strerror}): choose another folder."
+        ) from error
+
+
+def check_output(directory: Path) -> None:
+    """Raises UserError unless the folder is new or empty."""
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise UserError(f"--output={directory} holds something already: choose another folder.")
+
+
+def _contents(path: Path) -> Contents:
+    """Reads a file, and sorts its parts into our trees."""
+    held = pickles.load(path)
+    state = held.get("experiment_state") if isinstance(held, dict) else None
+    missing = [field for field in FIELDS if not hasattr(state, field)]
+    if missing or not isinstance(held.get("step"), int | np.integer | np.ndarray):
+        raise UserError(
+            f"{path} is no pre-training checkpoint of the authors' code: it has no "
+            f"{(missing or ['step'])[0]}."
+        )
+    optimizer = state.opt_state if isinstance(state.opt_state, list | tuple) else ()
+    momentum = [part.mu for part in optimizer if hasattr(part, "mu")]
+    if len(momentum) != 1:
+        raise UserError(f"{path} has no momentum of LARS (mu) in its opt_state.")
+    groups = (*(getattr(state, field) for field in FIELDS[:-1]), momentum[0])
+    for field, group in zip(FIELDS, groups, strict=True):
+        _check_modules(path, field, group)
+    online, target, online_state, target_state, mu = groups
+    try:
+        contents = Contents(
+            step=int(held["step"]),
+            online_params=reference.params(online),
+            target_params=_of_target(reference.params(target)),
+            online_stats=reference.batch_stats(online_state),
+            target_stats=_of_target(reference.batch_stats(target_state)),
+            momentum=reference.params(mu),
+        )
+        reference.architecture(contents.online_params)
+    except UserError as error:
+        raise UserError(f"{path} cannot be imported: {error}") from error
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be imported: it lacks or garbles {error}.") from error
+    if contents.step < 0:
+        raise UserError(f"{path} cannot be imported: it is of step {contents.step}.")
+    return contents
+
+
+def _check_modules(path: Path, field: str, modules: Any) -> None:
+    fits = isinstance(modules, dict) and all(
+        isinstance(name, str)
+        and isinstance(leaves, dict)
+        and all(isinstance(array, np.ndarray | np.generic) for array in leaves.values())
+        for name, leaves in modules.items()
+    )
+    if not fits:
+        raise UserError(f"{path} cannot be imported: its {field} are not arrays by module.")
+
+
+def _of_target(tree: dict[str, Any]) -> dict[str, Any]:
+    """The authors' target has a predictor and a classifier too, which nothing reads."""
+    return {part: tree[part] for part in ("encoder", "projector")}
+
+
+def _config(sizes: dict[str, Any], epochs: int, batch_size: int, image_size: int) -> ConfigDict:
+    """The authors' recipe, with networks of these sizes."""
+    if epochs not in config_lib.IMAGENET_RECIPES:
+        known = ", ".join(map(str, config_lib.IMAGENET_RECIPES))
+        raise UserError(
+            f"--epochs={epochs} is not one of {known}, which are the lengths that the authors give "
+            "settings for."
+        )
+    if not 4 <= batch_size <= IMAGENET_EXAMPLES:
+        raise UserError(f"--batch_size={batch_size} must be between 4 and {IMAGENET_EXAMPLES}.")
+    recipe = config_lib.IMAGENET_RECIPES[epochs]
+    config = config_lib.default()
+    config.steps = epochs * IMAGENET_EXAMPLES // batch_size
+    config.batch_size = batch_size
+    config.data.source = config_lib.UNKNOWN_SOURCE
+    config.data.image_size = image_size
+    config.encoder.update(sizes["encoder"])
+    config.heads.update(sizes["heads"])
+    config.optimizer.base_learning_rate = recipe.base_learning_rate
+    config.optimizer.weight_decay = recipe.weight_decay
+    # They count the steps of all ten epochs at once, where ours are epochs of whole batches.
+    warmup_steps = WARMUP_EPOCHS * IMAGENET_EXAMPLES // batch_size
+    config.optimizer.warmup_epochs = warmup_steps / (IMAGENET_EXAMPLES // batch_size)
+    config.tau_base = recipe.tau_base
+    return config_lib.resolve(config)[0]
+
+
+def _state(path: Path, contents: Contents, abstract: byol.State) -> byol.State:
+    """The state of a run whose shapes are given, every leaf checked."""
+    step = np.asarray(contents.step, np.int32)
+    state = byol.State(
+        step=step,
+        seed=np.zeros((), np.uint32),
+        online_params=contents.online_params,
+        target_params=contents.target_params,
+        online_stats=contents.online_stats,
+        target_stats=contents.target_stats,
+        # The learning rate is a function of the step that the optimiser counts.
+        opt_state=optax.tree.set(abstract.opt_state, trace=contents.momentum, count=step),
+    )
+    wrong = manifest.difference(state, abstract)
+    if wrong:
+        raise UserError(f"{path} cannot be imported: its {wrong}.")
+    return state

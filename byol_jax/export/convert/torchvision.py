@@ -1,0 +1,273 @@
+"""ResNet weights under torchvision's names, to and from our trees.
+
+The names are those of torchvision/models/resnet.py; timm's plain ResNets have the same ones, and
+the tools of detection libraries read them:
+
+    params/conv1/kernel  HWIO                       conv1.weight  OIHW
+    params/layer2_0/conv1/kernel                    layer2.0.conv1.weight
+    params/layer2_0/downsample_conv/kernel          layer2.0.downsample.0.weight
+    params/layer2_0/downsample_bn/{scale,bias}      layer2.0.downsample.1.{weight,bias}
+    batch_stats/bn1/{mean,var}                      bn1.running_{mean,var}
+    batch_stats/bn1/count  float32                  bn1.num_batches_tracked  int64
+
+Only `read` needs PyTorch, and only for PyTorch's own files.
+"""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import flax
+import numpy as np
+
+from byol_jax.errors import UserError
+from byol_jax.runs import encoder as encoder_lib
+
+DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
+BATCH_NORM = {  # our leaf: torchvision's
+    ("params", "scale"): "weight",
+    ("params", "bias"): "bias",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+}
+COUNT = "num_batches_tracked"
+# Updates behind statistics that do not say how many: so many that no next one replaces them.
+SETTLED = 1_000_000
+# What files of checkpoints call the state dict in them, where they hold more than that.
+WRAPPERS = ("state_dict", "model")
+
+
+def to_state_dict(variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Our weights under torchvision's names, without a classifier (`fc`).
+
+    Args:
+      variables: {'params': ..., 'batch_stats': ...} of a `networks.ResNet`.
+
+    Returns:
+      Contiguous float32 arrays (convolutions OIHW), and `num_batches_tracked` as int64 scalars.
+    """
+    arrays = {}
+    for (collection, *path, leaf), value in flax.traverse_util.flatten_dict(variables).items():
+        prefix, value = _torch_module(path), np.asarray(value)
+        if leaf == "kernel":
+            name, value = "weight", value.transpose(3, 2, 0, 1).astype(np.float32)
+        elif leaf == "count":
+            name, value = COUNT, np.asarray(np.rint(value), np.int64)
+        else:
+            name, value = BATCH_NORM[collection, leaf], value.astype(np.float32)
+        arrays[f"{prefix}.{name}"] = np.ascontiguousarray(value).reshape(value.shape)
+    return arrays
+
+
+def from_state_dict(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Weights of torchvision's names as variables of a `networks.ResNet`, of any depth and width.
+
+    `fc.*` is left out. Where `num_batches_tracked` is missing, or 0 beside statistics that were
+    updated (as in older files), the statistics count as settled: training goes on from them.
+
+    Args:
+      arrays: such as `read` returns; floating point, convolutions OIHW.
+
+    Returns:
+      {'params': ..., 'batch_stats': ...}, nested dicts of float32 NumPy arrays, kernels HWIO.
+
+    Raises:
+      UserError: an array is missing, or there is one too many, or its shape does not fit a ResNet
+        of basic or bottleneck blocks; the text names the first.
+    """
+    arrays = {name: array for name, array in arrays.items() if not name.startswith("fc.")}
+    shapes = _shapes(arrays)
+    for name, shape in shapes.items():
+        if name not in arrays:
+            raise UserError(
+                f"The weights lack {name}: they are not those of a whole ResNet under "
+                "torchvision's names."
+            )
+        array = arrays[name]
+        if array.shape != shape:
+            raise UserError(
+                f"The weights have {name} of shape {array.shape}, which should be {shape} in a "
+                "ResNet of basic or bottleneck blocks: give those of such a network."
+            )
+        # By name: bfloat16 is no NumPy type of its own.
+        if "float" not in array.dtype.name:
+            raise UserError(
+                f"The weights have {name} of type {array.dtype}, which should be floating point: "
+                "give weights that are not quantised."
+            )
+    counts = {name.replace("running_var", COUNT) for name in shapes}
+    unknown = [name for name in arrays if name not in counts.union(shapes)]
+    if unknown:
+        raise UserError(
+            f"The weights have {unknown[0]}, which a plain ResNet of torchvision's has not: give "
+            "those of resnet18, resnet50 or another without extras."
+        )
+    flat = {}
+    for name in shapes:
+        module, _, leaf = name.rpartition(".")
+        path, array = _our_module(module), arrays[name].astype(np.float32)
+        if array.ndim == 4:
+            flat["params", *path, "kernel"] = np.ascontiguousarray(array.transpose(2, 3, 1, 0))
+            continue
+        collection, ours = _BATCH_NORM_BACK[leaf]
+        flat[collection, *path, ours] = array
+        if leaf == "running_var":
+            flat[collection, *path, "count"] = _count(arrays, module)
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of weights, by name.
+
+    Of PyTorch's own files only those are read that `torch.load(weights_only=True)` opens: no code
+    in them is run. A state dict under 'state_dict' or 'model' is found, and the 'module.' that
+    data-parallel training puts before all names is taken away.
+
+    Args:
+      path: *.safetensors, or PyTorch's *.pth, *.pt or *.bin (with PyTorch installed).
+
+    Returns:
+      NumPy arrays; those in bfloat16 as float32.
+
+    Raises:
+      UserError: no such file, another kind of file, a damaged one, one that holds more than a
+        state dict, or PyTorch is needed and missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: name a .safetensors or .pth file of weights.")
+    if path.suffix == ".safetensors":
+        arrays = encoder_lib.read_safetensors(path)
+    elif path.suffix in (".pth", ".pt", ".bin"):
+        arrays = _read_torch(path)
+    else:
+        raise UserError(
+            f"{path} has none of the endings .safetensors, .pth, .pt and .bin: name a file of "
+            "weights that safetensors or PyTorch wrote."
+        )
+    if arrays and all(name.startswith("module.") for name in arrays):
+        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
+    return arrays
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"Reading {path} needs PyTorch: pip install torch, or save the weights as .safetensors."
+        ) from None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path} cannot be read safely by torch.load, being damaged or holding more than "
+            f"weights ({type(error).__name__}): save model.state_dict() alone."
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict) or not found:
+        raise UserError(
+            f"{path} holds no weights by name but a {type(found).__name__}: save "
+            "model.state_dict()."
+        )
+    for name, value in found.items():
+        if not isinstance(value, torch.Tensor):
+            raise UserError(
+                f"{path} holds {name!r}, a {type(value).__name__}, where weights should be: save "
+                "model.state_dict() alone."
+            )
+    # NumPy has no bfloat16.
+    widened = {k: v.float() if v.dtype == torch.bfloat16 else v for k, v in found.items()}
+    return {name: tensor.detach().numpy() for name, tensor in widened.items()}
+
+
+_BATCH_NORM_BACK = {theirs: ours for ours, theirs in BATCH_NORM.items()}
+_MODULE = re.compile(r"(?:layer([1-9]\d*)\.(\d+)\.)?(conv\d|bn\d|downsample\.[01])")
+
+
+def _torch_module(path: list[str]) -> str:
+    """['layer2_0', 'downsample_bn'] -> 'layer2.0.downsample.1'."""
+    *block, layer = path
+    return ".".join([*(name.replace("_", ".") for name in block), DOWNSAMPLE.get(layer, layer)])
+
+
+def _our_module(name: str) -> list[str]:
+    """'layer2.0.downsample.1' -> ['layer2_0', 'downsample_bn']."""
+    stage, block, layer = _MODULE.fullmatch(name).groups()
+    layer = {theirs: ours for ours, theirs in DOWNSAMPLE.items()}.get(layer, layer)
+    return [layer] if stage is None else [f"layer{stage}_{block}", layer]
+
+
+def _count(arrays: dict[str, np.ndarray], module: str) -> np.ndarray:
+    """Updates behind a norm's running statistics, float32 ()."""
+    found = np.asarray(arrays.get(f"{module}.{COUNT}", 0))
+    if found.size != 1:
+        raise UserError(f"The weights have {module}.{COUNT} of shape {found.shape}: give a number.")
+    count = int(found.item())
+    mean, var = arrays[f"{module}.running_mean"], arrays[f"{module}.running_var"]
+    if count == 0 and (np.any(mean != 0) or np.any(var != 1)):
+        count = SETTLED
+    return np.asarray(count, np.float32)
+
+
+def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the ResNet that the arrays come closest to, but for the counts.
+
+    Its stem, blocks and widths are those of the arrays; everything else follows.
+    """
+    stages: dict[int, int] = {}
+    for name in arrays:
+        module = _MODULE.match(name)
+        if module and module[1]:
+            stage, block = int(module[1]), int(module[2])
+            stages[stage] = max(stages.get(stage, 0), block + 1)
+    # A number in a name is no reason to count that far.
+    for stage, blocks in stages.items():
+        if blocks > len(arrays):
+            raise UserError(
+                f"The weights have a block layer{stage}.{blocks - 1} but not those before it: they "
+                "are not those of a whole ResNet under torchvision's names."
+            )
+    bottleneck = "layer1.0.conv3.weight" in arrays
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(conv: str, norm: str, out: int, inside: int, size: int) -> None:
+        shapes[f"{conv}.weight"] = (out, inside, size, size)
+        shapes.update({f"{norm}.{leaf}": (out,) for leaf in BATCH_NORM.values()})
+
+    channels, image_channels, size = _shape(arrays, "conv1.weight")[:3]
+    add("conv1", "bn1", channels, image_channels, size)
+    for stage in range(1, max(stages, default=1) + 1):
+        width = _shape(arrays, f"layer{stage}.0.conv1.weight")[0]
+        out = 4 * width if bottleneck else width
+        for block in range(stages.get(stage, 1)):
+            prefix = f"layer{stage}.{block}."
+            if bottleneck:
+                convolutions = [(width, channels, 1), (width, width, 3), (out, width, 1)]
+            else:
+                convolutions = [(width, channels, 3), (width, width, 3)]
+            for i, (o, inside, k) in enumerate(convolutions, start=1):
+                add(f"{prefix}conv{i}", f"{prefix}bn{i}", o, inside, k)
+            # The first stage keeps the resolution, so that a basic block may do without.
+            needed = stage > 1 or channels != out
+            if block == 0 and (needed or f"{prefix}downsample.0.weight" in arrays):
+                add(f"{prefix}downsample.0", f"{prefix}downsample.1", out, channels, 1)
+            channels = out
+    return shapes
+
+
+def _shape(arrays: dict[str, np.ndarray], name: str) -> tuple[int, ...]:
+    """The shape of a convolution's weight."""
+    if name not in arrays:
+        raise UserError(
+            f"The weights lack {name}: they are not those of a ResNet under torchvision's names."
+        )
+    if arrays[name].ndim != 4:
+        raise UserError(
+            f"The weights have {name} of shape {arrays[name].shape}, which should be that of a "
+            "convolution (out, in, height, width): give those of a ResNet."
+        )
+    return arrays[name].shape

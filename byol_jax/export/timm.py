@@ -1,0 +1,163 @@
+"""A model folder of the Hugging Face Hub that timm loads, from the disk or from the Hub.
+
+    config.json         in timm's layout: architecture, and how images are prepared
+    model.safetensors   under timm's names, without a classifier
+    README.md           the model card: how it was trained, how it is loaded; the licence is left
+                        to who publishes it
+
+The layout is the one that timm.models.push_to_hf_hub writes (timm/models/_hub.py).
+"""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.numpy
+
+from byol_jax.errors import UserError
+from byol_jax.export import inference
+from byol_jax.export import torchvision as torchvision_export
+from byol_jax.runs import paths
+
+if TYPE_CHECKING:
+    from byol_jax.runs.encoder import Encoder
+
+FORMAT = "byol_jax.timm.1"
+
+CARD = """\
+---
+library_name: timm
+pipeline_tag: image-feature-extraction
+tags:
+- timm
+- image-feature-extraction
+- byol
+- self-supervised
+# license: name yours here before you publish the weights
+---
+# {architecture}, trained with {method}
+
+An image encoder without a classifier: {features} features of an image.
+
+- Method: {method}
+- Data: {data}
+- Updates: {step}{of_total}
+- Images: {image_size} x {image_size} RGB, a central crop of {crop_pct:g} of the shorter side
+- Mean {mean} and standard deviation {std}, for values in 0 to 1
+- Every setting: `training` in `config.json`
+
+## Use
+
+In this folder; from the Hub, `hf-hub:NAME/REPOSITORY` takes the place of `local-dir:.`:
+
+```python
+import timm
+import torch
+from PIL import Image
+
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**config, is_training=False)
+image = Image.new("RGB", (640, 480))  # yours here
+with torch.no_grad():
+    features = model(transform(image).unsqueeze(0))  # (1, {features})
+```
+
+`timm.create_model(..., num_classes=N)` adds a classifier to train. timm's bicubic resizing smooths
+where it shrinks, and that of the training does not: features of large images differ a little.
+"""
+
+
+def save(encoder: "Encoder", directory: Path) -> None:
+    """Writes an encoder as a model folder for timm, which is made if need be.
+
+    Args:
+      encoder: one that timm has too; `export.torchvision.state_dict` says which.
+      directory: a new or empty folder, or one that holds an earlier export of this kind.
+
+    Raises:
+      UserError: timm has no such network; the folder holds something else, or a model card that
+        was edited, or cannot be written.
+    """
+    arrays = torchvision_export.state_dict(encoder, "timm")
+    _check_card(directory)
+    record = _config(encoder)
+    card = _card(encoder, record)
+    record["model_card_sha256"] = _digest(card)
+    with paths.writing_folder(directory, record) as new:
+        (new / "model.safetensors").write_bytes(safetensors.numpy.save(arrays))
+        (new / "README.md").write_bytes(card)
+
+
+def _config(encoder: "Encoder") -> dict[str, Any]:
+    """What config.json says: timm's keys, and of ours 'format' and 'training'."""
+    config = encoder.config
+    size = config["image_size"]
+    record = {
+        "format": FORMAT,
+        "architecture": config["encoder"]["name"],
+        "num_classes": 0,
+        "num_features": inference.num_features(encoder),
+        "global_pool": "avg",
+        "pretrained_cfg": {
+            "tag": "byol",
+            "custom_load": False,
+            "input_size": [3, size, size],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": encoder.crop_fraction,
+            "crop_mode": "center",
+            "mean": list(config["mean"]),
+            "std": list(config["std"]),
+            "num_classes": 0,
+            "pool_size": [-(-size // 32)] * 2,  # of the last stage
+            "first_conv": "conv1",
+            "classifier": "fc",
+        },
+        "training": config["training"],
+    }
+    if record["architecture"] == "resnet10":  # timm's own has another stem
+        record |= {"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}}
+    return record
+
+
+def _card(encoder: "Encoder", record: dict[str, Any]) -> bytes:
+    """The text of the model card, UTF-8."""
+    config = encoder.config
+    training = config["training"]
+    data = training.get("data") or {}
+    name, examples = data.get("name", "not recorded"), data.get("num_examples")
+    total = training.get("total_steps")
+    text = CARD.format(
+        architecture=config["encoder"]["name"],
+        method=training["method"],
+        features=record["num_features"],
+        data=name if examples is None else f"{name}, {examples} images, labels not used",
+        step=training["step"],
+        of_total=f" of {total}" if total else "",
+        image_size=config["image_size"],
+        crop_pct=record["pretrained_cfg"]["crop_pct"],
+        mean=", ".join(f"{value:g}" for value in config["mean"]),
+        std=", ".join(f"{value:g}" for value in config["std"]),
+    )
+    return text.encode()
+
+
+def _check_card(directory: Path) -> None:
+    """Refuses to replace a model card that someone went on writing."""
+    try:
+        card = (directory / "README.md").read_bytes()
+        record = paths.read_record(directory)
+    except (OSError, ValueError):
+        return  # nothing of ours, as `paths.writing` will say
+    if record.get("format") != FORMAT:
+        return
+    if record.get("model_card_sha256") != _digest(card):
+        raise UserError(
+            f"{directory}/README.md was edited since it was exported: move it away, or choose "
+            "another folder, or it would be lost."
+        )
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()

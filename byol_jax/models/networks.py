@@ -1,0 +1,85 @@
+"""The two networks of BYOL (section 3.1): how encoder, projector and predictor follow each other.
+
+An encoder is any Flax module that returns one vector for each example of a batch of views; a view
+is an array or any other pytree that the encoder takes.
+"""
+
+import inspect
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Tree = Any  # a pytree of arrays
+
+
+class Outputs(NamedTuple):
+    """What a network returns for a batch of views; a target network has the first two only."""
+
+    embedding: jax.Array  # y = f(v), float32 (batch, features)
+    projection: jax.Array  # z = g(y), float32 (batch, size)
+    prediction: jax.Array | None = None  # q(z), float32 (batch, size)
+    logits: jax.Array | None = None  # probe on stop_gradient(y), float32 (batch, classes)
+
+
+class TargetNetwork(nn.Module):
+    """Encoder f and projector g (section 3.1)."""
+
+    encoder: nn.Module
+    projector: nn.Module
+    parts: ClassVar = ("encoder", "projector")  # what it shares with the online network
+
+    def __call__(self, view: Tree, train: bool) -> Outputs:
+        """Embeds and projects a batch of views."""
+        embedding = encode(self.encoder, view, train)
+        return Outputs(embedding, self.projector(embedding, train).astype(jnp.float32))
+
+
+class OnlineNetwork(nn.Module):
+    """Encoder f, projector g and predictor q, and a linear probe that monitors training."""
+
+    encoder: nn.Module
+    projector: nn.Module
+    predictor: nn.Module | None  # None (an ablation): q is the identity
+    probe: nn.Module | None = None
+
+    def __call__(self, view: Tree, train: bool) -> Outputs:
+        """Embeds, projects and predicts a batch of views."""
+        embedding = encode(self.encoder, view, train)
+        projection = self.projector(embedding, train)
+        prediction = projection if self.predictor is None else self.predictor(projection, train)
+        logits = None
+        if self.probe is not None:
+            # The probe learns from the labels; the encoder must not.
+            logits = self.probe(jax.lax.stop_gradient(embedding)).astype(jnp.float32)
+        projection, prediction = projection.astype(jnp.float32), prediction.astype(jnp.float32)
+        return Outputs(embedding, projection, prediction, logits)
+
+    def on_each(self, views: tuple[Tree, ...], train: bool) -> list[Outputs]:
+        """Calls the network on one view after the other."""
+        return [self(view, train) for view in views]
+
+
+def encode(encoder: nn.Module, view: Tree, train: bool) -> jax.Array:
+    """Runs any Flax module as an encoder; it receives `train` if its call takes that argument.
+
+    Raises:
+      ValueError: the encoder does not return one vector for each example, or names its training
+        mode otherwise.
+    """
+    arguments = inspect.signature(type(encoder).__call__).parameters
+    synonyms = {"training", "is_training", "deterministic", "use_running_average", "inference"}
+    if "train" not in arguments and (named := synonyms & set(arguments)):
+        raise ValueError(
+            f"The encoder {type(encoder).__name__} takes {min(named)!r}: rename it to 'train' "
+            "(True in training), or it would stay in one mode."
+        )
+    embedding = encoder(view, train=train) if "train" in arguments else encoder(view)
+    size = jax.tree.leaves(view)[0].shape[0]
+    if embedding.ndim != 2 or embedding.shape[0] != size:
+        raise ValueError(
+            f"The encoder must return (batch, features), but returned {embedding.shape} for a "
+            f"batch of {size}: end it with a mean over height and width, or a reshape."
+        )
+    return embedding.astype(jnp.float32)

@@ -1,0 +1,27 @@
+"""ImageNet with ResNet-50 at batch 512: the authors' setting for small batches, 1000 epochs.
+
+    python -m byol_jax.cli.pretrain --config=byol_jax/presets/imagenet_512.py --workdir=DIR \
+        [--config.data.dir=TFDS_DIR] [--config.data.source=folder:PATH]
+
+The learning rate and the target decay are the authors' for this batch (appendix F); all else is as
+in imagenet.py. The paper reports that BYOL keeps its accuracy down to batches of 256 (figure 3a).
+Not run here.
+"""
+
+from ml_collections import ConfigDict
+
+from byol_jax.runs import config as config_lib
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    config = config_lib.default()
+    config.epochs = 1000
+    config.batch_size = 512
+    config.optimizer.base_learning_rate = 0.4
+    config.optimizer.weight_decay = 1.5e-6
+    config.tau_base = 0.9995
+    config.dtype = "bfloat16"
+    config.data.source = "tfds:imagenet2012"
+    config.data.test_split = "validation"
+    return config

@@ -1,0 +1,49 @@
+"""The newcomer's run: ten classes of textures, drawn on the spot; a small ResNet.
+
+    python -m byol_jax.cli.pretrain --config=byol_jax/presets/quickstart.py --workdir=DIR
+
+Measured on two CPU cores (docs/results): 5 minutes; linear test accuracy 98, 89 and 95% for
+seeds 0 to 2, beside 62, 57 and 56% for the same encoder before training and 34% for raw pixels.
+
+Not the paper's setting: a run of minutes needs AdamW (LARS starts slowly), small batches for many
+steps, a decay that lets the target move, and views that destroy all that tells two images of a
+class apart.
+"""
+
+from ml_collections import ConfigDict
+
+from byol_jax.augment import image as image_augment
+from byol_jax.runs import config as config_lib
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    config = config_lib.default()
+    config.steps = 1000
+    config.batch_size = 128
+    config.data.source = "embedded"
+    config.data.test_split = "test"
+    config.data.image_size = 32
+    config.data.channels = 1
+    config.crop.area_min = 0.3
+    config.crop.test_fraction = 1.0
+
+    strong = image_augment.View(jitter_prob=1.0, brightness=0.4, contrast=0.8, blur_prob=0.0)
+    config_lib.set_policy(config, image_augment.Policy(strong, strong, mean=(0.5,), std=(0.25,)))
+
+    config.encoder.name = "resnet8"
+    config.encoder.stem = "strided"
+    config.encoder.width_multiplier = 1.5
+    config.heads.hidden_size = 256
+    config.heads.output_size = 64
+    config.tau_base = 0.95
+    config.optimizer.name = "adamw"
+    config.optimizer.base_learning_rate = 5e-3
+    config.optimizer.warmup_epochs = 1.0
+
+    config.log_every_steps = 40
+    config.checkpoint.every_steps = 200
+    config.knn.every_steps = 200
+    config.knn.train_examples = 2_000
+    config.knn.test_examples = 1_000
+    return config

@@ -1,0 +1,354 @@
+"""The bench: its arithmetic, its files, and that what it compares with does the same work as ours.
+
+Nothing is timed here: clocks are fakes.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax import byol, data, optim
+from byol_jax.errors import UserError
+from byol_jax.export.convert import torchvision as weights
+from experiments.bench import input as input_part
+from experiments.bench import measure, memory, page, peers, photographs, report, settings
+from experiments.bench.report import Column, Report, Table
+
+ROOT = Path(__file__).parents[2]
+
+
+class Timer:
+    """Time that passes only when somebody works."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.worked = []
+
+    def __call__(self):
+        return self.now
+
+    def work(self, name, seconds):
+        self.now += seconds
+        self.worked.append(name)
+        return seconds
+
+
+def test_contenders_take_turns_after_one_that_does_not_count():
+    clock = Timer()
+    durations = {"a": iter([9.0, 1.0, 2.0, 3.0]), "b": iter([9.0, 4.0, 4.0, 4.0])}
+    took = measure.in_turn(
+        {name: lambda name=name: clock.work(name, next(durations[name])) for name in durations},
+        seconds=0,
+        fewest=3,
+        clock=clock,
+    )
+    assert clock.worked == ["a", "b"] * 4
+    assert took == {"a": [1.0, 2.0, 3.0], "b": [4.0, 4.0, 4.0]}
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0, 2), (25, 3), (1e9, 7)])
+def test_rounds_end_with_their_time_but_not_before_the_fewest(seconds, rounds):
+    clock = Timer()
+    took = measure.in_turn(
+        {"a": lambda: clock.work("a", 10.0)}, seconds=seconds, fewest=2, most=7, clock=clock
+    )
+    assert len(took["a"]) == rounds
+
+
+def test_work_is_repeated_until_it_fills_a_turn_and_waited_for_once():
+    clock, waited = Timer(), []
+    turn = measure.repeated(
+        lambda: clock.work("a", 0.25), lambda result: waited.append(result), seconds=1, clock=clock
+    )
+    assert turn() == 0.25
+    assert len(clock.worked) == len(waited) == 2  # to compile, and to see how long it takes
+    assert turn() == 0.25
+    assert len(clock.worked) == 2 + 4 and len(waited) == 3
+
+
+def test_medians_rates_and_ratios_by_hand():
+    assert measure.spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+    assert measure.rates([0.5, 2.0, 1.0], units=10) == (10.0, 5.0, 20.0)
+    # Round by round: the machine was four times as slow in the second, and the ratio is the same.
+    assert measure.ratios([3.0, 12.0], [1.0, 4.0]) == (3.0, 3.0, 3.0)
+    with pytest.raises(ValueError):
+        measure.ratios([1.0], [1.0, 2.0])
+
+
+def sample_report():
+    table = Table("Speed", [Column("who", "text"), Column("a|b", "number"), Column("x", "ratio")])
+    table.add("ours", measure.Spread(1234.4, 1000.0, 2000.0), None)
+    table.add("pipe | peer", 12.34, measure.Spread(0.5, 0.25, 0.75))
+    facts = {
+        "command": "python -m experiments.bench step",
+        "date": "2026-11-22",
+        "device": {"kind": "cpu", "platform": "cpu", "count": 1},
+        "processor": "A processor",
+        "cores": 2,
+        "versions": {"jax": "0.10.2"},
+        "seconds": 12.0,
+    }
+    return Report("step", [table], ["Not measured: a peer."], facts)
+
+
+def test_a_report_is_the_same_after_its_file(tmp_path):
+    ours = sample_report()
+    report.save(ours, tmp_path / "new" / "step.json")
+    assert report.load(tmp_path / "new" / "step.json") == ours
+    rows = ours.tables[0].markdown().splitlines()
+    assert " ".join(rows[2].split()) == "| ours | 1,234 (1,000 to 2,000) | |"
+    assert " ".join(rows[3].split()) == "| pipe \\| peer | 12.3 | 0.50 (0.25 to 0.75) |"
+    assert "Not measured: a peer." in ours.markdown()
+
+
+def test_a_row_has_a_cell_for_each_column():
+    with pytest.raises(ValueError, match="1 cells for 2 columns"):
+        Table("t", [Column("a", "text"), Column("b", "number")]).add("one")
+
+
+def test_files_that_are_no_reports_are_named(tmp_path):
+    for content in ("{", "[]", '{"part": "step"}', json.dumps({"part": "x", "tables": [{}]})):
+        (tmp_path / "step.json").write_text(content)
+        with pytest.raises(UserError, match=r"step\.json is not what --output wrote"):
+            report.load(tmp_path / "step.json")
+
+
+def test_the_page_gets_its_tables_and_keeps_its_prose(tmp_path):
+    results, text = tmp_path / "results", "A\n<!-- bench: gpu/step -->\nold\n<!-- end -->\nB\n"
+    report.save(sample_report(), results / "gpu" / "step.json")
+    filled = page.filled(text, results)
+    assert filled == page.filled(filled, results)
+    assert filled.startswith("A\n<!-- bench: gpu/step -->\n\n**Speed**") and filled.endswith(
+        "\nB\n"
+    )
+    assert "1,234" in filled and "old" not in filled
+    assert page.EMPTY in page.filled(text.replace("gpu/", "tpu/") + text, results)
+    report.save(sample_report(), results / "lost.json")
+    with pytest.raises(UserError, match=r"no place for .*lost\.json"):
+        page.filled(text, results)
+
+
+def test_the_docs_show_the_files_of_results():
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert page.filled(text, ROOT / "docs" / "results" / "bench") == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "say first what to measure: input, step"),
+        (("speed",), "say first what to measure: input, step"),
+        (("step", "--against=tensorflow"), "'tensorflow' is not one of pytorch, pytorch_compile"),
+        (("input", "--against=none,per_view"), "none stands alone"),
+        (("step", "--batch_size=many"), "'many' is no whole number above 0"),
+        (("memory", "--against=pytorch"), "Unknown command line flag 'against'"),
+    ],
+)
+def test_wrong_flags_are_answered_by_a_sentence(arguments, sentence):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.bench", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_peer_that_is_not_installed_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightly", None)
+    monkeypatch.delitem(sys.modules, "experiments.bench.peers.lightly_loader", raising=False)
+    ours = {name: peers.LOADERS[name] for name in ("per_view", "lightly")}
+    modules, notes = peers.available([], ours)
+    assert list(modules) == ["per_view"]
+    assert len(notes) == 1 and notes[0].startswith("Not measured: lightly's BYOLTransform")
+    with pytest.raises(UserError, match="--against=lightly cannot be imported"):
+        peers.available(["per_view", "lightly"], peers.LOADERS)
+    assert peers.available(["none"], peers.LOADERS) == ({}, [])
+
+
+@pytest.fixture
+def torch():
+    """PyTorch with one thread: several wait by spinning, beside tests in other processes."""
+    torch = pytest.importorskip("torch", reason="needs requirements-interop.txt")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(threads)
+
+
+def learner(network):
+    config = settings.config(settings.Case(network, 8, "float32"))
+    shape = (config.data.image_size, config.data.image_size, 3)
+    ours = settings.learner(config, None)
+    return ours, shape, jax.eval_shape(lambda: byol.init(ours, seed=0, image_shape=shape))
+
+
+@pytest.mark.parametrize("network", ["small", "resnet50"])
+def test_pytorch_has_our_parameters(network, torch):
+    from experiments.bench.peers import pytorch_byol
+
+    ours, _, state = learner(network)
+    with torch.device("meta"):
+        online = pytorch_byol.Network(ours, is_online=True)
+        target = pytorch_byol.Network(ours, is_online=False)
+    for theirs, params in ((online, state.online_params), (target, state.target_params)):
+        shapes = sorted(p.numel() for p in theirs.parameters())
+        assert shapes == sorted(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def tiny_learner():
+    from byol_jax import models
+    from byol_jax.augment import image as image_augment
+
+    encoder = models.ResNet8(width_multiplier=0.25, stem="imagenet", padding="torch")
+    heads = {"projector": models.MLP(16, 8), "predictor": models.MLP(16, 8)}
+    optimizer = optim.lars(0.2)
+    return byol.make_learner(encoder, image_augment.IMAGENET, optimizer, lambda step: 0.9, **heads)
+
+
+def test_pytorch_computes_our_features(torch):
+    from experiments.bench.peers.pytorch_networks import ResNet
+
+    torch.manual_seed(0)
+    encoder = tiny_learner().online.encoder
+    theirs = ResNet(encoder)
+    variables = weights.from_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
+    images = np.random.default_rng(0).normal(size=(4, 24, 24, 3)).astype(np.float32)
+    apply = jax.jit(lambda v, x: encoder.apply(v, x, train=True, mutable=["batch_stats"])[0])
+    with torch.no_grad():
+        got = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(got, apply(variables, images), rtol=1e-5, atol=1e-5)
+
+
+def test_pytorch_lars_is_ours(torch):
+    from experiments.bench.peers.pytorch_byol import Lars
+
+    rng = np.random.default_rng(0)
+    params = {
+        "kernel": rng.normal(size=(3, 4)).astype(np.float32),
+        "zero": np.zeros((2, 2), np.float32),
+        "bias": rng.normal(size=4).astype(np.float32),
+    }
+    theirs = {name: torch.nn.Parameter(torch.from_numpy(p.copy())) for name, p in params.items()}
+    lars = Lars(list(theirs.values()), 1.5e-6, 0.9, 1e-3)
+    ours = optim.lars(0.2)
+    state = ours.init(params)
+    for _ in range(3):
+        gradients = {n: rng.normal(size=p.shape).astype(np.float32) for n, p in params.items()}
+        updates, state = ours.update(gradients, state, params)
+        params = jax.tree.map(np.add, params, updates)
+        for name, parameter in theirs.items():
+            parameter.grad = torch.from_numpy(gradients[name].copy())
+        lars.step(0.2)
+    for name, parameter in theirs.items():
+        np.testing.assert_allclose(parameter.detach(), params[name], rtol=1e-6, atol=1e-7)
+
+
+def test_pytorch_views_are_the_photometric_operations(torch):
+    from byol_jax.augment import image as image_augment
+    from experiments.bench.peers import pytorch_views
+
+    rng = np.random.default_rng(0)
+    image, amounts = (rng.uniform(size=n).astype(np.float32) for n in ((3, 24, 24), 4))
+    order, sigma = np.arange(4, dtype=np.float32), np.float32(1.3)
+    batch = torch.from_numpy(image)[None]
+    drawn, sigmas = torch.from_numpy(amounts)[:, None], torch.full((1,), float(sigma))
+    jittered = jax.jit(lambda x: image_augment.jitter(x, amounts, order, image_augment.View()))(
+        image
+    )
+    for ours, theirs in (
+        (jittered, pytorch_views.jitter(batch, drawn, image_augment.View())),
+        (image_augment.blur(image, sigma, 4.0), pytorch_views.blur(batch, sigmas, 4.0)),
+        (image_augment.to_gray(image), pytorch_views.gray(batch).expand_as(batch)),
+    ):
+        np.testing.assert_allclose(theirs[0], ours, atol=2e-6)
+
+
+def test_a_step_of_pytorch_learns_and_the_target_follows(torch):
+    from experiments.bench.peers.pytorch_byol import Step
+
+    torch.manual_seed(0)
+    batch = np.random.default_rng(0).integers(0, 256, (2, 8, 24, 24, 3), np.uint8)
+    step = Step(tiny_learner(), batch, "float32", compiled=False, rate=5.0, tau=0.5)
+    xi, theta = step.pairs[0]
+    before = xi.clone()
+    first = step().item()
+    torch.testing.assert_close(xi, 0.5 * before + 0.5 * theta.detach())
+    losses = [step().item() for _ in range(9)]
+    assert 0 < first < 8 and np.mean(losses[-3:]) < 0.8 * first
+
+
+def test_the_peers_make_views_like_ours(tmp_path):
+    paths = photographs.draw(tmp_path, 16)
+    from byol_jax.data._tensorflow import tf
+    from experiments.bench.peers import tf_per_view
+
+    tf.random.set_seed(0)
+    source = data.open_source(f"folder:{tmp_path}", "train")
+    assert input_part.jpegs(source) == paths
+    ours = np.concatenate(
+        [batch.views for batch in input_part.ours(source, 32, 16)(8)], axis=1
+    ) / np.float32(255)
+    theirs = np.concatenate(list(tf_per_view.batches(paths, 32, 16, 8)), axis=1)
+    assert ours.shape == theirs.shape == (2, 128, 32, 32, 3) and theirs.dtype == np.float32
+    for statistic in (np.mean, np.std):
+        of_ours, of_theirs = statistic(ours), statistic(theirs)
+        assert abs(of_ours - of_theirs) < 0.02, statistic.__name__
+    # Crops of one size would not differ so in how rough they are.
+    rough = [np.abs(np.diff(views, axis=2)).mean((2, 3, 4)).std() for views in (ours, theirs)]
+    assert rough[0] == pytest.approx(rough[1], rel=0.2)
+
+
+def test_a_turn_of_a_loader_reads_to_its_end():
+    asked = []
+
+    def batches(count):
+        asked.append(count)
+        yield from range(count)
+        asked.append("end")
+
+    turn = input_part.turn_of(batches, batch_size=4, seconds=1e-6)
+    turn()
+    assert asked[1::2] == ["end"] * 2
+    assert asked[-2] >= input_part.UNCOUNTED + input_part.FEWEST_BATCHES and asked[-2] % 2 == 0
+
+
+def test_files_that_the_peers_cannot_read_are_named(tmp_path):
+    photographs.draw(tmp_path, 2)
+    (tmp_path / "0001.jpg").rename(tmp_path / "0001.png")
+    source = data.open_source(f"folder:{tmp_path}", "train")
+    with pytest.raises(UserError, match=r"0001\.png is no JPEG"):
+        input_part.jpegs(source)
+    with pytest.raises(UserError, match="fewer than 64 images"):
+        input_part.ours(source, 32, 64)
+
+
+def test_what_the_backward_pass_keeps_by_hand():
+    import flax.linen as nn
+
+    from byol_jax import models
+    from byol_jax.augment import image as image_augment
+
+    class Flat(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x.reshape(len(x), -1)
+
+    heads = {"projector": models.MLP(output_size=6, layers=1)}
+    ours = byol.make_learner(
+        Flat(), image_augment.CIFAR10, optim.sgd(0.1), lambda step: 0.9, predictor=None, **heads
+    )
+    state = jax.eval_shape(lambda: byol.init(ours, seed=0, image_shape=(4, 4, 3)))
+    batch = byol.Batch(
+        jax.ShapeDtypeStruct((2, 5, 4, 4, 3), np.uint8), None, jax.ShapeDtypeStruct((5,), np.int32)
+    )
+    found = sorted(leaf.shape for leaf in memory.kept(ours, state, batch))
+    assert found.count((5, 48)) == 2, "the input of the only layer, for each view"
+    assert memory.size_of(batch) == 2 * 5 * 48 + 4 * 5

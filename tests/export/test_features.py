@@ -1,0 +1,180 @@
+"""Features of a data set: read back by NumPy and pyarrow, they are what the encoder embeds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from encoders import random_encoder
+from PIL import Image
+
+import byol_jax
+from byol_jax import data
+from byol_jax.data import textures
+from byol_jax.errors import UserError
+from byol_jax.export import features
+from byol_jax.runs import encoder as encoder_lib
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return random_encoder("resnet8", image_size=32, stem="strided")
+
+
+@pytest.fixture(scope="module")
+def gray():
+    return random_encoder("resnet8", image_size=32, stem="strided", channels=1)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of two classes; the images, 32 x 32, in the order that they should come in."""
+    folder = tmp_path_factory.mktemp("images")
+    arrays = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    names = ["cat/1.png", "cat/10.png", "cat/more/ä b.png", "dog/0.png", "dog/2.PNG"]
+    for name, array in zip(names, arrays, strict=True):
+        path = folder / "val" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path, format="PNG")
+    return folder, names, arrays
+
+
+def read(directory):
+    arrays = np.load(directory / "features.npz", allow_pickle=False)
+    return arrays, pyarrow.parquet.read_table(directory / "features.parquet")
+
+
+def assert_close(got, want):
+    assert got.dtype == np.float32 and got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def of_table(table):
+    return np.array(table["embedding"].to_pylist(), np.float32)
+
+
+def test_a_folder_of_images(encoder, images, tmp_path, monkeypatch):
+    folder, names, arrays = images
+    source = data.open_source(f"folder:{folder}", "val")
+    monkeypatch.setattr(features, "BATCH_SIZE", 2)  # the last batch is a smaller one
+    features.save(encoder, tmp_path, source, crop_fraction=1.0)
+    found, table = read(tmp_path)
+    assert set(found) == {"embeddings", "labels", "names"}
+    assert_close(found["embeddings"], encoder.embed(arrays))
+    assert found["names"].tolist() == names
+    assert found["labels"].dtype == np.int32 and found["labels"].tolist() == [0, 0, 0, 1, 1]
+    assert table.column_names == ["name", "label", "embedding"]
+    size = found["embeddings"].shape[1]
+    assert table.schema.field("embedding").type == pyarrow.list_(pyarrow.float32(), size)
+    assert table.schema.field("label").type == pyarrow.int32()
+    np.testing.assert_array_equal(of_table(table), found["embeddings"])
+    assert table["name"].to_pylist() == names and table["label"].to_pylist() == [0, 0, 0, 1, 1]
+
+
+def test_images_without_labels(encoder, images, tmp_path):
+    folder, _, arrays = images
+    source = data.open_source(f"folder:{folder / 'val' / 'cat'}", "train")
+    features.save(encoder, tmp_path, source, crop_fraction=1.0)
+    found, table = read(tmp_path)
+    assert set(found) == {"embeddings", "names"}
+    assert table.column_names == ["name", "embedding"]
+    # Those at the top come before those below.
+    assert found["names"].tolist() == ["1.png", "10.png", "more/ä b.png"]
+    assert_close(found["embeddings"], encoder.embed(arrays[:3]))
+
+
+def test_the_lines_of_config_read_both_files(encoder, images, tmp_path, monkeypatch):
+    source = data.open_source(f"folder:{images[0]}", "val")
+    features.save(encoder, tmp_path, source, crop_fraction=1.0)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["format"] == "byol_jax.features.1" and record["data"] == source.name
+    assert record["class_names"] == ["cat", "dog"] and record["num_examples"] == 5
+    assert "\n".join(record["load"]) + "\n" == features.LOAD
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(features.LOAD, names)
+    np.testing.assert_array_equal(names["arrays"]["embeddings"], of_table(names["table"]))
+
+
+def test_images_are_cropped_as_in_evaluation(gray, tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 64, 48, 1), np.uint8)
+    source = data.from_arrays(pixels)
+    features.save(gray, tmp_path, source, crop_fraction=0.875)
+    ((views, _),) = data.eval_batches(source, batch_size=3, image_size=32, crop_fraction=0.875)
+    found, _ = read(tmp_path)
+    assert_close(found["embeddings"], gray.embed(views))
+    assert found["names"].tolist() == ["0", "1", "2"]
+
+
+def test_an_image_that_cannot_be_read_leaves_nothing(encoder, images, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        Image.fromarray(images[2][i]).save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "images" / "1.png").write_bytes(b"no image")
+    source = data.open_source(f"folder:{tmp_path / 'images'}", "train")
+    with pytest.raises(UserError, match=r"1\.png cannot be decoded"):
+        features.save(encoder, tmp_path / "out", source, crop_fraction=1.0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_is_not_written_over(encoder, images, tmp_path):
+    encoder_lib.save(encoder, tmp_path)
+    source = data.open_source(f"folder:{images[0]}", "val")
+    with pytest.raises(UserError, match="holds something else"):
+        features.save(encoder, tmp_path, source, crop_fraction=1.0)
+    assert not (tmp_path / "features.npz").exists()
+
+
+def call(*flags):
+    command = [sys.executable, "-m", "byol_jax.cli.export", "--what=features", *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def trained_on(encoder, tmp_path, data, test_fraction):
+    config = {"data": data, "crop": {"test_fraction": test_fraction}}
+    training = encoder.config["training"] | {"config": config}
+    encoder_lib.save(
+        encoder_lib.Encoder(encoder.config | {"training": training}, encoder.variables), tmp_path
+    )
+    return tmp_path
+
+
+def test_the_data_of_the_training_is_the_default(gray, tmp_path):
+    data = {"source": "embedded", "dir": "", "train_split": "test"}
+    export = trained_on(gray, tmp_path / "encoder", data, test_fraction=1.0)
+    out = tmp_path / "out"
+    done = call(f"--checkpoint={export}", f"--output={out}")
+    assert done.returncode == 0, done.stderr
+    files = "config.json, features.npz, features.parquet"
+    assert done.stdout == f"{out}: {files}: features of resnet8, step 0\n"
+    pixels, labels = textures.load("test")
+    found, table = read(out)
+    assert_close(found["embeddings"], byol_jax.load(export).embed(pixels))
+    np.testing.assert_array_equal(found["labels"], labels)
+    assert found["names"][-1] == "1999" and table.num_rows == 2000
+
+
+def test_other_data_by_flags(encoder, images, tmp_path):
+    folder, names, arrays = images
+    data = {"source": "embedded", "dir": "", "train_split": "test"}
+    export = trained_on(encoder, tmp_path / "encoder", data, test_fraction=1.0)
+    out = tmp_path / "out"
+    done = call(
+        f"--checkpoint={export}", f"--output={out}", f"--data=folder:{folder}", "--split=val"
+    )
+    assert done.returncode == 0, done.stderr
+    found, _ = read(out)
+    assert_close(found["embeddings"], encoder.embed(arrays))
+    assert found["names"].tolist() == names
+
+
+def test_an_encoder_that_does_not_know_its_data(encoder, tmp_path):
+    encoder_lib.save(encoder, tmp_path / "encoder")
+    done = call(f"--checkpoint={tmp_path / 'encoder'}", f"--output={tmp_path / 'out'}")
+    assert done.returncode == 1 and "name images with --data." in done.stderr
+    assert not (tmp_path / "out").exists()

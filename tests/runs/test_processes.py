@@ -1,0 +1,189 @@
+"""Two processes of two devices over loopback: they equal one of four, and leave together."""
+
+import re
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import subprocesses
+from faults import toy
+
+from byol_jax import parallel
+from byol_jax.errors import UserError
+from byol_jax.runs import manifest, processes
+from byol_jax.runs import run as run_lib
+from byol_jax.train import loop
+
+STEPS = 10
+# A checkpoint after each step takes long enough for a signal to arrive between two.
+FLAGS = {
+    "steps": STEPS,
+    "log_every_steps": 1,
+    "checkpoint.every_steps": 1,
+    "checkpoint.keep": STEPS,
+    "knn.every_steps": 0,
+    "data.placement": "device",  # tests/faults has runs of two processes that read on the host
+}
+
+
+def start(workdir):
+    flags = [f"--config.{key}={value}" for key, value in FLAGS.items()]
+    return subprocesses.start(
+        [
+            *("-m", "byol_jax.cli.pretrain", "--config=tests/faults/toy.py"),
+            *(f"--workdir={workdir}", *flags),
+        ]
+    )
+
+
+def alone(workdir):
+    config = toy.get_config()
+    config.update_from_flattened_dict(FLAGS)
+    assert loop.train(config, workdir)
+
+
+def read_until(process, pattern):
+    """The output of a process up to the first line with a pattern."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if re.search(pattern, line):
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run of one process with four devices."""
+    assert jax.device_count() == 4
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    alone(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of two processes, of which one got a SIGTERM, and how both ended."""
+    workdir = tmp_path_factory.mktemp("two")
+    pair = start(workdir)
+    before = read_until(pair[0], "^step 1/")
+    pair[1].send_signal(signal.SIGTERM)
+    (code, output), other = subprocesses.finish(pair)
+    return workdir, [(code, before + output), other]
+
+
+@pytest.fixture(scope="module")
+def killed(stopped):
+    """The same run gone on with, until one of the processes was killed."""
+    workdir, _ = stopped
+    pair = start(workdir)
+    before = read_until(pair[0], "^step ")
+    pair[1].kill()
+    since = time.monotonic()
+    (code, output), _ = subprocesses.finish(pair)
+    return workdir, code, before + output, time.monotonic() - since
+
+
+def difference(one, other, step):
+    """The largest difference of two runs at a step, of each leaf's largest value, and its name.
+
+    But for biases before a batch norm, whose true gradient is zero: they move by rounding alone.
+    """
+    leaves = [manifest.leaves(run_lib.restore(workdir, step).state) for workdir in (one, other)]
+
+    def of(name):
+        got, want = (np.asarray(found[name], np.float64) for found in leaves)
+        return np.abs(got - want).max() / max(np.abs(want).max(), 1e-30)
+
+    return max((of(name), name) for name in leaves[1] if not name.endswith("dense1/bias"))
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_step(stopped):
+    workdir, ends = stopped
+    assert [code for code, _ in ends] == [0, 0], ends
+    step = int(re.search(r"Stopped and saved at step (\d+)", ends[0][1])[1])
+    assert run_lib.checkpoints_of(workdir).latest_step() == step < STEPS
+    assert "step 1/" not in ends[1][1]  # process 0 alone speaks
+
+
+def test_two_processes_equal_one(stopped, undisturbed):
+    worst, name = difference(stopped[0], undisturbed, 2)
+    assert worst < 2e-5, name
+
+
+def test_a_killed_process_makes_the_other_leave_and_say_why(killed):
+    _, code, output, seconds = killed
+    assert code not in (0, None) and seconds < 60
+    assert "Going on from the checkpoint of step" in output
+    assert "another process of this run was lost" in output
+    assert "start all processes again" in output
+    assert "Traceback" not in output and "Fatal Python error" not in output
+
+
+def test_a_run_goes_on_with_another_number_of_processes(killed, undisturbed):
+    reached = run_lib.checkpoints_of(killed[0]).latest_step()
+    alone(killed[0])
+    assert run_lib.checkpoints_of(killed[0]).latest_step() == STEPS
+    worst, name = difference(killed[0], undisturbed, min(reached + 2, STEPS))
+    assert worst < 1e-3, name
+
+
+def test_a_folder_that_is_not_shared_is_refused(tmp_path):
+    pair = subprocesses.start(["-m", "tests.shared_folder", f"--folder={tmp_path}"])
+    ends = subprocesses.finish(pair)
+    assert [code for code, _ in ends] == [1, 1], ends
+    assert "is not the same folder" in ends[0][1] and "process 1: " in ends[0][1]
+
+
+def test_rows_of_processes_make_the_same_micro_batches(monkeypatch):
+    alone = parallel.rows(24, 3).reshape(3, -1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    parts = []
+    for process in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        parts.append(parallel.rows(24, 3))
+    assert all(np.all(np.diff(rows) > 0) for rows in parts)
+    together = np.concatenate([rows.reshape(3, -1) for rows in parts], axis=1)
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("localhost:1234", None, 0), r"--num_processes missing: give all of"),
+        ((None, 2, None), r"--coordinator_address and --process_id missing"),
+        (("localhost", 2, 0), r"--coordinator_address=localhost must be HOST:PORT"),
+        (("localhost:1234", 2, 2), r"--process_id=2 must be at least 0 and below"),
+    ],
+)
+def test_what_does_not_say_which_processes_is_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        processes.join(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("environment", "all_devices"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "JAX_LOCAL_DEVICE_IDS": "0"}, False),
+        ({}, False),
+    ],
+)
+def test_a_task_alone_on_its_machine_has_all_devices(monkeypatch, environment, all_devices):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    seen = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **how: seen.update(how))
+    processes.join()
+    assert (seen.get("local_device_ids") == []) == all_devices
+    assert seen["heartbeat_timeout_seconds"] < 60
+
+
+def test_one_process_agrees_with_itself():
+    assert processes.run_on_all_processes(lambda: 3) == 3
+    processes.check_same("settings", "any")
+    assert processes.is_first() and not processes.joined()

@@ -1,0 +1,98 @@
+"""Collapse indicators on matrices whose spread and rank are known."""
+
+import numpy as np
+import pytest
+
+from byol_jax.train import health
+
+
+def gaussian(rows, columns, seed=0):
+    return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+
+
+def orthonormal_columns(rows, columns):
+    """(rows, columns) with orthonormal columns that each sum to zero."""
+    centred = gaussian(rows, columns).astype(np.float64)
+    return np.linalg.qr(centred - centred.mean(axis=0))[0]
+
+
+def test_feature_std_of_isotropic_gaussians_is_one():
+    assert health.feature_std(gaussian(4000, 64)) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.7, 1e-30, 1e30])
+def test_constant_features_are_fully_collapsed(value):
+    features = np.full((50, 8), value, np.float32)
+    assert health.feature_std(features) == pytest.approx(0, abs=1e-7)
+    assert health.effective_rank(features) == 1.0
+
+
+def test_feature_std_equals_its_formula_and_ignores_the_scale_of_rows():
+    features = gaussian(30, 5) + 1
+    units = features / np.sqrt((features**2).sum(axis=1))[:, None]
+    expected = np.mean([np.std(column) for column in units.T]) * 5**0.5
+    assert health.feature_std(features) == pytest.approx(expected, rel=1e-5)
+    scaled = features * np.linspace(0.1, 9, 30)[:, None]
+    assert health.feature_std(scaled) == pytest.approx(expected, rel=1e-5)
+
+
+def test_feature_std_takes_features_whose_squares_leave_float64():
+    features = gaussian(100, 6).astype(np.float64)
+    expected = health.feature_std(features)
+    for scale in (1e200, 1e-200):
+        assert health.feature_std(features * scale) == pytest.approx(expected, rel=1e-12)
+
+
+def test_feature_std_keeps_rows_of_zeros():
+    assert health.feature_std(np.zeros((3, 4))) == 0
+    assert np.isfinite(health.feature_std(np.vstack([np.zeros((1, 4)), gaussian(5, 4)])))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 7, 16])
+def test_effective_rank_of_equal_singular_values_is_the_rank(rank):
+    features = orthonormal_columns(60, rank) @ orthonormal_columns(40, rank).T
+    assert health.effective_rank(features) == pytest.approx(rank, rel=1e-9)
+
+
+def test_effective_rank_ignores_offset_and_scale():
+    features = orthonormal_columns(60, 5) @ orthonormal_columns(12, 5).T
+    assert health.effective_rank(3 * features + 2) == pytest.approx(5, rel=1e-9)
+
+
+def test_effective_rank_of_unequal_singular_values_is_exp_entropy():
+    features = orthonormal_columns(50, 2) * np.array([3.0, 1.0])
+    expected = np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+    assert health.effective_rank(features) == pytest.approx(expected, rel=1e-9)
+
+
+def test_effective_rank_of_gaussians_is_nearly_full():
+    assert 15.9 < health.effective_rank(gaussian(4000, 16)) <= 16
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_gives_nan(bad):
+    features = gaussian(10, 3)
+    features[4, 1] = bad
+    assert np.isnan(health.feature_std(features))
+    assert np.isnan(health.effective_rank(features))
+
+
+def test_monitor_speaks_once_after_patience_and_again_after_recovery():
+    monitor = health.CollapseMonitor(patience=3)
+    collapsed, healthy = (0.01, 1.2), (0.9, 40.0)
+    readings = [collapsed] * 2 + [healthy] + [collapsed] * 5 + [healthy] + [collapsed] * 3
+    messages = [monitor.update(10 * i, *reading) for i, reading in enumerate(readings)]
+    assert [i for i, message in enumerate(messages) if message] == [5, 11]
+    for words in ("step 50", "0.01", "1.2", "predictor", "tau_base", "learning rate", "batch"):
+        assert words in messages[5]
+
+
+@pytest.mark.parametrize(("std", "rank"), [(0.049, 30.0), (0.9, 1.49)])
+def test_monitor_watches_both_numbers(std, rank):
+    assert "collapsed" in health.CollapseMonitor(patience=1).update(7, std, rank)
+    assert health.CollapseMonitor(patience=1).update(7, 0.051, 1.51) is None
+
+
+def test_monitor_calls_nan_divergence():
+    message = health.CollapseMonitor(patience=1).update(7, float("nan"), float("nan"))
+    assert "diverged" in message and "collapsed" not in message

@@ -1,0 +1,185 @@
+"""A new run from another run's state, and from encoders of every kind that can be read."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from encoders import random_encoder
+from tiny import tiny_config
+
+from byol_jax import byol
+from byol_jax.errors import UserError
+from byol_jax.export.convert import torchvision
+from byol_jax.runs import build
+from byol_jax.runs import config as config_lib
+from byol_jax.runs import encoder as encoder_lib
+from byol_jax.runs import run as run_lib
+from byol_jax.train import init_from, loop
+from byol_jax.train.writers import read_metrics
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run of six steps, with checkpoints of 3 and 6."""
+    workdir = tmp_path_factory.mktemp("finished")
+    config = tiny_config()
+    config.knn.every_steps = 0
+    loop.train(config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def halfway(finished, tmp_path_factory):
+    """The same run, as if its end had never been saved."""
+    workdir = tmp_path_factory.mktemp("runs") / "halfway"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    return workdir
+
+
+def placeholders(learner, config):
+    """In place of random initial weights, which take seconds to compile: 0.5 everywhere."""
+    shapes = jax.eval_shape(lambda: byol.init(learner, config.seed, build.image_shape(config)))
+    state = jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), shapes)
+    return state._replace(seed=jnp.asarray(config.seed, jnp.uint32))
+
+
+def started(num_classes=10, **settings):
+    """The state that a new run with these settings starts from."""
+    config = tiny_config()
+    for key, value in settings.items():
+        parent, _, leaf = key.replace("__", ".").rpartition(".")
+        (config_lib.get(config, parent) if parent else config)[leaf] = value
+    config, _ = config_lib.resolve(config)
+    learner = build.make_learner(config, lambda step: 0.1, 6, num_classes, axis_name=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_lib, "initial_state", placeholders)
+        return init_from.new_state(learner, config, init_from.first_step(config, 6))
+
+
+def assert_equal(got, want):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_a_run_from_a_state_ends_as_the_first_would_have(finished, halfway, tmp_path):
+    config = tiny_config()
+    config.knn.every_steps = 0
+    config.init.state = str(halfway)
+    loop.train(config, tmp_path / "second")
+    want, got = run_lib.restore(finished).state, run_lib.restore(tmp_path / "second").state
+    assert int(got.step) == 6
+    assert_equal(got, want)
+    assert [reading["step"] for reading in read_metrics(tmp_path / "second/metrics.jsonl")] == [
+        4,
+        6,
+    ]
+
+
+def test_the_seed_is_the_new_runs_own(halfway):
+    assert int(started(init__state=str(halfway), seed=5).seed) == 5
+
+
+def test_a_probe_of_other_classes_stays_behind(halfway):
+    state = started(num_classes=4, init__state=str(halfway))
+    theirs = run_lib.restore(halfway).state
+    assert int(state.step) == 3
+    assert state.online_params["probe"]["kernel"].shape == (16, 4)
+    assert_equal(state.online_params["encoder"], theirs.online_params["encoder"])
+    without = started(num_classes=None, init__state=str(halfway))
+    assert "probe" not in without.online_params
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoder__width_multiplier": 0.5}, r"does not fit this run's networks: its .*encoder/"),
+        ({"heads__output_size": 5}, r"does not fit .*is float32 \(4, 8\) and should be float32"),
+        ({"encoder__padding": "same"}, r"trained with config.encoder.padding=torch, and this run"),
+        ({"optimizer__name": "lars"}, r"trained with config.optimizer.name=adamw, and this run"),
+        ({"target_network": False}, r"trained with config.target_network=True"),
+        ({"heads__predictor_layers": 0}, r"its .*predictor/.* and should be absent"),
+    ],
+)
+def test_a_state_of_other_networks_is_refused(halfway, settings, message):
+    with pytest.raises(UserError, match=message):
+        started(init__state=str(halfway), **settings)
+
+
+def test_a_state_at_or_beyond_the_end_is_refused(finished, tmp_path):
+    config = tiny_config()
+    config.init.state = str(finished)
+    with pytest.raises(UserError, match=r"is at step 6 and this run ends at 6: make it longer"):
+        loop.train(config, tmp_path / "new")
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    config = tiny_config()
+    config.init.state = str(tmp_path)
+    with pytest.raises(UserError, match=r"holds no run"):
+        loop.train(config, tmp_path / "new")
+
+
+def test_what_is_not_there_is_named_before_anything_is_made(tmp_path):
+    config = tiny_config()
+    config.init.encoder = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"init.encoder=.*nowhere does not exist: name a run"):
+        loop.train(config, tmp_path / "new")
+
+
+def test_an_export_has_no_state(halfway, tmp_path):
+    encoder_lib.save(encoder_lib.load(halfway), tmp_path / "export")
+    config = tiny_config()
+    config.init.state = str(tmp_path / "export")
+    with pytest.raises(UserError, match=r"is an export, .* name it by config.init.encoder"):
+        loop.train(config, tmp_path / "new")
+
+
+def test_other_networks_are_told_by_their_flags(halfway):
+    with pytest.raises(UserError, match=r"made with --config.encoder.width_multiplier=0.25\.$"):
+        started(init__encoder=str(halfway), encoder__width_multiplier=0.5)
+
+
+@pytest.mark.parametrize("kind", ["run", "export"])
+def test_an_encoder_starts_both_networks(halfway, tmp_path, kind):
+    path = halfway
+    if kind == "export":
+        path = tmp_path / "export"
+        encoder_lib.save(encoder_lib.load(halfway), path)
+    theirs, fresh = run_lib.restore(halfway).state, started()
+    state = started(init__encoder=str(path))
+    assert int(state.step) == 0
+    for params in (state.online_params, state.target_params):
+        assert_equal(params["encoder"], theirs.online_params["encoder"])
+        assert_equal(params["projector"], fresh.online_params["projector"])
+    for stats in (state.online_stats, state.target_stats):
+        assert_equal(stats["encoder"], theirs.online_stats["encoder"])
+
+
+def test_torchvision_weights_start_a_run_or_its_target(tmp_path):
+    other = random_encoder("resnet10", width_multiplier=0.125)
+    path = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file(torchvision.to_state_dict(other.variables), path)
+    network = {
+        "encoder__name": "resnet10",
+        "encoder__stem": "imagenet",
+        "encoder__width_multiplier": 0.125,
+        "data__channels": 3,
+        "views__mean": (0.5,) * 3,
+        "views__std": (0.25,) * 3,
+    }
+    state = started(init__target_encoder=str(path), **network)
+    assert_equal(state.target_params["encoder"], other.variables["params"])
+    assert_equal(state.target_stats["encoder"], other.variables["batch_stats"])
+    assert_equal(state.online_params["encoder"], started(**network).online_params["encoder"])
+    state = started(init__encoder=str(path), **network)
+    assert_equal(state.online_params["encoder"], other.variables["params"])
+
+    network["encoder__padding"] = "same"
+    with pytest.raises(UserError, match=r"padding 'torch': add --config.encoder.padding=torch"):
+        started(init__encoder=str(path), **network)
+    network |= {"encoder__padding": "torch", "encoder__width_multiplier": 0.25}
+    with pytest.raises(UserError, match=r"does not fit this run's networks: its .* is float32 "):
+        started(init__encoder=str(path), **network)

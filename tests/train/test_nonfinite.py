@@ -1,0 +1,95 @@
+"""Updates that are not finite: noticed, left out without a trace but the step, and counted."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax import byol, models, optim
+from byol_jax.augment import image as image_augment
+from byol_jax.errors import UserError
+from byol_jax.runs import config as config_lib
+from byol_jax.runs import manifest
+from byol_jax.train import nonfinite
+
+PLAIN = image_augment.View(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
+SHAPE = (8, 8, 3)
+POLICY = image_augment.Policy(PLAIN, PLAIN, image_augment.IMAGENET_MEAN, (0.2,) * 3)
+
+
+@pytest.fixture(scope="module")
+def learner():
+    """One whose learning rate is infinite in its second update."""
+    return byol.make_learner(
+        models.ResNet8(stem="strided", width_multiplier=0.25),
+        POLICY,
+        POLICY.preprocess,
+        optim.lars(lambda count: jnp.where(count == 1, jnp.inf, 0.1)),
+        optim.target_decay(0.9, 20),
+        projector=models.MLP(4, 4),
+        predictor=models.MLP(4, 4),
+    )
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    positions = np.arange(4, dtype=np.int32)
+    return [
+        byol.Batch(rng.integers(0, 256, (4, 2, *SHAPE), np.uint8), None, positions)
+        for _ in range(3)
+    ]
+
+
+def test_an_update_that_is_not_finite_leaves_only_counts(learner):
+    update = jax.jit(functools.partial(nonfinite.update, learner, skip=True))
+    states, finite = [byol.init(learner, 0, batches()[0])], []
+    for batch in batches():
+        state, _, is_finite = update(states[-1], batch)
+        states.append(state)
+        finite.append(bool(is_finite))
+    assert finite == [1, 0, 1]  # the third has its own rate, not that of the second again
+    assert [int(state.step) for state in states] == [0, 1, 2, 3]
+    leaves = [manifest.leaves(state) for state in states[1:3]]
+    changed = {name for name in leaves[0] if np.any(leaves[0][name] != leaves[1][name])}
+    assert changed == {"step", *(name for name in leaves[0] if name.endswith("/count"))} - {
+        name for name in leaves[0] if "stats" in name
+    }
+
+
+def test_a_finite_update_is_byols(learner):
+    state, batch = byol.init(learner, 0, batches()[0]), batches()[0]
+    want, _ = jax.jit(functools.partial(byol.update, learner))(state, batch)
+    got, *_ = jax.jit(functools.partial(nonfinite.update, learner, skip=True))(state, batch)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def metrics(loss, finite):
+    """What the guard receives of an update: its metrics, and whether they are finite."""
+    return {"loss": loss, "gradient_norm": 1.0, "parameter_norm": 1.0}, finite
+
+
+def test_the_watch_counts_those_in_a_row():
+    settings = config_lib.default()
+    settings.on_nonfinite, settings.max_skipped_updates = "skip", 2
+    watch = nonfinite.NonFiniteGuard(settings)
+    good, bad = metrics(1.0, 1.0), metrics(float("nan"), 0.0)
+    assert watch.check(1, *good, lambda: None) is None
+    said = "The loss at step 2 is nan: the update was skipped (1 in a row)."
+    assert watch.check(2, *bad, lambda: None) == said
+    assert "(2 in a row)" in watch.check(3, *bad, lambda: None)
+    assert watch.check(4, *good, lambda: None) is None
+    assert "(1 in a row)" in watch.check(5, *bad, lambda: None)
+    # A new start goes on with the count.
+    watch = nonfinite.NonFiniteGuard(settings, watch.skipped_in_a_row)
+    assert "(2 in a row)" in watch.check(6, *bad, lambda: None)
+    with pytest.raises(UserError, match=r"at step 7 is nan, and 2 updates before it were skipped"):
+        watch.check(7, *bad, lambda: 5)
+
+
+def test_the_watch_stops_a_run_that_does_not_skip():
+    watch = nonfinite.NonFiniteGuard(config_lib.default())
+    with pytest.raises(UserError, match=r"step 3 is inf; no checkpoint.*on_nonfinite=skip"):
+        watch.check(3, *metrics(float("inf"), 0.0), lambda: None)

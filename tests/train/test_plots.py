@@ -1,0 +1,41 @@
+"""The pictures of a run: what is drawn, and that the first one needs no matplotlib."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from byol_jax.train import plots
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_pixel_of_a_view_is_drawn(tmp_path, channels):
+    crops = np.random.default_rng(0).integers(0, 256, (2, 3, 40, 50, channels), np.uint8)
+    plots.view_pairs(tmp_path / "views.png", crops, (255.0 - crops) / 255)
+    picture = np.asarray(Image.open(tmp_path / "views.png"))
+    across, down = 3 * 50 + plots.GAP, 3 * 40 + plots.GAP  # enlarged three times
+    assert picture.shape == (plots.TITLE + 4 * down, plots.LABEL + 3 * across, 3)
+    rows = [crops[0], 255 - crops[0], crops[1], 255 - crops[1]]
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            top, left = plots.TITLE + row * down, plots.LABEL + column * across
+            drawn = picture[top : top + 120, left : left + 150]
+            assert (drawn == image.repeat(3, 0).repeat(3, 1)).all()
+
+
+def test_curves_of_what_there_is(tmp_path):
+    rows = [{"step": step, "byol_loss": 2.0 / step, "probe_loss": None} for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plots.curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl")
+    assert np.asarray(Image.open(tmp_path / "curves.png")).min() < 128  # something is drawn
+
+
+def test_the_first_step_needs_no_matplotlib_and_no_torch():
+    program = (
+        "import sys; import byol_jax.pictures, byol_jax.writers; "
+        "sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
