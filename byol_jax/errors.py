@@ -1,8 +1,25 @@
-"""The one exception that means: the user's input cannot be used, and here is what to do."""
+"""Errors that a user can do something about, under one base."""
 
 
 class UserError(ValueError):
-    """Bad input from a user. Its text is one sentence naming what is wrong and what to do.
+    """A mistake in what the user gave, or a fault of the machine.
 
-    Entry points print the text and leave with exit code 1; Python callers catch a ValueError.
+    The text is one line: what is wrong, and what to do. Commands print it and exit with code 1;
+    Python callers catch `UserError`, one of the classes below, or `ValueError`.
     """
+
+
+class ConfigError(UserError):
+    """A setting that cannot work, or settings that do not fit each other."""
+
+
+class DataError(UserError):
+    """Data that are not there, cannot be read or decoded, or do not fit the settings."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint, run folder or export that cannot be read or written, or does not fit."""
+
+
+class ProcessLostError(UserError):
+    """Another process of the same run failed or is gone."""

@@ -31,11 +31,13 @@ class Crop(NamedTuple):
       area: smallest and largest share of the image's area, uniform in between; within (0, 1].
       ratio: smallest and largest width / height, uniform in its logarithm; above 0.
       flip: the probability of a mirror image; within [0, 1].
+      fit: what becomes of a box that does not fit into the image, "clip" or "retry".
     """
 
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    fit: str = "retry"
 
 
 def check_crop(crop: Crop) -> None:

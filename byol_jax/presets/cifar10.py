@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.data.source = "tfds:cifar10"
     config.data.test_split = "test"
     config.data.image_size = 32
+    config.crop.fit = "retry"
     config.crop.test_fraction = 1.0
     config_lib.set_policy(config, image_augment.CIFAR10)
 

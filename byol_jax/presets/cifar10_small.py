@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.data.test_split = "test"
     config.data.image_size = 32
     config.crop.area_min = 0.2
+    config.crop.fit = "retry"
     config.crop.test_fraction = 1.0
     config_lib.set_policy(config, image_augment.CIFAR10)
 

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.data.image_size = 32
     config.data.channels = 1
     config.crop.area_min = 0.3
+    config.crop.fit = "retry"
     config.crop.test_fraction = 1.0
 
     strong = image_augment.View(jitter_prob=1.0, brightness=0.4, contrast=0.8, blur_prob=0.0)

@@ -52,7 +52,9 @@ CHOICES = {
     "encoder.stem": ("imagenet", "cifar", "strided"),
     "encoder.padding": ("torch", "same"),
     "dtype": ("float32", "bfloat16"),
+    "matmul_precision": ("default", "high", "highest"),
     "tau_schedule": ("cosine", "constant"),
+    "crop.fit": ("clip", "retry"),
     "data.channels": (1, 3),
     "data.on_decode_error": ("error", "skip"),
     "data.placement": ("auto", "host", "device"),
@@ -90,6 +92,7 @@ RANGES = {
     "optimizer.warmup_epochs": (0, INFINITY),
     "log_every_steps": (1, INFINITY),
     "checkpoint.every_steps": (1, INFINITY),
+    "checkpoint.every_minutes": (0, INFINITY),
     "checkpoint.keep": (1, INFINITY),
     "checkpoint.keep_every_steps": (0, INFINITY),
     "max_skipped_updates": (1, INFINITY),
@@ -150,6 +153,8 @@ def default() -> ConfigDict:
     config.batch_size = 4096  # images in an update, over all devices
     config.accum_steps = 1  # micro-batches that an update goes through, for the memory of one
     config.dtype = "float32"  # what convolutions and dense layers compute in; or bfloat16
+    # Of float32 products (jax_default_matmul_precision): default is TF32 on GPUs since Ampere.
+    config.matmul_precision = "default"  # or high, highest
 
     config.data = ConfigDict()
     config.data.source = ""  # tfds:NAME, folder:PATH, npz:PATH or embedded
@@ -170,6 +175,9 @@ def default() -> ConfigDict:
     config.crop.ratio_min = 3 / 4  # width / height
     config.crop.ratio_max = 4 / 3
     config.crop.flip_prob = 0.5
+    # A box that does not fit into the image: clip it (the authors' code), or retry up to ten times
+    # (torchvision).
+    config.crop.fit = "clip"
     config.crop.test_fraction = 0.875  # centre crop in evaluation, of the shorter side
 
     config.views = ConfigDict()  # the photometric half: the fields of image_augment.View, commented there
@@ -228,6 +236,7 @@ def default() -> ConfigDict:
     config.log_every_steps = 50
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
+    config.checkpoint.every_minutes = 30.0  # and after so many minutes without one (0: never)
     config.checkpoint.keep = 3  # the newest,
     config.checkpoint.keep_every_steps = 0  # those of each such step (0: none),
     config.checkpoint.keep_best = True  # and the best by kNN, where that is measured

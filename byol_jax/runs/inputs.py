@@ -67,6 +67,7 @@ def train_batches(
             area=(config.crop.area_min, config.crop.area_max),
             ratio=(config.crop.ratio_min, config.crop.ratio_max),
             flip=config.crop.flip_prob,
+            fit=config.crop.fit,
         ),
     }
     if config.data.placement == "device":

@@ -65,7 +65,7 @@ def break_and_mend(scratch: Path, rng: random.Random, log: Callable[[str], None]
 
 
 def skip_and_kill(scratch: Path, rng: random.Random, log: Callable[[str], None]) -> Tally:
-    """A damaged image and on_decode_error=skip: killed and resumed, equal to the undisturbed run."""
+    """A damaged image, on_decode_error=skip: killed, resumed, equal to the undisturbed run."""
     tally = Tally("damaged images and `data.on_decode_error=skip`, with a `kill -9`")
     images = folder_of_images(scratch / "images")
     for victim in rng.sample(sorted(images.rglob("*.png")), 3):
