@@ -171,7 +171,9 @@ def _features(
     from byol_jax.runs import inputs
 
     on_decode_error = left_out.setdefault if config.data.on_decode_error == "skip" else None
-    batches = inputs.eval_batches(config, source, image_size=image_size, bad=on_decode_error)
+    batches = inputs.eval_batches(
+        config, source, image_size=image_size, on_decode_error=on_decode_error
+    )
     with tqdm.tqdm(
         desc=source.name, total=source.num_examples, unit="image", unit_scale=True, disable=None
     ) as progress:
