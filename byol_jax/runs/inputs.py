@@ -41,8 +41,7 @@ def open_sources(config: ConfigDict) -> tuple[data.Source, data.Source | None]:
     if source.num_classes is None or not config.data.test_split or not config.knn.every_steps:
         return source, None
     test_source = open_split(config, config.data.test_split)
-    data.check_same_classes(source, test_source)
-    return source, test_source
+    return source, data.match_classes(source, test_source)
 
 
 def train_batches(
@@ -50,12 +49,12 @@ def train_batches(
     source: data.Source,
     start_step: int,
     total_steps: int,
-    bad: Callable[[int, str], None] | None = None,
+    on_decode_error: Callable[[int, str], None] | None = None,
 ) -> Iterator[byol.Batch]:
     """The batches from `start_step` to the end of the run, on the devices: this process's rows.
 
-    Made there, or made on the host and sent. With `bad`, images that cannot be decoded are replaced
-    and told; see input.train_batches.
+    Made there, or made on the host and transferred. With `on_decode_error`, images that cannot be
+    decoded are replaced and reported; see data.train_batches.
     """
     plan = {
         "batch_size": config.batch_size,
@@ -72,13 +71,17 @@ def train_batches(
     }
     if config.data.placement == "device":
         return on_device.train_batches(source, **plan, accum_steps=config.accum_steps)
-    share = data.ShardOptions(
+    shard = data.ShardOptions(
         parallel.rows(config.batch_size, config.accum_steps),
         jax.process_index(),
         jax.process_count(),
     )
     batches = data.train_batches(
-        source, **plan, share=share, bad=bad, service=config.data.service
+        source,
+        **plan,
+        shard=shard,
+        on_decode_error=on_decode_error,
+        service=config.data.service,
     )
     # The loop asks for a batch while an update runs, so that it is sent meanwhile.
     return (parallel.device_put_batch(batch, config.accum_steps) for batch in batches)
@@ -107,11 +110,12 @@ def eval_batches(
     *,
     limit: int | None = None,
     image_size: int | None = None,
-    bad: Callable[[str], None] | None = None,
+    on_decode_error: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Central views and labels, of `limit` examples or all, at the config's size or another.
 
-    With `bad`, images that cannot be decoded are left out and told; see input.eval_batches.
+    With `on_decode_error`, images that cannot be decoded are left out and reported; see
+    data.eval_batches.
     """
     return data.eval_batches(
         source,
@@ -119,5 +123,5 @@ def eval_batches(
         image_size=image_size or config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,
-        bad=bad,
+        on_decode_error=on_decode_error,
     )
