@@ -150,8 +150,7 @@ def _open_sources(config: "ConfigDict") -> tuple["Source", "Source"]:
             f"{train_source.name} has no labels to evaluate on: name labelled images with --data."
         )
     test_source = inputs.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
-    data.check_same_classes(train_source, test_source)
-    return train_source, test_source
+    return train_source, data.match_classes(train_source, test_source)
 
 
 def _features(

@@ -62,6 +62,7 @@ class MetricsCollector:
             return evaluate.collect(
                 lambda images: embed(images, inputs.eval_batch_size(config)),
                 inputs.eval_batches(config, source, limit=limit, on_decode_error=self._told(step)),
+                min(limit, source.num_examples),
             )
 
         result = evaluate.knn(
