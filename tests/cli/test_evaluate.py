@@ -143,6 +143,26 @@ def test_logistic_report_and_table(evaluate, capsys):
     assert lines[1].startswith("logistic: 90 x ") and lines[1].endswith("features of byol")
 
 
+def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch, capsys):
+    callbacks, original = [], data.eval_batches
+
+    def without_the_first(source, *, on_decode_error, **options):
+        callbacks.append(on_decode_error)
+        for number, (images, labels) in enumerate(original(source, **options)):
+            if on_decode_error is not None and not number:
+                on_decode_error(f"{source.name} 0: it is empty")
+                images, labels = images[1:], labels[1:]
+            yield images, labels
+
+    monkeypatch.setattr(data, "eval_batches", without_the_first, raising=False)
+    report = evaluate("--protocol=knn", "--on_decode_error=skip", image_size=40)
+    assert len(callbacks) == 4 and len(report["left_out"]) == 2  # one of each split
+    out, err = capsys.readouterr()
+    assert out.count("left out: ") == 2 and "knn: 89 x " in err
+    evaluate("--protocol=knn", "--baselines=")
+    assert callbacks[4:] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
