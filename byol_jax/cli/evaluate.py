@@ -17,24 +17,21 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
 from byol_jax.cli import app
 from byol_jax.errors import CheckpointError, ConfigError, DataError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from ml_collections import ConfigDict
-
-    from byol_jax.data import Source
-
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
 PROTOCOL = flags.DEFINE_string("protocol", None, "logistic (regression) or knn.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
 BASELINES = flags.DEFINE_list(
-    "baselines", ["random_init", "pixels"], "What to compare with: random_init, pixels or neither."
+    "baselines", ["random_init", "pixels"], "What to compare with: random_init, pixels, or nothing."
+)
+flags.register_validator(
+    "baselines", {"random_init", "pixels"}.issuperset, "name random_init, pixels, both or neither."
 )
 DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:, npz:PATH, embedded; or the run's.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; the run's by default.")
@@ -53,11 +50,18 @@ PIXEL_SIZE = 32  # larger images are shrunk to this before their pixels are used
 
 def main() -> None:
     """Evaluates as the flags say."""
-    _check_flags()
     from byol_jax import evaluate, parallel
     from byol_jax.runs import inputs, paths
     from byol_jax.runs import run as run_lib
 
+    if PROTOCOL.value == "linear":
+        raise ConfigError(
+            "--protocol=linear is not available: what was called linear is now --protocol=logistic,"
+            " and the paper's linear protocol is not implemented yet."
+        )
+    if PROTOCOL.value not in evaluate.PROTOCOLS:
+        known = ", ".join(evaluate.PROTOCOLS)
+        raise ConfigError(f"--protocol={PROTOCOL.value} is not one of {known}.")
     workdir = paths.path(CHECKPOINT.value)
     run, learner, state = run_lib.restore(workdir, STEP.value)
     config = run.config.copy_and_resolve_references()
@@ -65,7 +69,7 @@ def main() -> None:
 
     embed_with, batch_size = parallel.embedder(learner), inputs.eval_batch_size(config)
 
-    def embedder(state: Any) -> Callable[["np.ndarray"], "np.ndarray"]:
+    def embedder(state: Any) -> Callable:
         embed = embed_with(state)  # sends the state to the devices: once, not for every batch
         return lambda images: embed(images, batch_size)
 
@@ -105,39 +109,27 @@ def main() -> None:
         "top1": {name: result["top1"] for name, result in results.items()},
         "details": results,
     }
-    path = workdir / "eval" / f"{_file_name(test_source.name)}.json"
+    for name in left_out:
+        print(f"left out: {name}")
+    for line in table(report):
+        print(line)
+    # Another checkpoint or other data must not overwrite the run's own result.
+    name = PROTOCOL.value
+    if STEP.value is not None:
+        name += f"-step{STEP.value}"
+    if any(flag.value for flag in (DATA, TRAIN_SPLIT, TEST_SPLIT)):
+        name += "-" + re.sub(r"[^\w.]+", "-", test_source.name)
+    path = workdir / "eval" / f"{name}.json"
     try:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
-    for name in left_out:
-        print(f"left out: {name}")
-    for line in table(report):
-        print(line)
     print(f"written to {path}")
 
 
-def _check_flags() -> None:
-    """Raises ConfigError for a protocol or baseline that does not exist."""
-    from byol_jax import evaluate
-
-    if PROTOCOL.value == "linear":
-        raise ConfigError(
-            "--protocol=linear is not available: what was called linear is now --protocol=logistic,"
-            " and the paper's linear protocol is not implemented yet."
-        )
-    if PROTOCOL.value not in evaluate.PROTOCOLS:
-        known = ", ".join(evaluate.PROTOCOLS)
-        raise ConfigError(f"--protocol={PROTOCOL.value} is not one of {known}.")
-    for name in BASELINES.value:
-        if name not in BASELINES.default:
-            known = ", ".join(BASELINES.default)
-            raise ConfigError(f"--baselines={name} is not one of {known}.")
-
-
-def _open_sources(config: "ConfigDict") -> tuple["Source", "Source"]:
-    """Images to fit on and to test on; sets what the flags override in the config's data."""
+def _open_sources(config: Any) -> tuple[Any, Any]:
+    """The sources to fit on and to test on; first sets what the flags override in the config."""
     from byol_jax import data
     from byol_jax.runs import inputs
 
@@ -154,15 +146,11 @@ def _open_sources(config: "ConfigDict") -> tuple["Source", "Source"]:
 
 
 def _features(
-    encoders: dict[str, Callable[["np.ndarray"], "np.ndarray"]],
-    config: "ConfigDict",
-    source: "Source",
-    image_size: int,
-    left_out: dict[str, None],
-) -> tuple[dict[str, "np.ndarray"], "np.ndarray"]:
-    """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over the source.
+    encoders: dict[str, Callable], config: Any, source: Any, image_size: int, left_out: dict
+) -> tuple[dict[str, Any], Any]:
+    """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over a source.
 
-    What cannot be decoded becomes a key of `left_out`, if the config says skip.
+    Images that cannot be decoded become keys of `left_out`, if the config skips them.
     """
     import tqdm
 
@@ -177,22 +165,12 @@ def _features(
         desc=source.name, total=source.num_examples, unit="image", unit_scale=True, disable=None
     ) as progress:
 
-        def embed(images: "np.ndarray") -> dict[str, "np.ndarray"]:
+        def embed(images: Any) -> dict[str, Any]:
             features = {name: encode(images) for name, encode in encoders.items()}
             progress.update(len(images))
             return features
 
         return evaluate.collect(embed, batches, source.num_examples)
-
-
-def _file_name(test_data: str) -> str:
-    """Of the report; another checkpoint or other data must not overwrite the run's own result."""
-    name = PROTOCOL.value
-    if STEP.value is not None:
-        name += f"-step{STEP.value}"
-    if any(flag.value for flag in (DATA, TRAIN_SPLIT, TEST_SPLIT)):
-        name += "-" + re.sub(r"[^\w.]+", "-", test_data)
-    return name
 
 
 def _log(line: str) -> None:

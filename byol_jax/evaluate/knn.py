@@ -85,12 +85,8 @@ def knn(
 
 
 def _unit_rows(features: np.ndarray) -> np.ndarray:
-    unit = np.empty_like(features)
-    for start in range(0, len(features), _MAX_ROWS_PER_CHUNK):  # no other array of this size
-        chunk = features[start : start + _MAX_ROWS_PER_CHUNK]
-        norms = np.linalg.norm(chunk, axis=1, keepdims=True)
-        unit[start : start + len(chunk)] = chunk / np.where(norms > 0, norms, 1)
-    return unit
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms > 0, norms, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("ks", "num_classes"))

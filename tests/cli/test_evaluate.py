@@ -164,14 +164,18 @@ def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("protocol", "message"),
     [
-        (["--protocol=linear"], "--protocol=logistic, and the paper's linear protocol"),
-        (["--protocol=svm"], "--protocol=svm is not one of knn, logistic"),
-        (["--protocol=knn", "--baselines=pixel"], "--baselines=pixel is not one of random_init, "),
+        ("linear", "--protocol=logistic, and the paper's linear protocol"),
+        ("svm", "--protocol=svm is not one of knn, logistic"),
     ],
 )
-def test_unknown_protocols_and_baselines_raise(evaluate, arguments, message):
+def test_unknown_protocols_raise_one_line(evaluate, protocol, message):
     with pytest.raises(ConfigError, match=message) as error:
-        evaluate(*arguments)
+        evaluate(f"--protocol={protocol}")
     assert "\n" not in str(error.value)
+
+
+def test_unknown_baselines_are_a_wrong_flag(evaluate):
+    with pytest.raises(flags.IllegalFlagValueError, match="name random_init, pixels, both or"):
+        evaluate("--protocol=knn", "--baselines=pixel")
