@@ -47,7 +47,6 @@ IMAGENET_RECIPES = {  # by epochs
 UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, which does not name its data
 CHOICES = {
     "optimizer.name": OPTIMIZER_DEFAULTS,
-    "encoder.name": models.ENCODERS,
     "dtype": ("float32", "bfloat16"),
     "matmul_precision": ("default", "high", "highest"),
     "tau_schedule": ("cosine", "constant"),
@@ -284,8 +283,8 @@ def _check_values(config: ConfigDict) -> None:
     """Raises ConfigError for a value of a wrong type, out of range, or not among the choices."""
     usual = default()
     for key, open_value in flat(usual).items():
-        if key.startswith("encoder.") and key != "encoder.name":
-            continue  # models.make_encoder checks these
+        if key.startswith("encoder."):  # models.make_encoder checks these
+            continue
         section, _, leaf = key.rpartition(".")
         value, kind = get(config, key), get(usual, section).get_type(leaf)
         if value is None and open_value is None:
@@ -328,12 +327,12 @@ def _resolve_encoder(encoder: ConfigDict) -> None:
     Raises:
       ConfigError: the encoder lacks a setting that is not open, or cannot take its value.
     """
-    own = models.settings(encoder.name)
     chosen = {key: value for key, value in encoder.items() if value is not None}
     try:
-        models.make_encoder(**chosen)
+        models.make_encoder(**{"name": None} | chosen)
     except ValueError as error:
         raise ConfigError(f"config.encoder.{error}") from error
+    own = models.settings(encoder.name)
     with encoder.unlocked():
         for key in encoder.keys() - chosen.keys() - own.keys():
             del encoder[key]
