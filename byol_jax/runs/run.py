@@ -30,7 +30,7 @@ from byol_jax.runs.checkpoint import Checkpoints
 from byol_jax.errors import UserError
 from byol_jax.runs.paths import AnyPath
 from byol_jax.runs.paths import is_local
-from byol_jax.runs.paths import write_whole
+from byol_jax.runs.paths import write_atomically
 
 # What may change from one start of a run to the next: it cannot change what is learned (but for
 # what is done about data or numbers that an undisturbed run does not meet).
@@ -168,7 +168,7 @@ def prepare_workdir(workdir: AnyPath, run: Run, order_depends_on_hosts: bool = F
                 return []
         elif has_config:
             read(workdir)  # refuses what is not ours to overwrite
-        write_whole(workdir / "config.json", (json.dumps(_as_json(run), indent=2) + "\n").encode())
+        write_atomically(workdir / "config.json", (json.dumps(_as_json(run), indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
