@@ -240,7 +240,7 @@ def save(encoder: Encoder, directory: Path) -> None:
     """
     flat = flax.traverse_util.flatten_dict(encoder.variables, sep="/")
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
-    with paths.writing_folder(directory, {"format": FORMAT} | encoder.config) as staging:
+    with paths.write_folder(directory, {"format": FORMAT} | encoder.config) as staging:
         safetensors.numpy.save_file(arrays, staging / "model.safetensors")
 
 
