@@ -15,7 +15,6 @@ from byol_jax.errors import UserError
 from experiments.bench import measure, peers, photographs
 from experiments.bench.report import Column, Report, Table
 
-CROP = data.Crop(fit="retry")  # as the peers draw boxes
 Batches = Callable[[int], Iterator[object]]  # how many batches of pairs -> these
 
 PHOTOGRAPHS, SMALL = (224, 64), (32, 256)  # size of a view, images in a batch
@@ -83,7 +82,7 @@ def ours(source: data.Source, size: int, batch_size: int) -> Batches:
     if source.num_examples < batch_size:
         raise UserError(f"{source.name} has fewer than {batch_size} images; name more.")
     return lambda count: data.train_batches(
-        source, batch_size=batch_size, image_size=size, seed=0, num_steps=count, crop=CROP
+        source, batch_size=batch_size, image_size=size, seed=0, num_steps=count
     )
 
 
@@ -92,7 +91,7 @@ def resident(source: data.ArraySource, size: int, batch_size: int) -> Batches:
 
     def batches(count: int) -> Iterator[object]:
         made = on_device.train_batches(
-            source, batch_size=batch_size, image_size=size, seed=0, num_steps=count, crop=CROP
+            source, batch_size=batch_size, image_size=size, seed=0, num_steps=count
         )
         yield from map(jax.block_until_ready, made)
 
