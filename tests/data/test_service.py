@@ -96,15 +96,13 @@ def test_an_error_that_arrives_early_is_raised_at_its_step(address, tmp_path):
     empty = f"{complete[4].examples[0, 0, 0, 0, 0]}.png"  # its colour is its number
     (tmp_path / empty).write_bytes(b"")
 
-    class Arrivals:
-        close = __init__ = lambda *_: None
-
-        def __call__(self):
-            raise tf.errors.InvalidArgumentError(None, None, "Input is empty.")
+    def arrivals(*_):
+        raise tf.errors.InvalidArgumentError(None, None, "Input is empty.")
+        yield
 
     got = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service, "_Arrivals", Arrivals)
+        patch.setattr(service, "_arrivals", arrivals)
         # Which would connect to the dispatcher.
         patch.setattr(tf.data.experimental.service, "distribute", lambda **_: lambda data: data)
         sent = batches(source, 6, batch_size=2, service=address)
@@ -127,8 +125,8 @@ def test_steps_are_sorted_and_lost_ones_are_made_here(folder, order, lost):
         made.append(first)
         return make(first, last)
 
-    arrivals = iter([(step, as_sent(want[step])) for step in order] + [None])
-    got = service._in_order(lambda: next(arrivals), counting_make, 0, 6, "grpc://x:1", False)
+    arrivals = iter([(step, as_sent(want[step])) for step in order])
+    got = service._in_order(arrivals, counting_make, 0, 6, "grpc://x:1", False)
     assert_same((views[:3] for views in got), (as_sent(batch)[:3] for batch in want))
     assert made == lost
 
@@ -138,18 +136,19 @@ def test_early_batches_are_limited(folder, monkeypatch):
     want = list(batches(folder))
     taken = []
 
-    def arrival():
-        taken.append(len(taken) + 1)
-        return taken[-1], as_sent(want[taken[-1]])
+    def arrivals():
+        for step in range(1, 12):
+            taken.append(step)
+            yield step, as_sent(want[step])
 
-    got = service._in_order(arrival, maker(folder), 0, 12, "grpc://x:1", False)
+    got = service._in_order(arrivals(), maker(folder), 0, 12, "grpc://x:1", False)
     assert_same([next(got)[:3]], [as_sent(want[0])[:3]])  # never sent
     assert taken == [1, 2, 3]
 
 
 def test_a_lost_batch_of_a_stream_is_an_error(shared):
     source = open_records("cifar10", "test[:100]", str(shared("tfds")), 3, memory_limit=0)
-    got = service._in_order(lambda: None, maker(source), 0, 12, "grpc://x:1", True)
+    got = service._in_order(iter([]), maker(source), 0, 12, "grpc://x:1", True)
     with pytest.raises(DataError, match=r"grpc://x:1 lost the images of step 1; start"):
         next(got)
 
