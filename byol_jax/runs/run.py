@@ -181,7 +181,7 @@ def prepare_workdir(
         elif has_config:
             read(workdir)  # do not overwrite a config.json of another program
         text = json.dumps(_record(run), indent=2) + "\n"
-        paths.write_whole(workdir / "config.json", text.encode())
+        paths.write_atomically(workdir / "config.json", text.encode())
     return config_changes
 
 
@@ -283,7 +283,7 @@ def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
             "and take out what was added; or start from scratch in another --workdir."
         )
     refused += [
-        f"{key} of the data ({before.data.get(key)} -> {now.data[key]})" for key in other_data
+        f"{key} of the data ({before.data.get(key)} -> {now.data[key]})" for key in differing
     ]
     if refused:
         raise ConfigError(

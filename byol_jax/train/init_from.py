@@ -90,7 +90,7 @@ def _whole_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
     found = manifest.leaves(other.state)
 
     def leaf(where: tuple, own: jax.Array) -> jax.Array:
-        there = found.get(manifest.name_of(where), own)
+        there = found.get(manifest.leaf_name(where), own)
         return there if there.shape == own.shape else own
 
     return jax.tree_util.tree_map_with_path(leaf, fresh)._replace(seed=fresh.seed)

@@ -143,13 +143,13 @@ def loop(run: run_lib.Run, learner: byol.Learner, start: Restored, around: Surro
     workdir, source, test_source, checkpoints, progress, stop, clock, compilations = around
     update = parallel.update(learner, partial(nonfinite.update, skip=config.on_nonfinite == "skip"))
     state = parallel.replicate(start.state)
-    finite = nonfinite.NonFiniteGuard(config, int(start.loop.get("skipped_in_a_row", 0)))
+    finite = nonfinite.NonFiniteGuard(config, int(start.loop_state.get("skipped_in_a_row", 0)))
     bad = None
     if config.data.on_decode_error == "skip":
         bad = DecodeErrorLog(workdir, start.step, jax.process_index(), jax.process_count())
     collector = MetricsCollector(run, learner, source, test_source, bad)
     collapse = health.CollapseMonitor(
-        config.health.patience, int(start.loop.get("bad_readings", 0))
+        config.health.patience, int(start.loop_state.get("bad_readings", 0))
     )
 
     def last_good() -> int | None:

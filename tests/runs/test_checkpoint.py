@@ -69,7 +69,7 @@ def contents(directory):
 def assert_is(saved, step):
     """Every leaf is exactly what was saved at that step, and so are the loop's numbers."""
     assert saved.step == step
-    assert saved.loop == {"skipped": step / 4}
+    assert saved.loop_state == {"skipped": step / 4}
     assert_equal(saved.state, state_of(step))
 
 
