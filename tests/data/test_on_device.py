@@ -111,8 +111,8 @@ def test_batches_are_sharded_like_those_from_the_host():
         Batch(np.zeros((BATCH, 2, SIZE, SIZE, 3), np.uint8), None, np.zeros(BATCH, np.int32))
     )
     for name in ("examples", "positions"):
-        ours, hosts = getattr(batch, name), getattr(from_host, name)
-        assert (ours.sharding, ours.shape, ours.dtype) == (hosts.sharding, hosts.shape, hosts.dtype)
+        ours, want = getattr(batch, name), getattr(from_host, name)
+        assert (ours.sharding, ours.shape, ours.dtype) == (want.sharding, want.shape, want.dtype)
 
 
 @pytest.mark.parametrize("fit", ["clip", "retry"])
