@@ -87,7 +87,8 @@ class Checkpoints:
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
         self._saving: int | None = None  # the step that is being saved
-        self._quiet = contextlib.ExitStack()  # while a checkpoint is being saved
+        # From `save` to a successful `wait`: after an error other writes go on without a known end.
+        self._quiet = contextlib.ExitStack()
         if keep is not None:
             self._open()
 
@@ -105,7 +106,6 @@ class Checkpoints:
             self.wait()
         finally:
             self._close_manager()
-            self._quiet.close()
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, ascending; some may be damaged."""
@@ -168,7 +168,7 @@ class Checkpoints:
             )
 
     def check(self) -> None:
-        """Raises what `wait` raises if it is known already; does not wait."""
+        """Raises what `wait` raises, if it is known already, without waiting."""
         if self._saving is not None:
             with self._write_errors():
                 self._manager.check_for_errors()
@@ -281,7 +281,7 @@ class Checkpoints:
         knn = {}
         for step in self.steps():
             with contextlib.suppress(_DamagedError):  # reported when it is restored
-                knn[step] = self._read_manifest(step).knn
+                knn[step] = self._read_manifest(step)["knn"]
         return {step: value for step, value in knn.items() if value is not None}
 
     @contextlib.contextmanager
@@ -324,8 +324,8 @@ class Checkpoints:
         return aside
 
     def _restore(self, step: int, abstract: byol.State) -> Restored:
-        saved, wanted = self._read_manifest(step), abstract._asdict()
-        difference = manifest.difference(saved.arrays, manifest.leaves(wanted))
+        record, wanted = self._read_manifest(step), abstract._asdict()
+        difference = manifest.difference(record["arrays"], manifest.leaves(wanted))
         if difference:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self._directory} is of another network: "
@@ -336,13 +336,14 @@ class Checkpoints:
         except Exception as error:  # damaged metadata can raise anything
             what = str(error) if isinstance(error, _LeafError) else "its _METADATA cannot be read"
             raise self._damaged(step, what) from error
-        difference = manifest.first_difference(manifest.describe(tree), saved.leaves)
+        difference = manifest.first_difference(manifest.describe(tree), record["leaves"])
         if difference:
             raise self._damaged(step, difference)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return Restored(step, byol.State(**jax.device_put(tree, device)), saved.loop_state)
+        return Restored(step, byol.State(**jax.device_put(tree, device)), record["loop"])
 
-    def _read_manifest(self, step: int) -> "_Manifest":
+    def _read_manifest(self, step: int) -> dict[str, Any]:
+        """The record that `save` wrote, and its leaves as "arrays" of shapes and dtypes."""
         try:
             record = json.loads((self._directory / str(step) / "manifest" / MANIFEST).read_bytes())
             if record.pop("sha256") == _digest(record) and record["step"] == step:
@@ -350,7 +351,8 @@ class Checkpoints:
                     name: jax.ShapeDtypeStruct(leaf["shape"], leaf["dtype"])
                     for name, leaf in record["leaves"].items()
                 }
-                return _Manifest(record["leaves"], arrays, dict(record["loop"]), record["knn"])
+                loop_state = {key: float(value) for key, value in record["loop"].items()}
+                return record | {"arrays": arrays, "loop": loop_state, "knn": record["knn"]}
             what = "is not as it was written"
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             what = "cannot be read"
@@ -385,15 +387,6 @@ class _DamagedError(UserError):
 
 class _LeafError(Exception):
     """A leaf cannot be read."""
-
-
-class _Manifest(NamedTuple):
-    """The content of a manifest, without the step and its own digest."""
-
-    leaves: manifest.Description
-    arrays: dict[str, jax.ShapeDtypeStruct]  # the shapes and dtypes of `leaves`
-    loop_state: dict[str, float]
-    knn: float | None
 
 
 def _read_arrays(directory: epath.Path, wanted: Any) -> Any:

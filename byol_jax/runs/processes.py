@@ -77,26 +77,27 @@ def join(
         )
     # Its handler would replace ours for SIGTERM, and swallow the signal until ours is installed.
     jax.config.update("jax_enable_preemption_service", False)
-    options = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
-    count, name = _launched_tasks(), "One"
     if not missing:
-        _check(coordinator_address, num_processes, process_id)
-        options |= given | {"cluster_detection_method": "deactivate"}
+        _check(**given)
         count, name = num_processes, f"Process {process_id}"
-    elif "SLURM_JOB_ID" in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
-        if count == 1:
-            return
-        options["num_processes"] = count  # JAX would take SLURM_NTASKS
-    if missing and _is_only_task_on_node() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
-        # JAX gives each Slurm or MPI task one device; an empty list leaves it all that it sees.
-        options["local_device_ids"] = []
+        options = given | {"cluster_detection_method": "deactivate"}
+    else:
+        count, name = _launched_tasks(), "One"
+        options = {}
+        if "SLURM_JOB_ID" in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
+            if count == 1:
+                return
+            options["num_processes"] = count  # JAX would take SLURM_NTASKS
+        if _is_only_task_on_node() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+            # JAX gives each Slurm or MPI task one device; an empty list leaves it all that it sees.
+            options["local_device_ids"] = []
     if count > 1:
         _start_exit_reporter()
         print(f"{name} of {count} processes; waiting for the others. {SINGLE}", flush=True)
     if process_id:
         _wait_for_coordinator(coordinator_address)
     try:
-        jax.distributed.initialize(**options)
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options)
     except Exception as error:  # detecting a cluster can raise anything
         if missing and "coordinator_address" in str(error):
             return  # no cluster: one process
@@ -108,16 +109,18 @@ def join(
         _start_exit_reporter()
 
 
-def _check(address: str, count: int, process: int) -> None:
+def _check(coordinator_address: str, num_processes: int, process_id: int) -> None:
     """Raises ConfigError unless the three values are valid."""
-    host, _, port = address.rpartition(":")
+    host, _, port = coordinator_address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise ConfigError(
-            f"--coordinator_address={address} must be HOST:PORT, the same on all processes."
+            f"--coordinator_address={coordinator_address} must be HOST:PORT, the same on all "
+            "processes."
         )
-    if not 0 <= process < count:
+    if not 0 <= process_id < num_processes:
         raise ConfigError(
-            f"--process_id={process} must be at least 0 and below --num_processes={count}."
+            f"--process_id={process_id} must be at least 0 and below "
+            f"--num_processes={num_processes}."
         )
 
 

@@ -1,6 +1,6 @@
-"""One of several processes that save and restore together; for test_checkpoint_processes.py.
+"""One of several processes that save and restore together, for test_checkpoint_processes.py.
 
-Its arguments are a folder for each process, then one that all share.
+The arguments are a folder for each process, and one that all share.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--process_id", type=int)
     arguments = parser.parse_args()
     processes.join(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
-    from test_checkpoint import ABSTRACT, state_of  # computes: not before joining
+    from test_checkpoint import ABSTRACT, state_of  # runs computations, so only after joining
 
     def restore(checkpoints: Checkpoints) -> None:
         saved = checkpoints.restore_newest(ABSTRACT, lambda text: print("log:", text))
