@@ -176,12 +176,12 @@ def _type(name: Any) -> _Constructor:
     return _constructor("__builtin__", "bytes" if name in ("bytes", "BytesType") else name)
 
 
-# numpy 1 and 2; the second of each is where older versions of dill look for the functions.
-_ARRAY_MODULES = (
-    *("numpy.core.multiarray", "numpy.core._multiarray_umath"),
-    *("numpy._core.multiarray", "numpy._core._multiarray_umath"),
-)
-_HAIKU = "haiku._src.data_structures"
+_CORES = ("numpy.core", "numpy._core")  # of numpy 1 and 2
+# Older versions of dill look for the functions in the second.
+_ARRAY_MODULES = [
+    f"{core}.{name}" for core in _CORES for name in ("multiarray", "_multiarray_umath")
+]
+_MAPPINGS = ("FlatMapping", "FlatMap", "frozendict", "to_immutable_dict")
 
 # (module, name) in the file -> the function that makes the value here. These are the names that
 # numpy, jax, Haiku and dill have left in such files over the years.
@@ -200,10 +200,7 @@ CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
     ("dill._dill", "_get_attr"): _attribute,
     ("dill._dill", "_load_type"): _type,
     ("collections", "OrderedDict"): _mapping,
-    (_HAIKU, "FlatMapping"): _mapping,
-    (_HAIKU, "FlatMap"): _mapping,
-    (_HAIKU, "frozendict"): _mapping,
-    (_HAIKU, "to_immutable_dict"): _mapping,
+    **{("haiku._src.data_structures", name): _mapping for name in _MAPPINGS},
     # Classes that a pickle may refer to by name instead of containing them.
     ("byol.byol_experiment", "_ByolExperimentState"): collections.namedtuple("State", STATE_FIELDS),
     ("byol.utils.optimizers", "AddWeightDecayState"): collections.namedtuple("State", ""),
