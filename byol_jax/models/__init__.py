@@ -7,7 +7,13 @@ the target network. Nothing here reads a config, a file or data, or knows about 
 
 from byol_jax.models.encoders import ENCODERS, make_encoder, settings
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
-from byol_jax.models.networks import OnlineNetwork, Outputs, TargetNetwork, encode
+from byol_jax.models.networks import (
+    OnlineNetwork,
+    Outputs,
+    TargetNetwork,
+    encode,
+    matmul_precision,
+)
 from byol_jax.models.resnet import (
     BasicBlock,
     Bottleneck,
@@ -43,5 +49,6 @@ __all__ = [
     "dropout_by_position",
     "encode",
     "make_encoder",
+    "matmul_precision",
     "settings",
 ]

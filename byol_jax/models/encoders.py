@@ -8,7 +8,6 @@ does so in `__post_init__`, by a ValueError whose text begins with the setting, 
 """
 
 import dataclasses
-import math
 from functools import partial
 from typing import Any, Literal, get_args, get_origin
 
