@@ -125,11 +125,12 @@ def eval_batches(
       on_decode_error: if given, images that cannot be decoded are left out, and this receives the
         name of each; without it, they raise DataError.
     """
+    on_error = on_decode_error and (lambda _, message: on_decode_error(message))
     return data.eval_batches(
         source,
         batch_size=eval_batch_size(config),
         image_size=image_size or config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,
-        on_decode_error=on_decode_error,
+        on_decode_error=on_error,
     )
