@@ -213,7 +213,7 @@ def _count(arrays: dict[str, np.ndarray], module: str) -> np.ndarray:
 
 
 def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes, without counts, of the ResNet with the stem, blocks and widths of arrays."""
+    """Names and shapes, without counts, of a ResNet with the arrays' stem, blocks and widths."""
     stages: dict[int, int] = {}
     for name in arrays:
         module = _MODULE.match(name)
