@@ -4,8 +4,8 @@ byol-jax import-reference --checkpoint=FILE.pkl --output=DIR \
     [--epochs=N] [--batch_size=N] [--image_size=N]
 
 DIR can be evaluated, exported, trained further (--config.init.state=DIR) and opened by
-`byol_jax.load`. The file is a pickle, but nothing in it is executed: what a checkpoint does not need
-is refused. It does not contain how it was trained; the defaults are the paper's. The weights
+`byol_jax.load`. The file is a pickle, but nothing in it is executed: what a checkpoint does not
+need is refused. It does not contain how it was trained; the defaults are the paper's. The weights
 published by the authors are licensed CC BY-NC 4.0.
 """
 

@@ -25,7 +25,9 @@ from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
 
 IMAGENET_EXAMPLES = 1_281_167  # of the training split, which the authors use completely
 WARMUP_EPOCHS = 10
-LICENSE = "The weights published by the authors are licensed CC BY-NC 4.0: attribution, no commercial use."
+LICENSE = (
+    "The weights published by the authors are licensed CC BY-NC 4.0: attribution, no commercial use"
+)
 FIELDS = pickles.STATE_FIELDS
 
 
