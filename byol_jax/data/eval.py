@@ -10,7 +10,7 @@ from byol_jax.data.source import Source, one
 from byol_jax.errors import ConfigError, DataError
 
 ADVICE = (
-    "; repair it, or leave it out with --on_decode_error=skip (of evaluate) or "
+    "; repair it, or leave it out with --on_decode_error=skip (of evaluate and export) or "
     "--config.data.on_decode_error=skip (of pretrain)."
 )
 
@@ -22,7 +22,7 @@ def eval_batches(
     image_size: int,
     crop_fraction: float = 0.875,
     limit: int | None = None,
-    on_decode_error: Callable[[str], None] | None = None,
+    on_decode_error: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """The central view of every example, once, in an order that never changes.
 
@@ -33,7 +33,7 @@ def eval_batches(
       crop_fraction: side of the central square as a fraction of the shorter side of the image.
       limit: if given, only this many examples, drawn at random but always the same.
       on_decode_error: if given, what cannot be decoded is left out, and this is called with its
-        name and error; if None, it raises DataError.
+        index in the source, and its name and error; if None, it raises DataError.
 
     Yields:
       Images, uint8 (B, S, S, C), and labels, int32 (B,), or None.
@@ -117,9 +117,10 @@ def _decoded_batches(source, batch_size, size, crop_fraction, limit, on_decode_e
             return
         images, labels, failed = batch
         count += len(images)
-        for message in decode_errors(source, failed.tolist()):
-            on_decode_error(message)
         is_decoded = failed == NOT_REPLACED
+        for index in failed[~is_decoded].tolist():
+            for message in decode_errors(source, [index]):
+                on_decode_error(index, message)
         if not is_decoded.all():
             images, labels = images[is_decoded], labels[is_decoded]
         if len(images):
