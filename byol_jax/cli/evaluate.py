@@ -1,6 +1,6 @@
 """Evaluates a pre-trained encoder on labels: frozen features, and a simple classifier on top.
 
-python -m byol_jax.cli.evaluate --checkpoint=DIR --protocol=linear|knn [--step=N] \
+byol-jax evaluate --checkpoint=DIR --protocol=linear|knn [--step=N] \
     [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] [--test_split=NAME] \
     [--on_decode_error=error|skip]
 

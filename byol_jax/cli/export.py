@@ -1,7 +1,7 @@
 """Writes a trained encoder, or the features it makes of a data set, for use elsewhere.
 
-python -m byol_jax.cli.export --checkpoint=DIR --output=OUT [--step=N] [--format=NAME]
-python -m byol_jax.cli.export --what=features --checkpoint=DIR --output=OUT [--step=N] \
+byol-jax export --checkpoint=DIR --output=OUT [--step=N] [--format=NAME]
+byol-jax export --what=features --checkpoint=DIR --output=OUT [--step=N] \
     [--data=SOURCE] [--data_dir=DIR] [--split=NAME]
 
 docs/export.md says what each format is for and how to load it.

@@ -1,6 +1,6 @@
 """Turns a pre-training checkpoint of the authors' code into a run of ours.
 
-python -m byol_jax.cli.import_reference --checkpoint=FILE.pkl --output=DIR \
+byol-jax import-reference --checkpoint=FILE.pkl --output=DIR \
     [--epochs=N] [--batch_size=N] [--image_size=N]
 
 DIR can then be evaluated, exported, or trained on from (--config.init.state=DIR), and
