@@ -4,7 +4,7 @@ Read `byol_jax/byol.py` for the algorithm. `byol_jax.load` opens a trained run o
 encoder.
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = ["load"]
 
 
