@@ -1,10 +1,10 @@
 """Measures how fast byol_jax is on this machine, beside others and beside the machine's own bounds.
 
-python -m experiments.bench input|step|end_to_end|startup|memory [--output=FILE.json]
-python -m experiments.bench all [--output=DIR]      each of them, in a process of its own
-python -m experiments.bench page [--results=DIR] [--page=FILE.md]     what --output wrote, as tables
+byol-jax bench input|step|end_to_end|startup|memory [--output=FILE.json]
+byol-jax bench all [--output=DIR]      each of them, in a process of its own
+byol-jax bench page [--results=DIR] [--page=FILE.md]     what --output wrote, as tables
 
-`python -m experiments.bench PART --help` lists the flags of a part.
+`byol-jax bench PART --help` lists the flags of a part.
 """
 
 import importlib
