@@ -29,9 +29,8 @@ from jax.experimental import multihost_utils
 
 from byol_jax import byol
 from byol_jax.runs import manifest
-from byol_jax.runs import processes
 from byol_jax.runs import orbax_noise
-from byol_jax.runs import manifest
+from byol_jax.runs import processes
 from byol_jax.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -324,9 +323,9 @@ class Checkpoints:
         return aside
 
     def _restore(self, step: int, abstract: byol.State) -> Restored:
-        manifest = self._manifest(step)
+        saved = self._manifest(step)
         wanted = abstract._asdict()
-        difference = manifest.difference(manifest.arrays, manifest.leaves(wanted))
+        difference = manifest.difference(saved.arrays, manifest.leaves(wanted))
         if difference:
             raise UserError(
                 f"The checkpoint of step {step} in {self._directory} is of another network: "
@@ -343,11 +342,11 @@ class Checkpoints:
         except Exception as error:  # damaged metadata can be wrong in any way
             what = str(error) if isinstance(error, _LeafError) else "its _METADATA cannot be read"
             raise self._damaged(step, what) from error
-        difference = manifest.first_difference(manifest.describe(tree), manifest.leaves)
+        difference = manifest.first_difference(manifest.describe(tree), saved.leaves)
         if difference:
             raise self._damaged(step, difference)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return Restored(step, byol.State(**jax.device_put(tree, here)), manifest.loop)
+        return Restored(step, byol.State(**jax.device_put(tree, here)), saved.loop)
 
     def _manifest(self, step: int) -> "_Manifest":
         try:

@@ -372,7 +372,7 @@ def test_a_full_disk_is_that_one_sentence_outside_of_tests_too(disk):
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", program, path / "checkpoints"],
-        env=os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"},
+        env=os.environ | {"PYTHONPATH": f"{root}:{root / 'tests' / 'runs'}"},
         capture_output=True,
         text=True,
         check=True,

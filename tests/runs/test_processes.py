@@ -131,7 +131,7 @@ def test_a_run_goes_on_with_another_number_of_processes(killed, undisturbed):
 
 
 def test_a_folder_that_is_not_shared_is_refused(tmp_path):
-    pair = subprocesses.start(["-m", "tests.shared_folder", f"--folder={tmp_path}"])
+    pair = subprocesses.start(["-m", "tests.runs.shared_folder", f"--folder={tmp_path}"])
     ends = subprocesses.finish(pair)
     assert [code for code, _ in ends] == [1, 1], ends
     assert "is not the same folder" in ends[0][1] and "process 1: " in ends[0][1]

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port():
@@ -32,7 +32,7 @@ def start(arguments, count=2, devices=2):
                 f"--process_id={i}",
             ],
             cwd=ROOT,
-            env=environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            env=environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'runs'}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
