@@ -13,7 +13,10 @@ COMMANDS = {  # module and summary
     "pretrain": ("byol_jax.cli.pretrain", "train an encoder without labels"),
     "evaluate": ("byol_jax.cli.evaluate", "measure an encoder on labelled images"),
     "export": ("byol_jax.cli.export", "write an encoder or its features for use elsewhere"),
-    "import-reference": ("byol_jax.cli.import_reference", "convert one of the authors' checkpoints"),
+    "import-reference": (
+        "byol_jax.cli.import_reference",
+        "convert one of the authors' checkpoints",
+    ),
     "check-data": ("byol_jax.cli.check_data", "find images that cannot be decoded"),
     "data-service": ("byol_jax.cli.data_service", "decode images for training on other machines"),
     "launch-local": ("byol_jax.cli.launch_local", "pretrain in several processes on this machine"),

@@ -28,7 +28,9 @@ from byol_jax.runs import config as config_lib
 def get_config(epochs: str = "1000") -> ConfigDict:
     """Returns the settings for a number of epochs."""
     if not epochs.isdecimal() or int(epochs) < 1:
-        raise ConfigError(f"imagenet:{epochs} must end in a number of epochs, such as imagenet:100.")
+        raise ConfigError(
+            f"imagenet:{epochs} must end in a number of epochs, such as imagenet:100."
+        )
     config = config_lib.default()
     config.epochs = int(epochs)
     recipe = interpolated_recipe(config.epochs)
@@ -55,7 +57,7 @@ def interpolated_recipe(epochs: int) -> config_lib.Recipe:
     recipe = config_lib.Recipe(between(rates), between(weight_decays), 1 - between(1 - taus))
     print(
         f"imagenet: the authors give no settings for {epochs} epochs, only for "
-        f"{', '.join(map(str, config_lib.IMAGENET_RECIPES))}; interpolated (outside their range the "
+        f"{', '.join(map(str, config_lib.IMAGENET_RECIPES))}. Interpolated (beyond them, the "
         f"nearest): base learning rate {recipe.base_learning_rate:g}, weight decay "
         f"{recipe.weight_decay:g}, tau {recipe.tau_base:g}.",
         file=sys.stderr,

@@ -3,8 +3,8 @@
     byol-jax pretrain --config=imagenet_512 --workdir=DIR \
         [--config.data.dir=TFDS_DIR] [--config.data.source=folder:PATH]
 
-Learning rate and target decay are the authors' for this batch size (appendix F); everything else is
-as in imagenet.py. The paper reports that BYOL keeps its accuracy down to batches of 256 (figure 3a).
+Learning rate and target decay are the authors' for this batch size (appendix F); the rest is as
+in imagenet.py. The paper reports that BYOL keeps its accuracy down to batches of 256 (figure 3a).
 Not run here.
 """
 

@@ -228,7 +228,7 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, lines, message):
 )
 def test_a_mistake_is_one_line(tmp_path, command, flags, code, message):
     flags = [flag.replace("=W", f"={tmp_path / 'w'}") for flag in flags]
-    if "cifar10" == message:
+    if message == "cifar10":
         flags.append(f"--config.data.dir={tmp_path}")
     done = call(command, *flags)
     assert done.returncode == code, done.stderr
