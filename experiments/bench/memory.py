@@ -61,8 +61,9 @@ def measure(case: settings.Case, remat: bool) -> list[float | None]:
     """Bytes as in COLUMNS, their ratio, and the device's own peak if it reports one."""
     config = settings.config(case, remat)
     learner = settings.learner(config, None)
+    shape = (case.batch_size, *build.example_batch(config).examples.shape[1:])
     batch = byol.Batch(
-        jax.ShapeDtypeStruct((case.batch_size, 2, *build.image_shape(config)), jnp.uint8),
+        jax.ShapeDtypeStruct(shape, jnp.uint8),
         None,
         jax.ShapeDtypeStruct((case.batch_size,), jnp.int32),
     )

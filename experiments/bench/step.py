@@ -43,7 +43,7 @@ class Ours:
     def __init__(self, case: settings.Case):
         self.config = settings.config(case)
         self.learner = settings.learner(self.config, parallel.AXIS)
-        shape = (case.batch_size, 2, *build.image_shape(self.config))
+        shape = (case.batch_size, *build.example_batch(self.config).examples.shape[1:])
         self.images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         batch = byol.Batch(self.images, None, np.arange(case.batch_size, dtype=np.int32))
         state = jax.jit(partial(byol.init, self.learner, 0))(batch)
