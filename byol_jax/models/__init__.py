@@ -5,7 +5,7 @@ A family of encoders is a file here, such as resnet.py; encoders.py gives its me
 the target network. Nothing here reads a config, a file or data, or knows about devices.
 """
 
-from byol_jax.models.encoders import ENCODERS, make_encoder, settings
+from byol_jax.models.encoders import ENCODERS, check_setting, make_encoder, settings
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
 from byol_jax.models.networks import (
     OnlineNetwork,
@@ -46,6 +46,7 @@ __all__ = [
     "ResNet152",
     "ResNet200",
     "TargetNetwork",
+    "check_setting",
     "dropout_by_position",
     "encode",
     "make_encoder",

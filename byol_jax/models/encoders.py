@@ -8,7 +8,6 @@ does so in `__post_init__`, by a ValueError whose text begins with the setting, 
 """
 
 import dataclasses
-from functools import partial
 from typing import Any, Literal, get_args, get_origin
 
 import flax.linen as nn
@@ -29,19 +28,12 @@ ENCODERS = {
 LARGEST = 1e12  # of any number in a setting
 
 
-def fields(name: str) -> dict[str, dataclasses.Field]:
-    """The fields of a named encoder's module."""
-    make = ENCODERS[name]
-    module = make.func if isinstance(make, partial) else make
-    return {field.name: field for field in dataclasses.fields(module)}
-
-
 def settings(name: str) -> dict[str, Any]:
     """The settings of a named encoder and their defaults."""
     given = getattr(ENCODERS[name], "keywords", {})
     defaults = {
         key: given.get(key, field.default)
-        for key, field in fields(name).items()
+        for key, field in _fields(name).items()
         if field.default is not dataclasses.MISSING
     }
     return {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str | tuple)}
@@ -62,31 +54,34 @@ def make_encoder(
       ValueError: there is no such encoder, or it has no such setting, or cannot take its value; one
         line that begins with "name" or the setting.
     """
-    if name not in list(ENCODERS):
-        raise ValueError(f"name={name!r} is not one of {', '.join(ENCODERS)}.")
-    known, own = fields(name), settings(name)
+    check_setting("name", name, str, tuple(ENCODERS))
+    fields, own = _fields(name), settings(name)
     chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
     for key, value in chosen.items():
         if key not in own:
             raise ValueError(
                 f"{key}={value!r} is not a setting of {name}, which has {', '.join(own)}."
             )
-        _check(key, value, type(own[key]), known[key].type)
-    if "dtype" in known:
-        chosen["dtype"] = dtype
-    if "axis_name" in known:
-        chosen["axis_name"] = axis_name
-    return ENCODERS[name](**chosen)
+        annotation = fields[key].type
+        choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+        check_setting(key, value, type(own[key]), choices)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not abs(number) <= LARGEST:
+                raise ValueError(f"{key}={value!r} must be at most {LARGEST:g}, and finite.")
+    shared = {"dtype": dtype, "axis_name": axis_name}
+    return ENCODERS[name](**chosen, **{k: v for k, v in shared.items() if k in fields})
 
 
-def _check(key: str, value: Any, kind: type, annotation: Any) -> None:
-    """Raises ValueError unless a value has the type of the default, and is a choice or finite."""
-    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+def check_setting(key: str, value: Any, kind: type, choices: tuple) -> None:
+    """Raises ValueError unless a value is among the choices, if there are any, and of its type."""
     if choices and value not in choices:
         raise ValueError(f"{key}={value!r} is not one of {', '.join(map(str, choices))}.")
     fits = isinstance(value, int | float if kind is float else kind)
     if not fits or isinstance(value, bool) != (kind is bool):
         raise ValueError(f"{key}={value!r} must be of type {kind.__name__}.")
-    for number in value if kind is tuple else (value,):
-        if isinstance(number, int | float) and not abs(number) <= LARGEST:
-            raise ValueError(f"{key}={value!r} must be at most {LARGEST:g}, and finite.")
+
+
+def _fields(name: str) -> dict[str, dataclasses.Field]:
+    """The fields of a named encoder's module."""
+    module = getattr(ENCODERS[name], "func", ENCODERS[name])
+    return {field.name: field for field in dataclasses.fields(module)}

@@ -16,61 +16,62 @@ import jax.numpy as jnp
 from byol_jax.models.layers import BatchNorm
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
+class Block(nn.Module):
+    """A residual block: relu(x + residual(x)), with x projected where the shape changes.
+
+    Attributes:
+      channels: of the 3x3 convolutions.
+      stride: divides height and width.
+      conv: makes a convolution, from channels, size and stride.
+      norm: makes a norm.
+      last_norm: makes the last norm of the residual.
+      project: project x even where the shape does not change.
+    """
 
     channels: int
     stride: int
     conv: Any
     norm: Any
-    zero_init_scale: bool
+    last_norm: Any
     project: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, h, w, in) -> (batch, h / stride, w / stride, expansion * channels)."""
+        residual = self.residual(x)
+        channels = residual.shape[-1]
+        if self.project or self.stride > 1 or x.shape[-1] != channels:
+            x = self.conv(channels, 1, self.stride, name="downsample_conv")(x)
+            x = self.norm(name="downsample_bn")(x)
+        return nn.relu(x + residual)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions (ResNet-18 and -34)."""
+
     expansion = 1
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, h, w, in) -> (batch, h / stride, w / stride, channels)."""
-        residual = self.conv(self.channels, 3, self.stride, name="conv1")(x)
-        residual = nn.relu(self.norm(name="bn1")(residual))
-        residual = self.conv(self.channels, 3, 1, name="conv2")(residual)
-        residual = self.norm(name="bn2", scale_init=last_scale(self.zero_init_scale))(residual)
-        return nn.relu(shortcut(self, x, self.channels) + residual)
+    def residual(self, x: jax.Array) -> jax.Array:
+        """What the block adds to its input."""
+        x = self.conv(self.channels, 3, self.stride, name="conv1")(x)
+        x = nn.relu(self.norm(name="bn1")(x))
+        x = self.conv(self.channels, 3, 1, name="conv2")(x)
+        return self.last_norm(name="bn2")(x)
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut (ResNet-50 and deeper)."""
+class Bottleneck(Block):
+    """1x1, 3x3 and 1x1 convolutions (ResNet-50 and deeper)."""
 
-    channels: int
-    stride: int
-    conv: Any
-    norm: Any
-    zero_init_scale: bool
-    project: bool = False
     expansion = 4
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, h, w, in) -> (batch, h / stride, w / stride, 4 channels)."""
-        residual = self.conv(self.channels, 1, 1, name="conv1")(x)
-        residual = nn.relu(self.norm(name="bn1")(residual))
-        residual = self.conv(self.channels, 3, self.stride, name="conv2")(residual)
-        residual = nn.relu(self.norm(name="bn2")(residual))
-        residual = self.conv(4 * self.channels, 1, 1, name="conv3")(residual)
-        residual = self.norm(name="bn3", scale_init=last_scale(self.zero_init_scale))(residual)
-        return nn.relu(shortcut(self, x, 4 * self.channels) + residual)
-
-
-def last_scale(zero: bool) -> nn.initializers.Initializer:
-    """Initial scale of a block's last norm; with zero the block starts as its shortcut."""
-    return nn.initializers.zeros if zero else nn.initializers.ones
-
-
-def shortcut(block: BasicBlock | Bottleneck, x: jax.Array, channels: int) -> jax.Array:
-    """The input of a block, projected where its shape differs from the output's or on request."""
-    if block.stride == 1 and x.shape[-1] == channels and not block.project:
-        return x
-    x = block.conv(channels, 1, block.stride, name="downsample_conv")(x)
-    return block.norm(name="downsample_bn")(x)
+    def residual(self, x: jax.Array) -> jax.Array:
+        """What the block adds to its input."""
+        x = self.conv(self.channels, 1, 1, name="conv1")(x)
+        x = nn.relu(self.norm(name="bn1")(x))
+        x = self.conv(self.channels, 3, self.stride, name="conv2")(x)
+        x = nn.relu(self.norm(name="bn2")(x))
+        x = self.conv(self.expansion * self.channels, 1, 1, name="conv3")(x)
+        return self.last_norm(name="bn3")(x)
 
 
 class ResNet(nn.Module):
@@ -97,7 +98,7 @@ class ResNet(nn.Module):
     """
 
     stage_sizes: Sequence[int]
-    block: type[BasicBlock] | type[Bottleneck]
+    block: type[Block]
     stem_channels: int = 64
     stage_channels: Sequence[int] = (64, 128, 256, 512)
     width_multiplier: float = 1.0
@@ -116,9 +117,10 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"stage_channels={stages} must be {count} whole numbers, one for each stage."
             )
-        for key, least in (("stem_channels", self.stem_channels), ("stage_channels", min(stages))):
-            if least < 1:
-                raise ValueError(f"{key}={getattr(self, key)} must be at least 1.")
+        if self.stem_channels < 1:
+            raise ValueError(f"stem_channels={self.stem_channels} must be at least 1.")
+        if min(stages) < 1:
+            raise ValueError(f"stage_channels={stages} must be at least 1.")
         if round(min(self.stem_channels, *stages) * self.width_multiplier) < 1:
             raise ValueError(f"width_multiplier={self.width_multiplier:g} leaves no channel.")
         super().__post_init__()
@@ -127,12 +129,8 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Float (batch, height, width, channels) -> float32 (batch, features)."""
         conv = partial(conv2d, padding=self.padding, dtype=self.dtype)
-        norm = partial(
-            BatchNorm,
-            use_running_average=not train,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-        )
+        norm = partial(BatchNorm, not train, self.axis_name, self.dtype)
+        scale_init = nn.initializers.zeros if self.zero_init_scale else nn.initializers.ones
         stem_channels = round(self.stem_channels * self.width_multiplier)
         size, stride = {"imagenet": (7, 2), "cifar": (3, 1), "strided": (3, 2)}[self.stem]
         x = conv(stem_channels, size, stride, name="conv1")(x.astype(self.dtype))
@@ -152,7 +150,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and block == 0 else 1,
                     conv=conv,
                     norm=norm,
-                    zero_init_scale=self.zero_init_scale,
+                    last_norm=partial(norm, scale_init=scale_init),
                     project=self.first_shortcut and block == 0,
                     name=f"layer{stage + 1}_{block}",
                 )(x)

@@ -1,7 +1,5 @@
 """From a resolved config to the objects that it describes."""
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ from byol_jax.runs import config as config_lib
 
 
 def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate by step.
+    """The learning rate by step, at its peak base_learning_rate * batch_size / 256 (section 3.3).
 
     Raises:
       ConfigError: the warm-up is longer than the run.
@@ -28,7 +26,8 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
             f"config.optimizer.warmup_epochs={config.optimizer.warmup_epochs:g} is {warmup} steps, "
             f"but the run has {total}: shorten the warm-up or lengthen the run."
         )
-    return optim.warmup_cosine(config_lib.learning_rate_peak(config), warmup, total)
+    peak = config.optimizer.base_learning_rate * config.batch_size / 256
+    return optim.warmup_cosine(peak, warmup, total)
 
 
 def optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -68,14 +67,14 @@ def encoder(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
 def heads(config: ConfigDict, axis_name: str | None = None) -> tuple[models.MLP, models.MLP | None]:
     """Projector and predictor."""
     chosen, dtype = config.heads, jnp.dtype(config.dtype)
-    projector, predictor = (
-        models.MLP(size, chosen.output_size, layers, dtype, axis_name)
-        for size, layers in (
-            (chosen.hidden_size, chosen.projector_layers),
-            (chosen.predictor_hidden_size, chosen.predictor_layers),
-        )
-    )
-    return projector, predictor if chosen.predictor_layers else None
+
+    def head(hidden_size: int, layers: int) -> models.MLP:
+        return models.MLP(hidden_size, chosen.output_size, layers, dtype, axis_name)
+
+    projector = head(chosen.hidden_size, chosen.projector_layers)
+    if not chosen.predictor_layers:
+        return projector, None
+    return projector, head(chosen.predictor_hidden_size, chosen.predictor_layers)
 
 
 def objective(config: ConfigDict) -> byol.Objective:
@@ -86,6 +85,7 @@ def objective(config: ConfigDict) -> byol.Objective:
     if not config.target_network:
         chosen = objectives.without_target(chosen)
 
+    # A context while it is traced, and not JAX's own setting, which belongs to the caller.
     def with_precision(*args):
         with models.matmul_precision(config.matmul_precision):
             return chosen(*args)
@@ -107,25 +107,21 @@ def make_learner(
     axis_name: str | None,
 ) -> byol.Learner:
     """The learner of a run of `total` steps."""
-    projector, predictor = heads(config, axis_name)
+    (projector, predictor), precision = heads(config, axis_name), config.matmul_precision
+    probe = None if num_classes is None else nn.Dense(num_classes)
+    target = objectives.NoTarget()
+    if config.target_network:
+        target = models.TargetNetwork(encoder(config, axis_name), projector.clone(), precision)
     augment = policy(config)
-    learner = byol.make_learner(
-        encoder(config, axis_name),
+    return byol.Learner(
+        models.OnlineNetwork(encoder(config, axis_name), projector, predictor, probe, precision),
+        target,
         augment,
         augment.preprocess,
         optimizer(config, schedule),
         target_decay(config, total),
-        projector=projector,
-        predictor=predictor,
-        num_classes=num_classes,
-        target=None if config.target_network else objectives.NoTarget(),
-        objective=objective(config),
-        axis_name=axis_name,
-        accum_steps=config.accum_steps,
+        objective(config),
+        axis_name,
+        config.accum_steps,
         unroll=jax.default_backend() == "cpu",
     )
-    # The context of a trace, and not JAX's own setting, which belongs to the caller.
-    networks = {"online": learner.online.clone(precision=config.matmul_precision)}
-    if config.target_network:
-        networks["target"] = learner.target.clone(precision=config.matmul_precision)
-    return dataclasses.replace(learner, **networks)

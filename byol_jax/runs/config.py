@@ -8,6 +8,7 @@ and refuses what cannot work, before anything is loaded or compiled.
 import dataclasses
 from typing import Any, NamedTuple
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_dict
 
 from byol_jax import models
@@ -26,10 +27,9 @@ LARGEST_SENSIBLE_ADAMW_RATE = 0.02
 
 
 class Recipe(NamedTuple):
-    """What the authors change with the length of the training on ImageNet.
+    """Settings that depend on the length of the training on ImageNet, for batches of 4096.
 
-    Appendix F.1 of the paper and the authors' configs/byol.py: batches of 4096, 10 epochs of
-    warm-up, and these values.
+    Appendix F.1 of the paper, and the authors' configs/byol.py.
     """
 
     base_learning_rate: float  # for a batch of 256
@@ -46,7 +46,7 @@ IMAGENET_RECIPES = {  # by epochs
 
 UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, which does not name its data
 CHOICES = {
-    "optimizer.name": OPTIMIZER_DEFAULTS,
+    "optimizer.name": tuple(OPTIMIZER_DEFAULTS),
     "dtype": ("float32", "bfloat16"),
     "matmul_precision": ("default", "high", "highest"),
     "tau_schedule": ("cosine", "constant"),
@@ -56,6 +56,8 @@ CHOICES = {
     "data.placement": ("auto", "host", "device"),
     "on_nonfinite": ("stop", "skip"),
 }
+# Where runs from before a key existed did not behave as its default today.
+BEFORE_THE_KEY = {"crop.fit": "retry"}
 MIN_BATCH_SIZE = 4  # batch norm over fewer examples leaves nothing to learn from
 MIN_POSITIVE = 1e-6  # stands for "above 0"
 MAX_FINITE = 1e12  # stands for "finite"
@@ -87,8 +89,9 @@ AT_MOST = {
 # The parts of the augmentation that config.disable_augmentations can name, and the keys that each
 # of them sets; figure 3b of the paper.
 AUGMENTATION_ABLATIONS = {
-    "crop": {"crop.area_min": 1.0, "crop.area_max": 1.0, "crop.ratio_min": 1.0}
-    | {"crop.ratio_max": 1.0},
+    "crop": dict.fromkeys(
+        ("crop.area_min", "crop.area_max", "crop.ratio_min", "crop.ratio_max"), 1.0
+    ),
     "flip": {"crop.flip_prob": 0.0},
     "color": {"views.*.jitter_prob": 0.0, "views.*.gray_prob": 0.0},
     "jitter": {"views.*.jitter_prob": 0.0},
@@ -104,7 +107,6 @@ def default() -> ConfigDict:
 
     The tree is locked: a key that is not here cannot be set.
     """
-    imagenet = image_augment.IMAGENET
     config = ConfigDict()
     config.seed = 0
     config.epochs = 0  # length of the run: one of epochs and steps, the other 0
@@ -140,11 +142,9 @@ def default() -> ConfigDict:
     config.crop.fit = "clip"
     config.crop.test_fraction = 0.875  # centre crop in evaluation, of the shorter side
 
-    config.views = ConfigDict()  # the photometric half: the fields of image_augment.View
-    config.views.view1 = ConfigDict(dataclasses.asdict(imagenet.view1))
-    config.views.view2 = ConfigDict(dataclasses.asdict(imagenet.view2))
-    config.views.mean = imagenet.mean  # of each channel, for values in 0..1
-    config.views.std = imagenet.std
+    # The photometric half: the fields of image_augment.Policy. mean and std are those of each
+    # channel, for values in 0..1.
+    config.views = ConfigDict(dataclasses.asdict(image_augment.IMAGENET))
     # Ablations: names of AUGMENTATION_ABLATIONS, such as "gray,blur".
     config.disable_augmentations = ""
 
@@ -204,10 +204,7 @@ def default() -> ConfigDict:
 
 def set_policy(config: ConfigDict, policy: image_augment.Policy) -> None:
     """Writes a photometric policy, such as `image_augment.CIFAR10`, into a config."""
-    config.views.view1.update(dataclasses.asdict(policy.view1))
-    config.views.view2.update(dataclasses.asdict(policy.view2))
-    config.views.mean = policy.mean
-    config.views.std = policy.std
+    config.views.update(dataclasses.asdict(policy))
 
 
 def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
@@ -235,8 +232,8 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             "--config.steps=100 (with --config.optimizer.warmup_epochs=0 for a run that short)."
         )
     for key in ("mean", "std"):
-        values = config.views[key]
-        in_range = all(0 <= v <= 1 and (v > 0 or key == "mean") for v in values)
+        values, low = config.views[key], MIN_POSITIVE if key == "std" else 0
+        in_range = all(isinstance(v, int | float) and low <= v <= 1 for v in values)
         if len(values) != config.data.channels or not in_range:
             raise ConfigError(
                 f"config.views.{key}={tuple(values)}: give {config.data.channels} number(s) "
@@ -277,10 +274,10 @@ def _check_values(config: ConfigDict) -> None:
         value, kind = get(config, key), get(usual, section).get_type(leaf)
         if value is None and open_value is None:
             continue
-        _check_type(key, value, kind)
-        if key in CHOICES and value not in CHOICES[key]:
-            names = ", ".join(map(str, CHOICES[key]))
-            raise ConfigError(f"config.{key}={value!r} is not one of {names}.")
+        try:
+            models.check_setting(key, value, kind, CHOICES.get(key, ()))
+        except ValueError as error:
+            raise ConfigError(f"config.{error}") from error
         if kind in (int, float):
             _check_range(key, value)
     for key, low in flat(config).items():
@@ -288,15 +285,6 @@ def _check_values(config: ConfigDict) -> None:
             raise ConfigError(
                 f"config.{high}={get(config, high)} must be at least config.{key}={low}."
             )
-
-
-def _check_type(key: str, value: Any, kind: type) -> None:
-    fits = isinstance(value, int | float if kind is float else kind)
-    if kind is tuple:
-        fits = fits and all(isinstance(number, int | float) for number in value)
-    if not fits or isinstance(value, bool) != (kind is bool):
-        name = "numbers" if kind is tuple else kind.__name__
-        raise ConfigError(f"config.{key}={value!r} must be of type {name}.")
 
 
 def _check_range(key: str, value: float) -> None:
@@ -357,41 +345,29 @@ def put(config: ConfigDict, key: str, value: Any) -> None:
     get(config, section)[leaf] = value
 
 
-def flat(tree: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: ConfigDict | dict[str, Any]) -> dict[str, Any]:
     """The leaves of a config, or of a dictionary like it, by dotted key."""
-    leaves = {}
-    for key, value in tree.items():
-        is_section = isinstance(value, ConfigDict | dict)
-        leaves |= flat(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
-    return leaves
-
-
-# Records of version 0.4: keys that have other names now, values that keep the behaviour of runs
-# without a key where today's default does not, and keys whose empty value was the encoder's own.
-RENAMED = {"without": "disable_augmentations", "data.on_bad": "data.on_decode_error"}
-EARLIER_BEHAVIOUR = {"crop.fit": "retry"}
-OPEN_IF_EMPTY = ("encoder.stem_channels", "encoder.stage_channels")
+    return flatten_dict(tree.to_dict() if isinstance(tree, ConfigDict) else tree, sep=".")
 
 
 def from_record(record: dict[str, Any]) -> ConfigDict:
-    """The resolved config of a run's record (`to_dict`), of this version or an earlier one.
+    """The resolved config of a record: `to_dict` of a resolved config, or parts of one.
 
     Raises:
       ConfigError: it has a key that this version does not know, or a value that cannot work.
     """
     config = default()
-    found = {RENAMED.get(key, key): value for key, value in flat(record).items()}
+    found = flat(record)
     unknown = sorted(found.keys() - flat(config).keys())
     if unknown:
         raise ConfigError(
             f"this version of byol_jax has no {', '.join(f'config.{key}' for key in unknown)}."
         )
-    for key, value in (EARLIER_BEHAVIOUR | found).items():
-        if value or key not in OPEN_IF_EMPTY:
-            try:
-                put(config, key, value)  # with the types that JSON loses
-            except (TypeError, ValueError, OverflowError) as error:
-                raise ConfigError(f"config.{key}={value!r} is of another type.") from error
+    for key, value in (BEFORE_THE_KEY | found).items():
+        try:
+            put(config, key, value)  # with the types that JSON loses
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"config.{key}={value!r} is of another type.") from error
     return resolve(config)[0]
 
 
@@ -408,8 +384,3 @@ def warmup_steps(config: ConfigDict, steps_per_epoch: int) -> int:
 def micro_batch_size(config: ConfigDict) -> int:
     """Images that are in the networks at a time, over all devices."""
     return config.batch_size // config.accum_steps
-
-
-def learning_rate_peak(config: ConfigDict) -> float:
-    """base_learning_rate * batch_size / 256 (section 3.3)."""
-    return config.optimizer.base_learning_rate * config.batch_size / 256

@@ -11,8 +11,6 @@ from byol_jax.data import on_device
 from byol_jax.errors import DataError
 from byol_jax.runs import config as config_lib
 
-EVAL_BATCH_SIZE = 256  # at most, for each device
-
 
 def open_split(config: ConfigDict, split: str) -> data.Source:
     """A split of the config's source.
@@ -25,12 +23,8 @@ def open_split(config: ConfigDict, split: str) -> data.Source:
             "This run was imported and does not record its training data: name images, such as "
             "--data=folder:PATH or --data=tfds:NAME."
         )
-    return data.open_source(
-        config.data.source,
-        split,
-        data_dir=config.data.dir or None,
-        channels=config.data.channels,
-    )
+    name, data_dir, channels = config.data.source, config.data.dir or None, config.data.channels
+    return data.open_source(name, split, data_dir=data_dir, channels=channels)
 
 
 def open_sources(config: ConfigDict) -> tuple[data.Source, data.Source | None]:
@@ -38,8 +32,7 @@ def open_sources(config: ConfigDict) -> tuple[data.Source, data.Source | None]:
     source = open_split(config, config.data.train_split)
     if source.num_classes is None or not config.data.test_split or not config.knn.every_steps:
         return source, None
-    test_source = open_split(config, config.data.test_split)
-    return source, data.match_classes(source, test_source)
+    return source, data.match_classes(source, open_split(config, config.data.test_split))
 
 
 def train_batches(
@@ -54,6 +47,7 @@ def train_batches(
     With `on_decode_error`, which receives the step and a message, images that cannot be decoded are
     replaced; without it they raise DataError. `config.data.placement` is "host" or "device".
     """
+    crop, accum_steps = config.crop, config.accum_steps
     plan = {
         "batch_size": config.batch_size,
         "image_size": config.data.image_size,
@@ -61,28 +55,21 @@ def train_batches(
         "num_steps": total_steps,
         "start_step": start_step,
         "crop": data.Crop(
-            area=(config.crop.area_min, config.crop.area_max),
-            ratio=(config.crop.ratio_min, config.crop.ratio_max),
-            flip=config.crop.flip_prob,
-            fit=config.crop.fit,
+            area=(crop.area_min, crop.area_max),
+            ratio=(crop.ratio_min, crop.ratio_max),
+            flip=crop.flip_prob,
+            fit=crop.fit,
         ),
     }
     if config.data.placement == "device":
-        return on_device.train_batches(source, **plan, accum_steps=config.accum_steps)
-    shard = data.ShardOptions(
-        parallel.rows(config.batch_size, config.accum_steps),
-        jax.process_index(),
-        jax.process_count(),
-    )
+        return on_device.train_batches(source, **plan, accum_steps=accum_steps)
+    rows = parallel.rows(config.batch_size, accum_steps)
+    plan["shard"] = data.ShardOptions(rows, jax.process_index(), jax.process_count())
     batches = data.train_batches(
-        source,
-        **plan,
-        shard=shard,
-        on_decode_error=on_decode_error,
-        service=config.data.service,
+        source, **plan, on_decode_error=on_decode_error, service=config.data.service
     )
     # The loop asks for the next batch during an update, which hides its transfer.
-    return (parallel.device_put_batch(batch, config.accum_steps) for batch in batches)
+    return (parallel.device_put_batch(batch, accum_steps) for batch in batches)
 
 
 def input_bound_hint(config: ConfigDict, source: data.Source) -> str:
@@ -98,8 +85,8 @@ def input_bound_hint(config: ConfigDict, source: data.Source) -> str:
 
 
 def eval_batch_size(config: ConfigDict) -> int:
-    """Images of a batch in evaluation: a micro-batch, but at most EVAL_BATCH_SIZE per device."""
-    return min(config_lib.micro_batch_size(config), EVAL_BATCH_SIZE * jax.device_count())
+    """Images of a batch in evaluation: a micro-batch, but at most 256 for each device."""
+    return min(config_lib.micro_batch_size(config), 256 * jax.device_count())
 
 
 def eval_batches(
@@ -115,12 +102,11 @@ def eval_batches(
     With `on_decode_error`, which receives a message, images that cannot be decoded are left out;
     without it they raise DataError. Without a limit it yields all examples.
     """
-    on_error = on_decode_error and (lambda _, message: on_decode_error(message))
     return data.eval_batches(
         source,
         batch_size=eval_batch_size(config),
         image_size=image_size or config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,
-        on_decode_error=on_error,
+        on_decode_error=on_decode_error and (lambda _, message: on_decode_error(message)),
     )

@@ -29,7 +29,7 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs.checkpoint import Checkpoints
 
 # Settings that may change when a run resumes: they do not change what is learned, except how data
-# errors and non-finite updates are handled. And where equal data lie: see `_is_same_data`.
+# errors and non-finite updates are handled. And data.source, if the data's fingerprint is the same.
 MUTABLE_ON_RESUME = (
     *("data.dir", "data.service", "data.on_decode_error", "on_nonfinite", "max_skipped_updates"),
     *("encoder.remat", "log_every_steps", "checkpoint.", "knn.", "health."),
@@ -103,17 +103,6 @@ def fingerprint(run: Run) -> str:
 
 
 @contextlib.contextmanager
-def _writing(workdir: paths.AnyPath) -> Iterator[None]:
-    """Turns an OSError inside into a CheckpointError."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
-        ) from error
-
-
-@contextlib.contextmanager
 def lock_workdir(workdir: paths.AnyPath) -> Iterator[None]:
     """Makes the folder if needed, and keeps other processes from training in it.
 
@@ -122,13 +111,16 @@ def lock_workdir(workdir: paths.AnyPath) -> Iterator[None]:
     Raises:
       CheckpointError: another process holds the lock, or the folder cannot be written.
     """
-    with _writing(workdir):
+    try:
         workdir.mkdir(parents=True, exist_ok=True)
-        is_local = paths.is_local(workdir)
-        lock = (workdir / "lock").open("w") if is_local else contextlib.nullcontext()
-    with lock as file:
+        file = (workdir / "lock").open("w") if paths.is_local(workdir) else None
+    except OSError as error:
+        raise CheckpointError(
+            f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
+        ) from error
+    with file or contextlib.nullcontext():
         try:
-            if file is not None:
+            if file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(
@@ -158,31 +150,30 @@ def prepare_workdir(
       DataError: the folder holds a run on other images.
       CheckpointError: the folder cannot be read or written.
     """
-    config_changes = []
-    with _writing(workdir):
-        has_config = (workdir / "config.json").exists()
+    path, changes = workdir / "config.json", []
+    with paths.translate_write_errors(workdir):
+        exists = path.exists()
         # Without a checkpoint nothing is lost: a failed first attempt may be overwritten.
         if has_checkpoint(workdir):
-            if not has_config:
+            if not exists:
                 raise CheckpointError(
                     f"{workdir} has checkpoints, but no config.json: put back a copy, such as the "
                     "one that this command writes into another --workdir."
                 )
-            config_changes = _config_changes(workdir, read(workdir), run)
+            changes = _config_changes(workdir, read(workdir), run)
             before = paths.read_record(workdir).get("processes")
             if order_depends_on_processes and before != jax.process_count():
-                config_changes.append(
+                changes.append(
                     f"This run had {before} processes and now has {jax.process_count()}: each "
                     "reads its own part of the records, so from here on the order of the images "
                     "differs, and the result will not be the same to the bit."
                 )
-            if not config_changes:
+            if not changes:
                 return []
-        elif has_config:
+        elif exists:
             read(workdir)  # do not overwrite a config.json of another program
-        text = json.dumps(_record(run), indent=2) + "\n"
-        paths.write_atomically(workdir / "config.json", text.encode())
-    return config_changes
+        paths.write_atomically(path, (json.dumps(_record(run), indent=2) + "\n").encode())
+    return changes
 
 
 def has_checkpoint(workdir: paths.AnyPath) -> bool:
@@ -208,22 +199,20 @@ def _record(run: Run) -> dict[str, Any]:
 
 
 def read(workdir: paths.AnyPath) -> Run:
-    """The run that a folder's config.json describes, of this version or an earlier one.
+    """The run that a folder's config.json describes.
 
     Raises:
       CheckpointError: there is none, or it cannot be read.
     """
     try:
-        record = paths.read_record(workdir)
-        _check_record(record)
-        description = dict(record["data"])
-        if "listing" in description:  # its name in version 0.4
-            description["fingerprint"] = description.pop("listing")
-        return Run(
-            config_lib.from_record(record["config"]),
-            {"fingerprint": None} | description,
-            record["steps_per_epoch"],
-        )
+        match paths.read_record(workdir):
+            case {
+                "config": dict(config),
+                "data": {"name": str(), "num_classes": None | int() as classes} as description,
+                "steps_per_epoch": int(steps),
+            } if steps >= 1 and (classes is None or classes >= 1):
+                return Run(config_lib.from_record(config), description, steps)
+        raise ValueError("'config', 'data' or 'steps_per_epoch' is missing or garbled")
     except FileNotFoundError:
         raise CheckpointError(
             f"{workdir} holds no run (no config.json): name the --workdir of a pre-training run."
@@ -236,26 +225,6 @@ def read(workdir: paths.AnyPath) -> Run:
         ) from error
 
 
-def _check_record(record: dict[str, Any]) -> None:
-    """Raises ValueError unless the parts of config.json are there and of the right types."""
-    description, steps = record.get("data"), record.get("steps_per_epoch")
-    if not isinstance(record.get("config"), dict) or not isinstance(description, dict):
-        raise ValueError("'config' or 'data' is missing or garbled")
-    classes = description.get("num_classes", 0)
-    fits = classes is None or (type(classes) is int and classes >= 1)
-    if not fits or not isinstance(description.get("name"), str):
-        raise ValueError("'data' is garbled")
-    if type(steps) is not int or steps < 1:
-        raise ValueError("'steps_per_epoch' is missing or garbled")
-
-
-def _is_same_data(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether the fingerprint shows that data under another name are the same."""
-    keys = ("num_examples", "num_classes", "class_names", "fingerprint")
-    is_equal = all(before.get(key) == now.get(key) for key in keys)
-    return is_equal and now.get("fingerprint") is not None
-
-
 def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
     """A line about changed settings that may change, if any.
 
@@ -263,17 +232,16 @@ def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
       ConfigError: other settings changed.
       DataError: the images changed.
     """
-    old, new = (config_lib.flat(run.config) for run in (before, now))
+    old, new = config_lib.flat(before.config), config_lib.flat(now.config)
     changed = {
         key: f"config.{key} ({old.get(key)} -> {new.get(key)})"
         for key in sorted(old | new)
         if old.get(key) != new.get(key)
     }
-    mutable, differing = MUTABLE_ON_RESUME, []
-    if _is_same_data(before.data, now.data):
-        mutable += ("data.source",)
-    else:
-        differing = [key for key in now.data if before.data.get(key) != now.data[key]]
+    mutable = MUTABLE_ON_RESUME
+    differing = [key for key in now.data if before.data.get(key) != now.data[key]]
+    if now.data.get("fingerprint") is not None and differing in ([], ["name"]):
+        mutable, differing = (*mutable, "data.source"), []  # the same images in another place
     refused = [text for key, text in changed.items() if not key.startswith(mutable)]
     if differing in (["fingerprint"], ["num_examples", "fingerprint"]) and not refused:
         raise DataError(

@@ -91,14 +91,9 @@ def test_torch_padding_is_symmetric_and_same_is_not():
 
 def test_zero_init_makes_blocks_the_identity():
     def last_scale(zero):
-        block = models.BasicBlock(
-            channels=4,
-            stride=1,
-            conv=partial(resnet.conv2d, padding="torch", dtype=jnp.float32),
-            norm=partial(models.BatchNorm, use_running_average=True),
-            zero_init_scale=zero,
-        )
-        return block.init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))["params"]["bn2"]["scale"]
+        network = models.ResNet8(stem="strided", width_multiplier=0.25, zero_init_scale=zero)
+        made = network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=False)
+        return made["params"]["layer3_0"]["bn2"]["scale"]
 
     np.testing.assert_array_equal(last_scale(True), 0)
     np.testing.assert_array_equal(last_scale(False), 1)
