@@ -105,7 +105,7 @@ def _exit(text: str, code: int) -> None:
 def _shutdown_distributed(code: int) -> None:
     """Reports to the other processes of the run, if there are any, that this one ends."""
     if _is_one_of_several():
-        sys.modules["byol_jax.runs.processes"].leave(code)
+        sys.modules["byol_jax.runs.processes"].shutdown(code)
 
 
 def _is_one_of_several() -> bool:

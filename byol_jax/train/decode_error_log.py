@@ -3,7 +3,7 @@
 import json
 import os
 
-from byol_jax.runs.paths import AnyPath, is_local, write_whole, writing
+from byol_jax.runs.paths import AnyPath, is_local, translate_write_errors, write_atomically
 
 NAMED = 5  # images that the summary names
 
@@ -38,9 +38,9 @@ class DecodeErrorLog:
         self._of_step.add(image)
         self._lines.append(_line({"step": step, "image": image}))
         if not is_local(self._path):  # a file there cannot be added to
-            write_whole(self._path, "".join(self._lines).encode())
+            write_atomically(self._path, "".join(self._lines).encode())
             return
-        with writing(self._path), self._path.open("a") as file:
+        with translate_write_errors(self._path), self._path.open("a") as file:
             file.write(self._lines[-1])
             file.flush()
             os.fsync(file.fileno())
@@ -65,7 +65,7 @@ def _keep(path: AnyPath, start_step: int) -> list[str]:
     """Drops the lines of a list beyond a step; returns the others."""
     lines = [_line(row) for row in _read(path) if row["step"] <= start_step]
     if path.exists():
-        write_whole(path, "".join(lines).encode())
+        write_atomically(path, "".join(lines).encode())
     return lines
 
 

@@ -1,6 +1,5 @@
 """What a new run starts from: random weights, another encoder, or the state of another run."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from byol_jax import byol
 from byol_jax.errors import UserError
 from byol_jax.export.convert import torchvision
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import manifest
+from byol_jax.runs import manifest, paths
 from byol_jax.runs import run as run_lib
 
 # In these, two encoders of the same shapes compute different things.
@@ -29,21 +28,21 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
     """
     for key in ("encoder", "target_encoder"):  # now, before anything is written or compiled
         path = config.init[key]
-        if path and not Path(path).exists():
+        if path and not paths.path(path).exists():
             raise UserError(
                 f"config.init.{key}={path} does not exist: name a run, an export, or a file of "
                 "torchvision's weights (.safetensors or .pth)."
             )
-    path = config.init.state
-    if not path:
+    if not config.init.state:
         return 0
-    if (Path(path) / "model.safetensors").exists():
+    path = paths.path(config.init.state)
+    if (path / "model.safetensors").exists():
         raise UserError(
             f"config.init.state={path} is an export, which has no state but an encoder: name it "
             "by config.init.encoder instead."
         )
-    run_lib.read(Path(path))  # says what is wrong with the folder
-    with run_lib.checkpoints_of(Path(path)) as checkpoints:
+    run_lib.read(path)  # says what is wrong with the folder
+    with run_lib.checkpoints_of(path) as checkpoints:
         step = checkpoints.latest_step()
     if step >= total_steps:
         raise UserError(
@@ -76,7 +75,7 @@ def _whole_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
     The seed is this run's own.
     """
     key, path = "config.init.state", config.init.state
-    other = run_lib.restore(Path(path), step)
+    other = run_lib.restore(paths.path(path), step)
     theirs = other.run.config
     for name in (*(f"encoder.{name}" for name in SAME_SHAPES), *SAME_STATES):
         if config_lib.get(theirs, name) != config_lib.get(config, name):
@@ -90,7 +89,7 @@ def _whole_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
     found = manifest.leaves(other.state)
 
     def leaf(where: tuple, own: jax.Array) -> jax.Array:
-        there = found.get(manifest.name_of(where), own)
+        there = found.get(manifest.leaf_name(where), own)
         return there if there.shape == own.shape else own
 
     return jax.tree_util.tree_map_with_path(leaf, fresh)._replace(seed=fresh.seed)
@@ -129,7 +128,7 @@ def _encoder_variables(
     And its settings, as far as they are known.
     """
     settings = {"stem": "imagenet", "padding": "torch"}  # torchvision's
-    if Path(path).is_dir():
+    if paths.path(path).is_dir():
         encoder = byol_jax.load(path)
         variables = encoder.variables
         settings = encoder.config["encoder"]

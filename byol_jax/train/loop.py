@@ -93,7 +93,7 @@ def train(
         processes.check_same("state to start from", str(first))
         for line in (
             *introduction(run, learner, test_source, workdir, saved is not None, first),
-            *source.notes,
+            *source.warnings,
             *warnings,
             *news,
         ):
@@ -121,7 +121,7 @@ def begin(
     if not processes.is_first():
         return []
     stack.enter_context(run_lib.lock_workdir(workdir))
-    return run_lib.prepare_workdir(workdir, run, source.order_depends_on_hosts)
+    return run_lib.prepare_workdir(workdir, run, source.order_depends_on_processes)
 
 
 class Surroundings(NamedTuple):
@@ -143,13 +143,13 @@ def loop(run: run_lib.Run, learner: byol.Learner, start: Restored, around: Surro
     workdir, source, test_source, checkpoints, progress, stop, clock, compilations = around
     update = parallel.update(learner, partial(nonfinite.update, skip=config.on_nonfinite == "skip"))
     state = parallel.replicate(start.state)
-    finite = nonfinite.NonFiniteGuard(config, int(start.loop.get("skipped_in_a_row", 0)))
+    finite = nonfinite.NonFiniteGuard(config, int(start.loop_state.get("skipped_in_a_row", 0)))
     bad = None
     if config.data.on_decode_error == "skip":
         bad = DecodeErrorLog(workdir, start.step, jax.process_index(), jax.process_count())
     collector = MetricsCollector(run, learner, source, test_source, bad)
     collapse = health.CollapseMonitor(
-        config.health.patience, int(start.loop.get("bad_readings", 0))
+        config.health.patience, int(start.loop_state.get("bad_readings", 0))
     )
 
     def last_good() -> int | None:
@@ -272,7 +272,7 @@ def pace(clock: Timer, config: ConfigDict, source: data.Source) -> str:
     said = f"{rates['images_per_second']:.4g} images/s, {share:.0%} of the time waiting for input"
     if share <= INPUT_BOUND:
         return f"{said}."
-    return f"{said}: the run was input-bound. {inputs.faster_input(config, source)}"
+    return f"{said}: the run was input-bound. {inputs.input_bound_hint(config, source)}"
 
 
 def due(step: int, every: int) -> bool:

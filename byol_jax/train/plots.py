@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from byol_jax.runs.paths import AnyPath, write_whole
+from byol_jax.runs.paths import AnyPath, write_atomically
 from byol_jax.train.writers import read_metrics
 
 SMALLEST = 96  # smaller views are enlarged, so that there is something to see
@@ -44,7 +44,7 @@ def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
             picture.paste(image, (LABEL + column * across, top))
     png = io.BytesIO()
     picture.save(png, format="png", compress_level=1)
-    write_whole(path, png.getvalue())
+    write_atomically(path, png.getvalue())
 
 
 def curves(path: AnyPath, metrics: AnyPath) -> None:
@@ -83,4 +83,4 @@ def curves(path: AnyPath, metrics: AnyPath) -> None:
     figure.tight_layout()
     png = io.BytesIO()
     figure.savefig(png, dpi=100, format="png")
-    write_whole(path, png.getvalue())
+    write_atomically(path, png.getvalue())

@@ -8,7 +8,7 @@ import sys
 import tqdm
 
 from byol_jax.errors import UserError
-from byol_jax.runs.paths import AnyPath, is_local, write_whole, writing
+from byol_jax.runs.paths import AnyPath, is_local, translate_write_errors, write_atomically
 
 
 class Metrics:
@@ -38,7 +38,7 @@ class Metrics:
         if self._file is None:
             self._lines.append(line)
             return
-        with writing(self._path):
+        with translate_write_errors(self._path):
             self._file.write(line)
             self._file.flush()
         if self._events is None:
@@ -57,7 +57,7 @@ class Metrics:
         if self._file is None:
             self._rewrite()
         else:
-            with writing(self._path):
+            with translate_write_errors(self._path):
                 os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Metrics:
             self._events.close()
 
     def _rewrite(self) -> None:
-        write_whole(self._path, "".join(self._lines).encode())
+        write_atomically(self._path, "".join(self._lines).encode())
 
 
 def read_metrics(path: AnyPath) -> list[dict[str, float]]:
