@@ -5,8 +5,8 @@ theta) learns to predict, from one view of an example, a target network's (param
 of another view of it; xi follows theta slowly. There are no negative pairs: what keeps the two from
 agreeing on a constant is the predictor, which only the online network has, and the slow target.
 
-Everything here is a pure function over pytrees of arrays and a Flax module. An example may be any
-pytree (images, signals, a dictionary of modalities); `augment` makes two views of it. By hand:
+All functions here are pure, over pytrees of arrays and Flax modules. An example may be any pytree
+(images, signals, a dictionary of modalities); `augment` makes two views of it. By hand:
 
     learner = byol.make_learner(encoder, augment, preprocess, optimizer, tau)
     state = byol.init(learner, seed=0, batch=batch)
@@ -15,6 +15,7 @@ pytree (images, signals, a dictionary of modalities); `augment` makes two views 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,16 +31,14 @@ from byol_jax.models import MLP, OnlineNetwork, Outputs, TargetNetwork, dropout_
 Tree = Any  # a pytree of arrays
 Metrics = dict[str, jax.Array]  # float32 scalars
 
-# Keys of a step are folded with positions, which are below this, or with this and more (networks).
-NETWORK_KEYS = 2**31
+# What the key of a step is folded with: positions (int32) for examples, these for networks.
+NETWORK_KEYS = range(2**31, 2**31 + 4)
 
 
 class Batch(NamedTuple):
     """What one update receives. The batch axis is the first one of every leaf."""
 
-    examples: (
-        Tree  # what `Learner.augment` takes, such as uint8 (batch, 2, height, width, channels)
-    )
+    examples: Tree  # for `Learner.augment`, such as uint8 (batch, 2, height, width, channels)
     labels: jax.Array | None  # int32 (batch,), or None: without labels the probe is off
     positions: jax.Array  # int32 (batch,): position of each example in the global batch
 
@@ -74,11 +73,14 @@ def byol_objective(
     """The loss of a batch and its metrics; objectives.py has others.
 
     Args:
-      online: outputs of the online network for view 1 and view 2.
-      target: outputs of the target network, which are constants.
+      online: outputs of the online network for view 1 and view 2, (batch, ...) each.
+      target: outputs of the target network, likewise; constants.
       axis_name: mapped axis of replicas, for objectives that compare examples with each other.
+
+    Returns:
+      Float32 (), and float32 scalars by name.
     """
-    del axis_name  # here every example counts on its own
+    del axis_name  # here no example depends on another
     (online1, online2), (target1, target2) = online, target
     # Both directions, summed rather than averaged (end of section 3.1): parameters that LARS does
     # not adapt see the size of the gradient.
@@ -94,11 +96,7 @@ Objective = Callable[..., tuple[jax.Array, Metrics]]
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """What stays fixed during training; `make_learner` builds one.
-
-    Under `axis_name` the batch is split over replicas, and batch norm should be synchronised by the
-    same name.
-    """
+    """What stays fixed during training; `make_learner` builds one."""
 
     online: OnlineNetwork
     target: nn.Module  # a TargetNetwork, or objectives.NoTarget
@@ -107,9 +105,9 @@ class Learner:
     optimizer: optax.GradientTransformation
     tau: Callable[[jax.Array], jax.Array]  # target decay as a function of the step
     objective: Objective = byol_objective
-    axis_name: str | None = None
+    axis_name: str | None = None  # mapped axis of replicas; batch norm should average over it too
     accum_steps: int = 1  # micro-batches over which an update averages its gradient
-    unroll: bool = False  # compile each micro-batch instead of a loop over them
+    unroll: bool = False  # unroll the loop over micro-batches, as CPUs need
 
 
 def make_learner(
@@ -134,8 +132,8 @@ def make_learner(
       preprocess: what to do to a batch without augmentation before it enters the encoder.
       optimizer: for the online parameters, such as `optim.lars`.
       tau: target decay by step, such as `optim.target_decay`.
-      projector: g, called with (batch, features) and `train`, such as `models.MLP`.
-      predictor: q, likewise, with an output as large as its input; None leaves it out.
+      projector: g, (batch, features) and `train` -> (batch, size), such as `models.MLP`.
+      predictor: q, (batch, size) and `train` -> (batch, size); None is the identity.
       num_classes: number of classes of the linear probe; None leaves the probe out.
       target: the target network; by default a `TargetNetwork` of copies of encoder and projector.
       **settings: other fields of `Learner`.
@@ -154,13 +152,14 @@ def init(learner: Learner, seed: int, batch: Batch) -> State:
     Args:
       learner: what to train.
       seed: non-negative; initial weights and all later randomness follow from it.
-      batch: gives the shapes; at least two examples.
+      batch: at least two examples; only their shapes and dtypes matter.
     """
     key = jax.random.key(seed)
-    views = augment_batch(learner, key, jax.tree.map(lambda x: x[:2], batch))
-    shapes = [jax.tree.map(jnp.shape, view) for view in views]
-    if shapes[0] == shapes[1]:
-        views = views[:1]  # half the tracing
+    batch = jax.tree.map(lambda x: x[:2], batch)
+    view1, view2 = jax.eval_shape(functools.partial(augment_batch, learner), key, batch)
+    # Views of the same shapes use the same parameters: one is enough.
+    views = [view1] if view1 == view2 else [view1, view2]
+    views = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), views)
     variables = learner.online.init(key, views, train=True, method="on_each")
     params, stats = variables["params"], variables.get("batch_stats", {})
     parts = learner.target.parts
@@ -190,7 +189,7 @@ def augment_batch(learner: Learner, key: jax.Array, batch: Batch) -> tuple[Tree,
 def apply(
     network: nn.Module, params: Tree, stats: Tree, view: Tree, key: jax.Array, positions: jax.Array
 ) -> tuple[Outputs, Tree]:
-    """Runs a network in training mode; returns its outputs and its new running statistics."""
+    """Runs a network on a batch in training mode: its outputs and its new running statistics."""
     variables = {"params": params, "batch_stats": stats}
     with dropout_by_position(positions):
         outputs, changed = network.apply(
@@ -200,7 +199,7 @@ def apply(
 
 
 def probe_loss(logits: jax.Array | None, labels: jax.Array | None) -> tuple[jax.Array, Metrics]:
-    """Cross-entropy of the linear probe; zero, without metrics, where there are no labels."""
+    """Cross-entropy of logits (batch, classes) and labels (batch,); 0 where either is missing."""
     if logits is None or labels is None:
         return jnp.zeros(()), {}
     loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
@@ -210,26 +209,26 @@ def probe_loss(logits: jax.Array | None, labels: jax.Array | None) -> tuple[jax.
 
 def loss_fn(
     online_params: Tree, learner: Learner, state: State, batch: Batch
-) -> tuple[jax.Array, tuple[Tree, Tree, Metrics]]:
-    """The loss of a batch, with the new running statistics of both networks and the metrics."""
-    key = step_key(state)
+) -> tuple[jax.Array, tuple[tuple[Tree, Tree], Metrics]]:
+    """The loss of a batch; also the new running statistics of both networks, and the metrics."""
+    key, positions = step_key(state), batch.positions
     view1, view2 = augment_batch(learner, key, batch)
-    keys = [jax.random.fold_in(key, NETWORK_KEYS + i) for i in range(4)]
-    # Each view passes on its own: batch-norm statistics are those of one view, never of both.
+    keys = [jax.random.fold_in(key, data) for data in NETWORK_KEYS]
+    # Each view passes separately: batch-norm statistics are those of one view, never of both.
     theta, stats = online_params, state.online_stats
-    online1, stats = apply(learner.online, theta, stats, view1, keys[0], batch.positions)
-    online2, online_stats = apply(learner.online, theta, stats, view2, keys[1], batch.positions)
+    online1, stats = apply(learner.online, theta, stats, view1, keys[0], positions)
+    online2, online_stats = apply(learner.online, theta, stats, view2, keys[1], positions)
     xi, stats = state.target_params, state.target_stats
-    target1, stats = apply(learner.target, xi, stats, view1, keys[2], batch.positions)
-    target2, target_stats = apply(learner.target, xi, stats, view2, keys[3], batch.positions)
+    target1, stats = apply(learner.target, xi, stats, view1, keys[2], positions)
+    target2, target_stats = apply(learner.target, xi, stats, view2, keys[3], positions)
     # The target is a constant: "sg" in figure 2.
-    target1, target2 = jax.lax.stop_gradient((target1, target2))
+    online, target = (online1, online2), jax.lax.stop_gradient((target1, target2))
 
-    loss, metrics = learner.objective((online1, online2), (target1, target2), learner.axis_name)
+    loss, metrics = learner.objective(online, target, learner.axis_name)
     # The probe reads a stop_gradient of the embedding, so its loss moves the probe alone.
-    loss_of_probe, probe_metrics = probe_loss(online1.logits, batch.labels)
-    loss = loss + loss_of_probe
-    return loss, (online_stats, target_stats, {**metrics, **probe_metrics, "loss": loss})
+    added, probe_metrics = probe_loss(online1.logits, batch.labels)
+    loss = loss + added
+    return loss, ((online_stats, target_stats), {**metrics, **probe_metrics, "loss": loss})
 
 
 @jax.jit
@@ -248,27 +247,22 @@ def update(learner: Learner, state: State, batch: Batch) -> tuple[State, Metrics
 
     def microbatch_grads(stats: tuple[Tree, Tree], rows: Batch):
         now = state._replace(online_stats=stats[0], target_stats=stats[1])
-        gradients, (online_stats, target_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
-            state.online_params, learner, now, rows
-        )
-        return (online_stats, target_stats), (gradients, metrics)
+        gradient = jax.grad(loss_fn, has_aux=True)
+        grads, (stats, metrics) = gradient(state.online_params, learner, now, rows)
+        return stats, (grads, metrics)
 
-    (online_stats, target_stats), (gradients, metrics) = optim.accumulate(
-        microbatch_grads,
-        (state.online_stats, state.target_stats),
-        batch,
-        learner.accum_steps,
-        learner.unroll,
+    stats = (state.online_stats, state.target_stats)
+    (online_stats, target_stats), (grads, metrics) = optim.accumulate(
+        microbatch_grads, stats, batch, learner.accum_steps, learner.unroll
     )
     if learner.axis_name is not None:
-        # Statistics are equal already where batch norm is synchronised; an encoder of the user's
-        # may not be, and the state must be the same everywhere.
-        gradients, online_stats, target_stats, metrics = jax.lax.pmean(
-            (gradients, online_stats, target_stats, metrics), learner.axis_name
+        # Synchronised batch norm has equal statistics on all replicas; a user's encoder may not.
+        grads, online_stats, target_stats, metrics = jax.lax.pmean(
+            (grads, online_stats, target_stats, metrics), learner.axis_name
         )
-    updates, opt_state = learner.optimizer.update(gradients, state.opt_state, state.online_params)
+    updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.online_params)
     online_params = optax.apply_updates(state.online_params, updates)
-    tau = learner.tau(state.step)
+    tau = jnp.asarray(learner.tau(state.step), jnp.float32)
     new_state = State(
         step=state.step + 1,
         seed=state.seed,
@@ -280,20 +274,19 @@ def update(learner: Learner, state: State, batch: Batch) -> tuple[State, Metrics
     )
     metrics |= {
         "tau": tau,
-        "gradient_norm": optax.tree.norm(gradients),
+        "gradient_norm": optax.tree.norm(grads),
         "parameter_norm": optax.tree.norm(online_params),
     }
     return new_state, metrics
 
 
 def infer(learner: Learner, state: State, examples: Tree) -> Outputs:
-    """What the online network returns in evaluation mode (running statistics).
+    """Outputs of the online network in evaluation mode, with its running statistics.
 
     Args:
-      learner: of the state.
-      state: whose online parameters and statistics are used.
-      examples: a batch without augmentation, as `learner.preprocess` takes it, such as uint8 (n,
-        height, width, channels).
+      learner: that the state belongs to.
+      state: the online parameters and statistics to use.
+      examples: a batch for `learner.preprocess`, such as uint8 (n, height, width, channels).
     """
     variables = {"params": state.online_params, "batch_stats": state.online_stats}
     return learner.online.apply(variables, learner.preprocess(examples), train=False)

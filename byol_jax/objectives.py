@@ -1,4 +1,4 @@
-"""Other objectives than BYOL's, for the ablations between it and SimCLR (section 5).
+"""Objectives between BYOL's and SimCLR's, for the ablations of section 5.
 
 The paper's appendix writes BYOL and SimCLR as one loss. With unit vectors, S(u, w) = <u, w>,
 predictions q_i = q(z_i) of view 1, and projections z_j of view 1 and z'_j of view 2 (by the target
@@ -7,7 +7,7 @@ network, if there is one),
     2 - 2 S(q_i, z'_i) + beta 2 alpha ln( sum_{j != i} e^{S(q_i, z_j) / alpha}
                                           + sum_j e^{S(q_i, z'_j) / alpha} ),
 
-and the same with the views exchanged. beta = 0 is BYOL; beta = 1 without predictor and target
+plus the same with the views exchanged. beta = 0 is BYOL; beta = 1 without predictor and target
 network is SimCLR's InfoNCE (arXiv 2002.05709, equation 1; its NT-Xent) times 2 alpha, plus 2.
 
 An objective has the signature of `byol.byol_objective`.
@@ -24,17 +24,17 @@ from byol_jax.models import Outputs
 
 
 class NoTarget(nn.Module):
-    """In place of the target network where the objective does without: it has no parameters."""
+    """A target network without parameters or outputs, for objectives that need no target."""
 
     parts: ClassVar = ()
 
     def __call__(self, view: Any, train: bool) -> Outputs:
-        """Returns nothing."""
+        """Outputs without arrays, for any view."""
         return Outputs(embedding=None, projection=None)
 
 
 def without_target(objective: Objective) -> Objective:
-    """The objective against the online network's own projections, with their gradient."""
+    """The objective with the online network's outputs as targets, through which gradients flow."""
 
     def own_projections(online, target, axis_name: str | None) -> tuple[jax.Array, Metrics]:
         del target
@@ -44,7 +44,7 @@ def without_target(objective: Objective) -> Objective:
 
 
 def with_negatives(beta: float, temperature: float) -> Objective:
-    """BYOL's objective and `beta` times the negatives of the formula above.
+    """BYOL's objective plus `beta` times the negatives' term of the formula above.
 
     Args:
       beta: weight of the negatives, at least 0.
@@ -65,14 +65,16 @@ def with_negatives(beta: float, temperature: float) -> Objective:
 
 
 def info_nce(temperature: float) -> Objective:
-    """SimCLR's loss of both views, averaged: -ln(e^{S(q_i, z'_i) / alpha} / sum over all others).
+    """SimCLR's loss: -ln(e^{S(q_i, z'_i) / alpha} / sums of the formula above), mean of both views.
+
+    SimCLR has neither predictor nor target network: `without_target(info_nce(temperature))`.
 
     Args:
       temperature: alpha, above 0.
     """
 
     def objective(online, target, axis_name: str | None) -> tuple[jax.Array, Metrics]:
-        # The formula of the module with beta 1, less its factor and its constant, for each view.
+        # Each direction of the formula with beta 1 is 2 + 2 alpha times InfoNCE.
         loss, _ = with_negatives(1.0, temperature)(online, target, axis_name)
         loss = (loss - 4) / (4 * temperature)
         return loss, {"info_nce_loss": loss}
@@ -91,10 +93,10 @@ def negatives_loss(
 
     Args:
       prediction: float32 (batch, size), unit vectors: q.
-      same_view: float32 (batch, size), unit vectors: z of the same images and view.
-      other_view: float32 (batch, size), unit vectors: z' of the same images, other view.
+      same_view: float32 (batch, size), unit vectors: z of the same examples and view.
+      other_view: float32 (batch, size), unit vectors: z' of the same examples, other view.
       temperature: alpha, above 0.
-      axis_name: mapped axis of replicas; the projections of all of them count.
+      axis_name: mapped axis of replicas; predictions are compared with the projections of all.
 
     Returns:
       Float32 (batch,).

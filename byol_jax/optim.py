@@ -1,4 +1,4 @@
-"""LARS and its peers, gradient accumulation, schedules of the learning rate and target decay."""
+"""LARS, AdamW and SGD; schedules of the learning rate and target decay; gradient accumulation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ import optax
 def is_adapted(params: optax.Params) -> optax.Params:
     """A tree of booleans: True for kernels, False for biases and the parameters of norms.
 
-    Those get neither weight decay nor, under LARS, adaptation (section 3.3 of the paper).
+    The latter get neither weight decay nor, under LARS, adaptation (section 3.3 of the paper).
     """
 
     def kernel(path: tuple, leaf: jax.Array) -> bool:
@@ -30,9 +30,9 @@ def lars(
 ) -> optax.GradientTransformation:
     """m <- momentum m + eta |w| / |g + decay w| (g + decay w);  w <- w - learning_rate m.
 
-    You et al. 2017 (arXiv 1708.03888). Unlike optax.lars, the learning rate comes after the
-    momentum, as in the authors' code: a changing rate then acts on the whole of m at once.
-    With `clip`, see `scale_by_clipped_trust_ratio`.
+    You et al. 2017 (arXiv 1708.03888). Unlike in `optax.lars`, the learning rate is applied after
+    the momentum, as in the authors' code: a change of the rate acts on all of m at once.
+    With `clip`, the trust ratio is that of `scale_by_clipped_trust_ratio`.
     """
     if clip:
         adapt = scale_by_clipped_trust_ratio(learning_rate, trust_coefficient)
@@ -49,14 +49,14 @@ def lars(
 def scale_by_trust_ratio(trust_coefficient: float) -> optax.GradientTransformation:
     """g <- eta |w| / |g| g, or g itself where either norm is 0.
 
-    The same numbers as optax's transformation of that name, which takes every norm twice, the
-    second time of a changed copy, for the sake of a derivative that nothing here needs.
+    The same numbers as `optax.scale_by_trust_ratio`, which computes every norm twice, the second
+    time of a modified copy, for a derivative that is not needed here.
     """
 
     def scale(g: jax.Array, w: jax.Array) -> jax.Array:
-        of_w, of_g = jnp.linalg.norm(w), jnp.linalg.norm(g)
-        adapted = (of_w > 0) & (of_g > 0)
-        return g * jnp.where(adapted, trust_coefficient * of_w / jnp.where(adapted, of_g, 1), 1)
+        w_norm, g_norm = jnp.linalg.norm(w), jnp.linalg.norm(g)
+        adapted = (w_norm > 0) & (g_norm > 0)
+        return g * jnp.where(adapted, trust_coefficient * w_norm / jnp.where(adapted, g_norm, 1), 1)
 
     return optax.stateless_with_tree_map(scale)
 
@@ -64,10 +64,10 @@ def scale_by_trust_ratio(trust_coefficient: float) -> optax.GradientTransformati
 def scale_by_clipped_trust_ratio(
     learning_rate: optax.ScalarOrSchedule, trust_coefficient: float
 ) -> optax.GradientTransformation:
-    """g <- min(eta |w| / (|g| learning_rate), 1) g: SGD, but for steps beyond eta |w|.
+    """g <- min(eta |w| / (|g| learning_rate), 1) g: SGD with steps of at most eta |w|.
 
-    The clipped variant of LARS ("LARC") that recipes for small data sets use, with an eta some
-    twenty times as large: after the learning rate a step is eta |w| long, or the plain gradient's.
+    The clipped variant of LARS ("LARC") that recipes for small data sets use, with an eta about
+    twenty times as large.
     """
 
     def init(params: optax.Params) -> optax.ScaleByScheduleState:
@@ -79,9 +79,9 @@ def scale_by_clipped_trust_ratio(
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def scale(g: jax.Array, w: jax.Array) -> jax.Array:
-            longest, plain = trust_coefficient * jnp.linalg.norm(w), rate * jnp.linalg.norm(g)
-            clipped = (longest > 0) & (plain > longest)
-            return g * jnp.where(clipped, longest / jnp.where(clipped, plain, 1), 1)
+            longest, length = trust_coefficient * jnp.linalg.norm(w), rate * jnp.linalg.norm(g)
+            clipped = (longest > 0) & (length > longest)
+            return g * jnp.where(clipped, longest / jnp.where(clipped, length, 1), 1)
 
         state = optax.ScaleByScheduleState(optax.safe_increment(state.count))
         return jax.tree.map(scale, updates, params), state
@@ -134,17 +134,17 @@ def accumulate(
     steps: int,
     unroll: bool = False,
 ) -> tuple[Any, Any]:
-    """Means over micro-batches, which pass one after the other: activations take the memory of one.
+    """Means over micro-batches, one after the other: only one needs memory for its activations.
 
-    Batch norm, which sees one micro-batch at a time, hands its statistics on in `carry`.
+    Batch norm sees one micro-batch at a time; `carry` passes its statistics from each to the next.
 
     Args:
       grads_fn: (carry, rows of the batch) -> new carry, and a tree to average, such as gradients.
-      carry: what the first micro-batch starts from.
+      carry: of the first micro-batch.
       batch: a tree with the batch axis first in every leaf.
-      steps: micro-batches, at least 1.
-      unroll: compile each micro-batch instead of a loop: in a loop XLA's convolutions on a CPU are
-        slow (28 images/s where 540 were measured unrolled).
+      steps: number of micro-batches, at least 1.
+      unroll: unroll the loop. On CPUs XLA's convolutions are slow inside a loop (28 images/s
+        against 540 unrolled).
 
     Returns:
       The last carry, and the means.
@@ -165,10 +165,10 @@ def accumulate(
 
 
 def micro_batches(batch: Any, count: int) -> Any:
-    """The rows in `count` groups: (batch, ...) -> (count, batch / count, ...) in every leaf.
+    """Splits rows into `count` groups: (batch, ...) -> (count, batch / count, ...) in every leaf.
 
     Raises:
-      ValueError: the rows do not divide.
+      ValueError: `count` does not divide the number of rows.
     """
     rows = len(jax.tree.leaves(batch)[0])
     if rows % count:

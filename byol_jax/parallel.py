@@ -1,8 +1,8 @@
-"""Devices, of one process or many: the only file that says pmap.
+"""An update over the devices of one or many processes: the only file that uses pmap.
 
-The state is replicated and whole on every device (no leading device axis); batches are split by
-rows, first among processes, then among the devices of each. pmap's `out_axes=None` trusts that a
-value is the same on every replica, which is why `byol.update` averages all it returns.
+The state is replicated: every device holds a complete copy, without a leading device axis. Batches
+are split by rows, first among processes, then among the devices of each. pmap does not check that
+what it returns with `out_axes=None` is equal on all replicas, so `byol.update` averages it.
 """
 
 from collections.abc import Callable
@@ -13,77 +13,77 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from byol_jax import byol
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError
 
 AXIS = "batch"
 
 
 def check_devices(batch_size: int, accum_steps: int) -> None:
-    """Raises UserError where a micro-batch does not divide among the devices of all processes."""
+    """Raises ConfigError unless a micro-batch divides among the devices of all processes."""
     devices = jax.device_count()
     if devices != jax.local_device_count() * jax.process_count():
-        raise UserError(
-            f"process {jax.process_index()} has {jax.local_device_count()} of {devices} devices, "
-            f"which are not shared equally by {jax.process_count()} processes: give each as many."
+        raise ConfigError(
+            f"Process {jax.process_index()} has {jax.local_device_count()} of {devices} devices, "
+            f"not an equal share among {jax.process_count()} processes: give each the same number."
         )
     if batch_size % (devices * accum_steps):
         parts = f"{devices} devices"
         if accum_steps > 1:
             parts += f" and config.accum_steps={accum_steps} micro-batches"
-        raise UserError(
+        raise ConfigError(
             f"config.batch_size={batch_size} does not divide among {parts}: make it a multiple of "
             f"{devices * accum_steps}."
         )
 
 
 def replicate(tree: Any) -> Any:
-    """Puts the same arrays on every device of this process, as `update` returns its state.
+    """Copies arrays to every device of this process, sharded as `update` returns its state.
 
-    So nothing compiles twice. Every process has to come with the same.
+    So `update` compiles once. Every process must pass the same values.
     """
     return jax.device_put(tree, local_sharding())
 
 
 def local_sharding(*axes: str | None) -> NamedSharding:
-    """How arrays lie on this process's devices: replicated, or split on the axis called AXIS."""
+    """A sharding over this process's devices: replicated, or split on the axis called AXIS."""
     mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def local(tree: Any) -> Any:
-    """This process's first copy of replicated arrays, without communication or a copy."""
+    """The first device's copy of replicated arrays; nothing is communicated or copied."""
     return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
 
 
 def across_processes(tree: Any) -> Any:
-    """Replicated arrays as arrays over the devices of all processes; nothing is copied.
+    """Replicated arrays as global arrays over the devices of all processes, for saving.
 
-    Which is how all processes can save them together.
+    Nothing is copied.
     """
-    everywhere = NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec())
+    replicated = NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec())
     return jax.tree.map(
         lambda x: jax.make_array_from_single_device_arrays(
-            x.shape, everywhere, [shard.data for shard in x.addressable_shards]
+            x.shape, replicated, [shard.data for shard in x.addressable_shards]
         ),
         tree,
     )
 
 
 def rows(batch_size: int, accum_steps: int) -> np.ndarray:
-    """Which rows of every global batch this process feeds to its devices, ascending.
+    """The rows of every global batch that this process feeds to its devices, ascending.
 
-    Its equal part of the first micro-batch, then of the second, and so on: which examples make a
-    micro-batch does not depend on the number of processes.
+    They are its equal share of the first micro-batch, then of the second, and so on: the examples
+    of a micro-batch do not depend on the number of processes.
     """
-    parts = np.arange(batch_size).reshape(accum_steps, jax.process_count(), -1)
-    return parts[:, jax.process_index()].reshape(-1)
+    shares = np.arange(batch_size).reshape(accum_steps, jax.process_count(), -1)
+    return shares[:, jax.process_index()].reshape(-1)
 
 
 def split(tree: Any, accum_steps: int = 1) -> Any:
-    """This process's rows, first axis of every leaf -> (its devices, rows of a device).
+    """Splits this process's rows: (rows, ...) -> (devices, rows per device, ...) in every leaf.
 
-    A device gets its share of the first micro-batch, then of the second, and so on: which examples
-    make a micro-batch does not depend on the number of devices.
+    A device gets its share of the first micro-batch, then of the second, and so on: the examples
+    of a micro-batch do not depend on the number of devices.
     """
     devices = jax.local_device_count()
 
@@ -96,46 +96,46 @@ def split(tree: Any, accum_steps: int = 1) -> Any:
 
 
 def device_put_batch(batch: byol.Batch, accum_steps: int = 1) -> byol.Batch:
-    """Starts to send the rows of this process to its devices, split as above.
+    """Sends the rows of this process to its devices, split as by `split`, for `update`.
 
-    Returns at once; `update` and `gather_rows` take what it returns.
+    Returns before the transfer is done.
     """
     return jax.device_put(split(batch, accum_steps), local_sharding(AXIS))
 
 
 def sharded_batch_fn(
-    of_rows: Callable[[jax.Array, Any], tuple[byol.Batch, Any]], batch_size: int, accum_steps: int
+    make_rows: Callable[[jax.Array, Any], tuple[byol.Batch, Any]], batch_size: int, accum_steps: int
 ) -> Callable[[Any], tuple[byol.Batch, Any]]:
-    """Batches that are made on the devices, each making its own rows.
+    """A function that makes batches on the devices, where each device makes its own rows.
 
     Args:
-      of_rows: (rows of the global batch, int32 (n,), and something replicated) -> these rows of a
-        batch, and something replicated.
+      make_rows: (int32 (n,), indices of rows of the global batch, and a replicated tree) -> these
+        rows, and a replicated tree.
       batch_size: rows of the global batch.
       accum_steps: micro-batches of an update.
 
     Returns:
-      `make(replicated)` -> a batch as `device_put_batch` returns it, and what else `of_rows`
-      returns.
+      A function: replicated tree -> a batch as from `device_put_batch`, and the replicated tree
+      that `make_rows` returns.
     """
-    mapped = jax.pmap(of_rows, axis_name=AXIS, in_axes=(0, None), out_axes=(0, None))
+    mapped = jax.pmap(make_rows, axis_name=AXIS, in_axes=(0, None), out_axes=(0, None))
     mine = rows(batch_size, accum_steps).astype(np.int32)
     mine = jax.device_put(split(mine, accum_steps), local_sharding(AXIS))
     return lambda replicated: mapped(mine, replicated)
 
 
 def first_rows(batch: byol.Batch, count: int) -> byol.Batch:
-    """At most `count` rows of a batch on the devices, of the first local one, as NumPy arrays."""
+    """The first rows, at most `count`, of the first local device's part of a batch, in NumPy."""
     return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0, :count], batch)
 
 
 def update(learner: byol.Learner, step_fn: Callable[..., tuple] = byol.update) -> Callable:
-    """`byol.update`, or another function like it, over all devices of all processes.
+    """`byol.update`, or a function like it, over all devices of all processes.
 
     Args:
       learner: what to train.
-      step_fn: (learner, state, batch) -> state, metrics, and any further signals; whatever it
-        returns must be the same on every replica.
+      step_fn: (learner, state, batch) -> state, metrics, and further signals, if any; all that it
+        returns must be equal on all replicas.
 
     Returns:
       `update(state, batch, stop=False)`: a replicated state, a batch on the devices, and whether
@@ -151,9 +151,9 @@ def update(learner: byol.Learner, step_fn: Callable[..., tuple] = byol.update) -
     mapped = jax.pmap(
         replica_step, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None, donate_argnums=0
     )
-    # With two updates in flight, those of XLA's CPU backend can wait for each other for ever.
+    # On XLA's CPU backend, two updates in flight can deadlock.
     one_at_a_time = jax.process_count() > 1 and jax.default_backend() == "cpu"
-    votes = {  # on the devices already, so that an update sends nothing
+    votes = {  # on the devices from the start, so that an update transfers nothing
         stop: jax.device_put(
             np.full(jax.local_device_count(), stop, np.float32), local_sharding(AXIS)
         )
@@ -172,14 +172,14 @@ def update(learner: byol.Learner, step_fn: Callable[..., tuple] = byol.update) -
 def gather_rows(
     rows_fn: Callable[[byol.State, byol.Batch], Any],
 ) -> Callable[[byol.State, byol.Batch], Any]:
-    """A function of replicated state and batch, over all devices of all processes.
+    """Maps a function over all devices of all processes and gathers the rows that it returns.
 
     Args:
-      rows_fn: (state, rows of one replica) -> a tree of arrays with a row axis first.
+      rows_fn: (state, rows of one replica) -> a tree of arrays (n, ...).
 
     Returns:
-      A function of the same arguments -> NumPy arrays with the rows of all replicas; every process
-      gets all.
+      A function: (replicated state, batch as from `device_put_batch`) -> NumPy arrays
+      (n * replicas, ...), the same on every process.
     """
 
     def gathered(state: byol.State, batch: byol.Batch) -> Any:
@@ -193,9 +193,9 @@ def embedder(learner: byol.Learner) -> Callable[[byol.State], Callable[[Any, int
     """`byol.embed` over the devices of this process, for any number of examples.
 
     Returns:
-      `embed_with(state)` -> `embed(examples, batch_size)`: a tree of arrays with n rows -> float32
-      (n, features). The state is put on every device once, by `embed_with`. Batches are padded to
-      the given size, so that all are of one shape and compile once.
+      `embed_with(state)` -> `embed(examples, batch_size)`: a tree of arrays (n, ...) -> float32
+      (n, features). `embed_with` copies the state to every device once. The last batch is padded,
+      so that all have one shape and compile once.
     """
     devices = jax.local_device_count()
     mapped = jax.pmap(
@@ -207,8 +207,7 @@ def embedder(learner: byol.Learner) -> Callable[[byol.State], Callable[[Any, int
 
     def embed_with(state: byol.State) -> Callable[[Any, int], np.ndarray]:
         # Only what an embedding depends on.
-        state = state._replace(target_params=(), target_stats=(), opt_state=())
-        state = replicate(state)
+        state = replicate(state._replace(target_params=(), target_stats=(), opt_state=()))
 
         def embed(examples: Any, batch_size: int) -> np.ndarray:
             rows = -(-batch_size // devices)

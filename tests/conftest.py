@@ -1,4 +1,4 @@
-"""Four virtual CPU devices for every test, and where optional data lies."""
+"""Settings of all tests: four virtual CPU devices, compilation, and the paths of data."""
 
 import os
 import tempfile
@@ -10,8 +10,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
 
-# Runs of the same tiny config share their compiled programs, within one call of pytest.
-# Under pytest-xdist the first process makes the folder, and its workers inherit the variable.
+# Within one call of pytest, runs of the same tiny config share their compiled programs. Under
+# pytest-xdist the first process makes the folder, and its workers inherit the variable.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="byol_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
@@ -21,13 +21,13 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import jax
 import pytest
 
-# Tests of what a run does, rather than of its numbers, compile without XLA's optimisations: in half
-# the time, and compiling is what takes most of it.
+# Tests that do not depend on the numbers of a run compile without XLA's optimisations: compilation
+# takes most of their time, and this halves it.
 QUICKLY_COMPILED = {
     *("test_commands", "test_features", "test_faults", "test_processes", "test_nonfinite"),
     *("test_resume", "test_init_from", "test_loop"),
 }
-# These begin first, so that no core is left alone with one of them at the end.
+# These start first, so that no core runs one of them alone at the end.
 LONGEST = (
     "test_processes",
     "test_commands",
@@ -36,18 +36,19 @@ LONGEST = (
     "test_resume",
     "test_byol",
 )
+REFERENCE = Path(__file__).parent / "data" / "reference"
 SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items):
-    """Puts the longest files first; the order within a file stays."""
-    rank = {name: place for place, name in enumerate(LONGEST)}
+    """Puts the longest files first and keeps the order within each file."""
+    rank = {name: index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.module.__name__, len(rank)))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compilation(request):
-    """Sets how the programs of a test file are compiled, its subprocesses' too."""
+    """Sets how a test file and its subprocesses compile."""
     if request.module.__name__ not in QUICKLY_COMPILED:
         yield
         return
@@ -59,13 +60,22 @@ def compilation(request):
 
 
 @pytest.fixture(scope="session")
+def reference_data():
+    """The folder of numbers made by the authors' code; see the README in it."""
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
 def shared():
-    """A function from a path below ../shared to that path; skips the test where it is absent."""
+    """A function from a name to its path in ../shared: CIFAR-10, photographs and other data sets.
+
+    They are not part of this repository: the test is skipped if the path does not exist.
+    """
 
     def find(name):
         path = SHARED / name
         if not path.exists():
-            pytest.skip(f"needs {name}, which is not beside this checkout")
+            pytest.skip(f"needs ../shared/{name}, which is not part of this repository")
         return path
 
     return find

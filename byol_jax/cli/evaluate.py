@@ -75,7 +75,7 @@ def main() -> None:
     for name, (featurise, image_size) in encoders.items():
         train_set, test_set = (
             evaluate.collect(
-                featurise, inputs.eval_batches(config, split, image_size=image_size, bad=bad)
+                featurise, inputs.eval_batches(config, split, image_size=image_size, on_decode_error=bad)
             )
             for split in (source, test_source)
         )

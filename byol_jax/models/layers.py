@@ -1,7 +1,6 @@
 """Layers that encoders share, and the MLP heads of BYOL, in flax.linen.
 
-Parameters are float32; `dtype` is what dense layers compute in. Batch-norm statistics are float32
-whatever `dtype` is.
+Parameters and batch-norm statistics are float32; `dtype` is what dense layers compute in.
 """
 
 import contextlib
@@ -14,18 +13,17 @@ import jax.numpy as jnp
 
 
 class BatchNorm(nn.Module):
-    """Batch norm (arXiv 1502.03167) whose running averages hold nothing of their initial values.
+    """Batch norm (arXiv 1502.03167) whose running averages do not depend on their initial values.
 
-    As in the authors' implementation: after n updates the average is the exponential one with
-    weights that sum to one,
+    As in the authors' implementation, the n-th update is
 
         average <- average + (1 - decay) / (1 - decay^n) (batch - average),
 
-    where Flax's own keeps decay^n of the zeros and ones that it started from, which makes
-    evaluation in the first dozens of steps another network.
+    an exponential average whose weights sum to one. Flax's own keeps decay^n of its initial zeros
+    and ones, which distorts evaluation in the first dozens of steps.
 
     Attributes:
-      use_running_average: normalise by the running averages, and leave them (evaluation).
+      use_running_average: normalise by the running averages and do not update them (evaluation).
       axis_name: mapped axis over which batch statistics are averaged; None for one replica.
       dtype: of the result; statistics and the normalisation itself are float32.
       scale_init: initial scale.
@@ -48,7 +46,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        # Updates so far. A float, as replicas average all statistics.
+        # Updates so far: a float, because replicas average all statistics.
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.float32)
         if self.use_running_average:
             mean, var = running_mean.value, running_var.value
@@ -59,8 +57,8 @@ class BatchNorm(nn.Module):
                 weight = (1 - self.decay) / (1 - self.decay**count.value)
                 running_mean.value += weight * (mean - running_mean.value)
                 running_var.value += weight * (var - running_var.value)
-        # As x a + b: the backward pass needs x itself, which is kept in any case, where that of
-        # (x - mean) a would keep a copy of every activation besides, and in float32.
+        # As x a + b, whose backward pass needs only x, which is kept anyway; that of (x - mean) a
+        # would also keep a float32 copy of every activation.
         factor = jax.lax.rsqrt(var + self.epsilon) * scale
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
@@ -108,27 +106,42 @@ class MLP(nn.Module):
 
 @contextlib.contextmanager
 def dropout_by_position(positions: jax.Array) -> Iterator[None]:
-    """Within this context `nn.Dropout` draws each row's mask from the row's position.
+    """Within this context `nn.Dropout` draws each example's mask from the example's position.
 
-    So the masks depend neither on the number of devices nor on that of micro-batches. Drop path
-    (stochastic depth) is `nn.Dropout` with `broadcast_dims`. Other modules that draw numbers get
-    the module's own key, which is the same on every replica.
+    So masks depend neither on the number of devices nor on that of micro-batches. It covers drop
+    path (stochastic depth), which is `nn.Dropout` with `broadcast_dims` of all axes but the first.
+    The input needs the batch as its first axis, alone or merged with axes that follow it, such as
+    (batch * patches, channels). Any other input, a mask that all examples share
+    (`broadcast_dims` with axis 0), and any other module use the module's own key, which is the same
+    on every replica.
 
     Args:
-      positions: int32 (batch,), position of each row in the global batch.
+      positions: int32 (batch,), position of each example in the global batch.
     """
+
+    def dropout(
+        module: nn.Dropout,
+        call: Callable[..., jax.Array],
+        inputs: jax.Array,
+        deterministic: bool | None = None,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        is_identity = module.rate == 0 or module.deterministic or deterministic
+        is_shared = 0 in module.broadcast_dims or -inputs.ndim in module.broadcast_dims
+        if is_identity or is_shared or not inputs.ndim or len(inputs) % len(positions):
+            return call(inputs, deterministic, rng)
+        key = module.make_rng(module.rng_collection) if rng is None else rng
+        keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+        shape = (len(positions), len(inputs) // len(positions), *inputs.shape[1:])
+        masked = jax.vmap(lambda x, key: call(x, deterministic, key))(inputs.reshape(shape), keys)
+        return masked.reshape(inputs.shape)
 
     def interceptor(
         call: Callable[..., Any], args: tuple, kwargs: dict, context: nn.module.InterceptorContext
     ) -> Any:
-        module = context.module
-        is_dropout = isinstance(module, nn.Dropout) and context.method_name == "__call__"
-        if not is_dropout or len(args[0]) != len(positions):
-            return call(*args, **kwargs)
-        key = module.make_rng(module.rng_collection)
-        keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
-        rows, *rest = args
-        return jax.vmap(lambda row, key: call(row[None], *rest, **kwargs, rng=key)[0])(rows, keys)
+        if isinstance(context.module, nn.Dropout) and context.method_name == "__call__":
+            return dropout(context.module, call, *args, **kwargs)
+        return call(*args, **kwargs)
 
     with nn.intercept_methods(interceptor):
         yield

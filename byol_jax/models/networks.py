@@ -1,9 +1,10 @@
 """The two networks of BYOL (section 3.1): how encoder, projector and predictor follow each other.
 
-An encoder is any Flax module that returns one vector for each example of a batch of views; a view
-is an array or any other pytree that the encoder takes.
+An encoder is any Flax module from a batch of views to one vector per example. A view is an array or
+another pytree that the encoder takes, with the batch axis first in every leaf.
 """
 
+import contextlib
 import inspect
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,25 +16,28 @@ Tree = Any  # a pytree of arrays
 
 
 class Outputs(NamedTuple):
-    """What a network returns for a batch of views; a target network has the first two only."""
+    """What a network returns for a batch of views; a target network returns the first two."""
 
     embedding: jax.Array  # y = f(v), float32 (batch, features)
     projection: jax.Array  # z = g(y), float32 (batch, size)
     prediction: jax.Array | None = None  # q(z), float32 (batch, size)
-    logits: jax.Array | None = None  # probe on stop_gradient(y), float32 (batch, classes)
+    logits: jax.Array | None = None  # of the probe on stop_gradient(y), float32 (batch, classes)
 
 
 class TargetNetwork(nn.Module):
-    """Encoder f and projector g (section 3.1)."""
+    """Encoder f and projector g."""
 
     encoder: nn.Module
     projector: nn.Module
+    precision: str = "default"  # of float32 products: see matmul_precision
     parts: ClassVar = ("encoder", "projector")  # what it shares with the online network
 
     def __call__(self, view: Tree, train: bool) -> Outputs:
         """Embeds and projects a batch of views."""
-        embedding = encode(self.encoder, view, train)
-        return Outputs(embedding, self.projector(embedding, train).astype(jnp.float32))
+        with matmul_precision(self.precision):
+            embedding = encode(self.encoder, view, train)
+            projection = self.projector(embedding, train)
+        return Outputs(embedding, projection.astype(jnp.float32))
 
 
 class OnlineNetwork(nn.Module):
@@ -43,16 +47,18 @@ class OnlineNetwork(nn.Module):
     projector: nn.Module
     predictor: nn.Module | None  # None (an ablation): q is the identity
     probe: nn.Module | None = None
+    precision: str = "default"  # of float32 products: see matmul_precision
 
     def __call__(self, view: Tree, train: bool) -> Outputs:
         """Embeds, projects and predicts a batch of views."""
-        embedding = encode(self.encoder, view, train)
-        projection = self.projector(embedding, train)
-        prediction = projection if self.predictor is None else self.predictor(projection, train)
         logits = None
-        if self.probe is not None:
-            # The probe learns from the labels; the encoder must not.
-            logits = self.probe(jax.lax.stop_gradient(embedding)).astype(jnp.float32)
+        with matmul_precision(self.precision):
+            embedding = encode(self.encoder, view, train)
+            projection = self.projector(embedding, train)
+            prediction = projection if self.predictor is None else self.predictor(projection, train)
+            if self.probe is not None:
+                # The probe learns from the labels; the encoder must not.
+                logits = self.probe(jax.lax.stop_gradient(embedding)).astype(jnp.float32)
         projection, prediction = projection.astype(jnp.float32), prediction.astype(jnp.float32)
         return Outputs(embedding, projection, prediction, logits)
 
@@ -61,25 +67,43 @@ class OnlineNetwork(nn.Module):
         return [self(view, train) for view in views]
 
 
+def matmul_precision(precision: str) -> contextlib.AbstractContextManager:
+    """A context in which float32 matrix products are traced with this precision.
+
+    Args:
+      precision: 'high' or 'highest', or 'default', which leaves `jax.default_matmul_precision` as
+        it is: unless changed, TF32 on NVIDIA GPUs since Ampere.
+    """
+    if precision == "default":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(precision)
+
+
 def encode(encoder: nn.Module, view: Tree, train: bool) -> jax.Array:
-    """Runs any Flax module as an encoder; it receives `train` if its call takes that argument.
+    """Embeds a batch of views: float32 (batch, features).
+
+    Args:
+      encoder: any Flax module; it receives `train` if its `__call__` takes that argument.
+      view: batch of views, a pytree with the batch axis first in every leaf.
+      train: training mode rather than evaluation mode.
 
     Raises:
-      ValueError: the encoder does not return one vector for each example, or names its training
-        mode otherwise.
+      ValueError: the encoder has another name for `train`, or does not return (batch, features).
     """
     arguments = inspect.signature(type(encoder).__call__).parameters
     synonyms = {"training", "is_training", "deterministic", "use_running_average", "inference"}
-    if "train" not in arguments and (named := synonyms & set(arguments)):
+    if "train" not in arguments and (found := synonyms & set(arguments)):
         raise ValueError(
-            f"The encoder {type(encoder).__name__} takes {min(named)!r}: rename it to 'train' "
-            "(True in training), or it would stay in one mode."
+            f"The encoder {type(encoder).__name__} takes {min(found)!r}, which nothing sets: "
+            "replace it by 'train', which is True in training and False in evaluation."
         )
     embedding = encoder(view, train=train) if "train" in arguments else encoder(view)
-    size = jax.tree.leaves(view)[0].shape[0]
-    if embedding.ndim != 2 or embedding.shape[0] != size:
+    size = len(jax.tree.leaves(view)[0])
+    shape = getattr(embedding, "shape", ())
+    if len(shape) != 2 or shape[0] != size:
+        returned = shape or type(embedding).__name__
         raise ValueError(
-            f"The encoder must return (batch, features), but returned {embedding.shape} for a "
-            f"batch of {size}: end it with a mean over height and width, or a reshape."
+            f"The encoder must return (batch, features), but returned {returned} for a batch of "
+            f"{size}: end it with a mean over height and width, or a reshape."
         )
     return embedding.astype(jnp.float32)

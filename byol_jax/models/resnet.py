@@ -1,13 +1,13 @@
 """ResNets, in flax.linen.
 
 He et al. 2015 (arXiv 1512.03385), with the stride of a bottleneck in its 3x3 convolution ("v1.5"),
-as in torchvision and in the authors' code. Parameters are float32; `dtype` is what convolutions
-and dense layers compute in. Batch-norm statistics are float32 whatever `dtype` is.
+as in torchvision and in the authors' code. Parameters and batch-norm statistics are float32;
+`dtype` is what convolutions compute in.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -61,12 +61,12 @@ class Bottleneck(nn.Module):
 
 
 def last_scale(zero: bool) -> nn.initializers.Initializer:
-    """Initial scale of a block's last norm; zero makes the block start as the identity."""
+    """Initial scale of a block's last norm; with zero the block starts as its shortcut."""
     return nn.initializers.zeros if zero else nn.initializers.ones
 
 
 def shortcut(block: BasicBlock | Bottleneck, x: jax.Array, channels: int) -> jax.Array:
-    """The input of a block, projected where its shape differs from the output's, or by order."""
+    """The input of a block, projected where its shape differs from the output's or on request."""
     if block.stride == 1 and x.shape[-1] == channels and not block.project:
         return x
     x = block.conv(channels, 1, block.stride, name="downsample_conv")(x)
@@ -74,26 +74,24 @@ def shortcut(block: BasicBlock | Bottleneck, x: jax.Array, channels: int) -> jax
 
 
 class ResNet(nn.Module):
-    """A residual network up to and with the global average pool.
+    """A residual network up to and including the global average pool.
 
     Attributes:
       stage_sizes: blocks in each stage; every stage but the first halves height and width.
       block: BasicBlock or Bottleneck.
       stem_channels: of the first convolution.
       stage_channels: of each stage's 3x3 convolutions.
-      width_multiplier: multiplies the channels of every convolution, the stem's too.
+      width_multiplier: multiplies the channels of every convolution, including the stem's.
       stem: 'imagenet' (7x7 stride 2, 3x3 max-pool stride 2), 'cifar' (3x3 stride 1, no pool), or
         'strided' (3x3 stride 2, no pool: a quarter of the work of 'cifar', for small machines).
-      padding: 'torch' (symmetric: weights move to and from torchvision exactly) or 'same'
-        (XLA's and TensorFlow's: where the stride is 2 the odd pixel of padding goes to the end;
-        the authors' code).
-      first_shortcut: project the shortcut of the first stage even where the shape stays, as the
-        authors' ResNet-18 and -34 do; torchvision's do not.
+      padding: 'torch' (symmetric, as torchvision's weights expect) or 'same' (XLA's and
+        TensorFlow's, as in the authors' code: with stride 2 the odd pixel goes to the end).
+      first_shortcut: project the shortcut of the first stage even if its shape does not change, as
+        the authors' ResNet-18 and -34 do; torchvision's do not.
       zero_init_scale: start the last norm of each block at scale 0 (arXiv 1706.02677).
-      remat: keep of each block its input alone for the backward pass, which computes the rest once
-        more (arXiv 1604.06174): a third more work forward and back, for much less memory. XLA's
-        CPU backend finds the repetition and undoes it, without a gain or a loss, unless XLA_FLAGS
-        has --xla_disable_hlo_passes=cse_barrier_expander.
+      remat: keep only the input of each block for the backward pass, which recomputes the rest
+        (arXiv 1604.06174): a third more work for much less memory. XLA's CPU backend undoes it,
+        unless XLA_FLAGS has --xla_disable_hlo_passes=cse_barrier_expander.
       dtype: what convolutions compute in.
       axis_name: mapped axis over which batch statistics are averaged; None for one replica.
     """
@@ -102,14 +100,28 @@ class ResNet(nn.Module):
     block: type[BasicBlock] | type[Bottleneck]
     stem_channels: int = 64
     stage_channels: Sequence[int] = (64, 128, 256, 512)
-    width_multiplier: float = 1
-    stem: str = "imagenet"
-    padding: str = "torch"
+    width_multiplier: float = 1.0
+    stem: Literal["imagenet", "cifar", "strided"] = "imagenet"
+    padding: Literal["torch", "same"] = "torch"
     first_shortcut: bool = False
     zero_init_scale: bool = False
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+
+    def __post_init__(self):
+        """Raises ValueError unless every convolution has channels."""
+        stages, count = tuple(self.stage_channels), len(self.stage_sizes)
+        if len(stages) != count or not all(isinstance(n, int) for n in stages):
+            raise ValueError(
+                f"stage_channels={stages} must be {count} whole numbers, one for each stage."
+            )
+        for key, least in (("stem_channels", self.stem_channels), ("stage_channels", min(stages))):
+            if least < 1:
+                raise ValueError(f"{key}={getattr(self, key)} must be at least 1.")
+        if round(min(self.stem_channels, *stages) * self.width_multiplier) < 1:
+            raise ValueError(f"width_multiplier={self.width_multiplier:g} leaves no channel.")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -127,7 +139,7 @@ class ResNet(nn.Module):
         x = nn.relu(norm(name="bn1")(x))
         if self.stem == "imagenet":
             if self.padding == "torch":
-                # Apart from the pool, whose own numbers of padding jax2onnx (export/onnx.py) loses.
+                # Separate from the pool, whose padding jax2onnx (export/onnx.py) loses.
                 x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
             pool_padding = "VALID" if self.padding == "torch" else "SAME"
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=pool_padding)
@@ -150,7 +162,7 @@ class ResNet(nn.Module):
 def conv2d(
     channels: int, size: int, stride: int, *, padding: str, dtype: jnp.dtype, name: str
 ) -> nn.Conv:
-    """A square convolution without bias, padded as ResNet.padding says."""
+    """A square convolution without bias, with the padding of `ResNet.padding`."""
     return nn.Conv(
         channels,
         (size, size),

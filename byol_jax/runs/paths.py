@@ -82,7 +82,6 @@ def write_whole(path: AnyPath, data: bytes) -> None:
             raise
 
 
-
 @contextlib.contextmanager
 def writing_folder(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
     """A place to write the files of an export in; they move into `directory` as the block ends.

@@ -272,7 +272,7 @@ def pace(clock: Timer, config: ConfigDict, source: data.Source) -> str:
     said = f"{rates['images_per_second']:.4g} images/s, {share:.0%} of the time waiting for input"
     if share <= INPUT_BOUND:
         return f"{said}."
-    return f"{said}: the run was input-bound. {inputs.faster_input(config, source)}"
+    return f"{said}: the run was input-bound. {inputs.input_bound_hint(config, source)}"
 
 
 def due(step: int, every: int) -> bool:

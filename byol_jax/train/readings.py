@@ -61,7 +61,7 @@ class MetricsCollector:
         def features(source: data.Source, limit: int) -> tuple[np.ndarray, np.ndarray]:
             return evaluate.collect(
                 lambda images: embed(images, inputs.eval_batch_size(config)),
-                inputs.eval_batches(config, source, limit=limit, bad=self._told(step)),
+                inputs.eval_batches(config, source, limit=limit, on_decode_error=self._told(step)),
             )
 
         result = evaluate.knn(

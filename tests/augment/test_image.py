@@ -105,8 +105,8 @@ def test_blur_is_a_gaussian_with_zeros_outside(image, sigma, divider):
         ("solarize", lambda image, _: image_augment.solarize(image, 0.5), 1e-6),
     ],
 )
-def test_operations_equal_the_authors(shared, name, operation, tolerance):
-    values = np.load(shared("reference/augment.npz"))
+def test_operations_equal_the_authors(reference_data, name, operation, tolerance):
+    values = np.load(reference_data / "augment.npz")
     planes = jnp.moveaxis(jnp.asarray(values["images"], jnp.float32) / 255, -1, 1)
     amounts = values[name] if name in values else np.zeros(len(planes), np.float32)
     got = jnp.moveaxis(jax.vmap(operation)(planes, amounts), 1, -1)

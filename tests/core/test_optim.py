@@ -143,8 +143,8 @@ def test_target_decay():
     assert float(tau(300)) == 1.0
 
 
-def test_schedules_equal_the_authors(shared):
-    values = np.load(shared("reference/augment.npz"))
+def test_schedules_equal_the_authors(reference_data):
+    values = np.load(reference_data / "augment.npz")
     steps = values["steps"]
     rates = optim.warmup_cosine(0.3 * 4096 / 256, 100, 1000)
     taus = optim.target_decay(0.99, 1000)

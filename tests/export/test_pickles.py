@@ -185,9 +185,9 @@ def test_named_tuples_by_reference_come_back(read, module):
     assert got._fields == tuple(names) and tuple(got) == (0, 1, 2, 3, 4)
 
 
-def test_the_authors_checkpoint_is_read(read, shared):
-    got = pickles.load(shared("reference/pretrain_tiny.pkl"))
-    values = np.load(shared("reference/trajectory.npz"))
+def test_the_authors_checkpoint_is_read(read, reference_data):
+    got = pickles.load(reference_data / "pretrain_tiny.pkl")
+    values = np.load(reference_data / "trajectory.npz")
     assert set(got) == {"experiment_state", "step", "rng"} and got["step"] == 5
     state, seen = got["experiment_state"], 0
     for field in ("online_params", "target_params", "online_state", "target_state"):

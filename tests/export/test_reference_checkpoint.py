@@ -34,10 +34,10 @@ def call(*flags):
 
 
 @pytest.fixture(scope="module")
-def imported(shared, tmp_path_factory):
+def imported(reference_data, tmp_path_factory):
     """The folder that the command makes of it."""
     output = tmp_path_factory.mktemp("import") / "run"
-    path = shared("reference/pretrain_tiny.pkl")
+    path = reference_data / "pretrain_tiny.pkl"
     done = call(f"--checkpoint={path}", f"--output={output}", "--image_size=32")
     assert done.returncode == 0, done.stderr
     assert "a run of resnet10 (width 1) at step 5 of 312784" in done.stdout
@@ -46,8 +46,8 @@ def imported(shared, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def values(shared):
-    with np.load(shared("reference/trajectory.npz")) as file:
+def values(reference_data):
+    with np.load(reference_data / "trajectory.npz") as file:
         return dict(file)
 
 
@@ -252,8 +252,8 @@ def test_every_leaf_of_the_released_networks_has_its_place(read, name, width, si
     assert len(jax.tree.leaves(state.online_params)) == sum(map(len, modules.values()))
 
 
-def test_a_manifest_of_the_authors_has_its_place(read, shared):
-    manifest = json.loads(shared("reference/resnet18_manifest.json").read_text())
+def test_a_manifest_of_the_authors_has_its_place(read, reference_data):
+    manifest = json.loads((reference_data / "resnet18_manifest.json").read_text())
     modules = {
         name: {leaf: tuple(shape) for leaf, (shape, _) in leaves.items()}
         for name, leaves in manifest["params"].items()

@@ -120,7 +120,7 @@ def test_what_is_said_of_an_input_bound_run(device, placement, source, advice):
     read(device, config.batch_size)
     said = loop.pace(device.clock, config, source)
     assert "21% of the time waiting for input: the run was input-bound." in said
-    assert inputs.faster_input(config, source) in said and advice in said
+    assert inputs.input_bound_hint(config, source) in said and advice in said
 
 
 def test_what_is_said_of_a_run_that_was_not(device):
