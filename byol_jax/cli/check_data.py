@@ -75,19 +75,19 @@ def _look_through(source: "Source") -> str | None:
     """Lists what is bad or odd; returns how many are bad, in words, None if all are good."""
     from byol_jax.data.check import check
 
-    for note in source.notes:
-        print(note)
+    for warning in source.warnings:
+        print(warning)
     bad = odd = 0
     findings = check(source, WORKERS.value)
     for finding in tqdm.tqdm(
         findings, source.name, source.num_examples, unit="image", disable=None
     ):
-        if finding.fault is not None:
+        if finding.decode_error is not None:
             bad += 1
-            tqdm.tqdm.write(f"{finding.name}: {finding.fault}")
-        elif finding.oddities:
+            tqdm.tqdm.write(f"{finding.name}: {finding.decode_error}")
+        elif finding.warnings:
             odd += 1
-            tqdm.tqdm.write(f"odd: {finding.name}: {'; '.join(finding.oddities)}")
+            tqdm.tqdm.write(f"odd: {finding.name}: {'; '.join(finding.warnings)}")
     total = f"{source.num_examples} images of {source.name}"
     if bad:
         return f"{bad} of {total}"

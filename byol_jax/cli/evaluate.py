@@ -58,7 +58,7 @@ def main() -> None:
             f"{source.name} has no labels to evaluate on: name labelled images with --data."
         )
     test_source = inputs.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
-    data.check_same_classes(source, test_source)
+    test_source = data.match_classes(source, test_source)
 
     embed_with = parallel.embedder(learner)
     fresh = run_lib.initial_state(learner, config)
@@ -75,7 +75,8 @@ def main() -> None:
     for name, (featurise, image_size) in encoders.items():
         train_set, test_set = (
             evaluate.collect(
-                featurise, inputs.eval_batches(config, split, image_size=image_size, on_decode_error=bad)
+                featurise,
+                inputs.eval_batches(config, split, image_size=image_size, on_decode_error=bad),
             )
             for split in (source, test_source)
         )

@@ -39,8 +39,7 @@ def open_sources(config: ConfigDict) -> tuple[data.Source, data.Source | None]:
     if source.num_classes is None or not config.data.test_split or not config.knn.every_steps:
         return source, None
     test_source = open_split(config, config.data.test_split)
-    data.check_same_classes(source, test_source)
-    return source, test_source
+    return source, data.match_classes(source, test_source)
 
 
 def train_batches(
@@ -75,13 +74,17 @@ def train_batches(
     }
     if config.data.placement == "device":
         return on_device.train_batches(source, **plan, accum_steps=config.accum_steps)
-    share = data.ShardOptions(
+    shard = data.ShardOptions(
         parallel.rows(config.batch_size, config.accum_steps),
         jax.process_index(),
         jax.process_count(),
     )
     batches = data.train_batches(
-        source, **plan, share=share, bad=on_decode_error, service=config.data.service
+        source,
+        **plan,
+        shard=shard,
+        on_decode_error=on_decode_error,
+        service=config.data.service,
     )
     # The loop asks for the next batch during an update, which hides its transfer.
     return (parallel.device_put_batch(batch, config.accum_steps) for batch in batches)
@@ -128,5 +131,5 @@ def eval_batches(
         image_size=image_size or config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,
-        bad=on_decode_error,
+        on_decode_error=on_decode_error,
     )

@@ -93,7 +93,7 @@ def train(
         processes.check_same("state to start from", str(first))
         for line in (
             *introduction(run, learner, test_source, workdir, saved is not None, first),
-            *source.notes,
+            *source.warnings,
             *warnings,
             *news,
         ):
@@ -121,7 +121,7 @@ def begin(
     if not processes.is_first():
         return []
     stack.enter_context(run_lib.lock_workdir(workdir))
-    return run_lib.prepare_workdir(workdir, run, source.order_depends_on_hosts)
+    return run_lib.prepare_workdir(workdir, run, source.order_depends_on_processes)
 
 
 class Surroundings(NamedTuple):
