@@ -283,7 +283,7 @@ def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
             "and take out what was added; or start from scratch in another --workdir."
         )
     refused += [
-        f"{key} of the data ({before.data.get(key)} -> {now.data[key]})" for key in other_data
+        f"{key} of the data ({before.data.get(key)} -> {now.data[key]})" for key in differing
     ]
     if refused:
         raise ConfigError(
