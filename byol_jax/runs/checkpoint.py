@@ -117,6 +117,10 @@ class Checkpoints:
         """The last of `steps`, or None."""
         return max(self.steps(), default=None)
 
+    def best_knn(self) -> float | None:
+        """The highest kNN accuracy of the saved checkpoints; None if there is none."""
+        return max(self._knn.values(), default=None)
+
     def save(
         self,
         step: int,
