@@ -46,8 +46,8 @@ IMAGENET_RECIPES = {  # by epochs
 
 UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, which does not name its data
 CHOICES = {
-    "optimizer.name": tuple(OPTIMIZER_DEFAULTS),
-    "encoder.name": tuple(models.ENCODERS),
+    "optimizer.name": OPTIMIZER_DEFAULTS,
+    "encoder.name": models.ENCODERS,
     "dtype": ("float32", "bfloat16"),
     "matmul_precision": ("default", "high", "highest"),
     "tau_schedule": ("cosine", "constant"),
