@@ -67,12 +67,11 @@ def log_run_summary(
     log: Callable[[str], None],
     run: run_lib.Run,
     learner: byol.Learner,
-    test_source: data.Source | None,
     workdir: AnyPath,
-    is_resumed: bool,
     first: int,
+    is_resumed: bool,
 ) -> None:
-    """Logs the data, the length and the schedules of a run that begins or resumes at a step."""
+    """Logs the data, the length and the schedules of a run that starts at step `first`."""
     config, data, total = run.config, run.data, run.total_steps
     classes = "no labels" if data["num_classes"] is None else f"{data['num_classes']} classes"
     log(
@@ -96,9 +95,6 @@ def log_run_summary(
     for key, path in config.init.items():
         if path and not is_resumed:
             log(f"Starting from config.init.{key}={path}, at step {first}.")
-    if test_source is None and config.knn.every_steps:
-        reason = "the data has no labels" if data["num_classes"] is None else "no data.test_split"
-        log(f"No kNN while training: {reason}.")
 
 
 def first_step_time(timer: Timer, compilations: Compilations) -> str:

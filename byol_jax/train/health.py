@@ -78,31 +78,25 @@ def features(
     rows = jax.tree.map(lambda x: x[0], optim.micro_batches(batch, learner.accum_steps))
     key = byol.step_key(state)
     view1, view2 = byol.augment_batch(learner, key, rows)
-    positions = rows.positions
-    online, _ = byol.apply(
-        learner.online, state.online_params, state.online_stats, view1, key, positions
-    )
-    target, _ = byol.apply(
-        learner.target, state.target_params, state.target_stats, view2, key, positions
-    )
+
+    def online(view: byol.Tree) -> byol.Outputs:
+        params, stats = state.online_params, state.online_stats
+        return byol.apply(learner.online, params, stats, view, key, rows.positions)[0]
+
+    params, stats = state.target_params, state.target_stats
+    target, _ = byol.apply(learner.target, params, stats, view2, key, rows.positions)
     if target.projection is None:
-        target, _ = byol.apply(
-            learner.online, state.online_params, state.online_stats, view2, key, positions
-        )
+        target = online(view2)
     replicas = 1 if learner.axis_name is None else jax.lax.axis_size(learner.axis_name)
     count = -(-EXAMPLES // replicas)
-    return online.embedding[:count], target.projection[:count]
+    return online(view1).embedding[:count], target.projection[:count]
 
 
 def feature_metrics(embeddings: np.ndarray, projections: np.ndarray) -> dict[str, float]:
-    """Spread and effective rank of the first EXAMPLES embeddings and target projections.
+    """`feature_std` and `effective_rank` of embeddings (n, d) and target projections (n, e).
 
-    Args:
-        embeddings: (n, d) real numbers.
-        projections: (n, e) real numbers.
-
-    Returns:
-        'embedding_std', 'embedding_rank', 'projection_std' and 'projection_rank'.
+    Of the first EXAMPLES rows, as 'embedding_std', 'embedding_rank', 'projection_std' and
+    'projection_rank'.
     """
     metrics = {}
     for name, features in (("embedding", embeddings), ("projection", projections)):
@@ -151,10 +145,10 @@ class CollapseMonitor:
         if self.collapsed_checks != self._patience:
             return None
         measured = (
-            f"At step {step}, check {self._patience} in a row found collapsed target projections: "
-            f"their standard deviation is {std:.3g} (healthy: near 1, collapsed: below "
-            f"{self.min_std:g}), their effective rank {rank:.3g} (collapsed: below "
-            f"{self.min_rank:g}). "
+            f"At step {step} the target projections have a standard deviation of {std:.3g} "
+            f"(healthy: near 1, alarming: below {self.min_std:g}) and an effective rank of "
+            f"{rank:.3g} (alarming: below {self.min_rank:g}), after {self._patience} such checks "
+            "in a row. "
         )
         if not (np.isfinite(std) and np.isfinite(rank)):
             return measured + (
@@ -162,9 +156,9 @@ class CollapseMonitor:
                 "checkpoint and try a lower learning rate, a longer warm-up or float32."
             )
         return measured + (
-            "The network maps nearly all images to the same output, however low the loss is. Check "
-            "that the online network has a predictor, that no gradient reaches the target, that "
-            "tau_base is near .996 (.99 for short runs) and that the heads use batch norm; then "
-            "try a lower learning rate, the usual weight decay (1.5e-6 with LARS) or a larger "
-            "batch."
+            "The network gives nearly the same output for every image: the representation has "
+            "collapsed, however low the loss is. Check that the online network has its predictor "
+            "and that no gradient reaches the target, that tau_base is near .996 (.99 for short "
+            "runs) and that the heads use batch norm; then try a lower learning rate, the usual "
+            "weight decay (1.5e-6 with LARS) or a larger batch."
         )

@@ -85,7 +85,7 @@ def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
                 f"{key}={path} was trained with config.{name}={before.get(name)}, but this run has "
                 f"{now.get(name)}: set it to the same value."
             )
-    wrong = manifest.difference(other.state, fresh, ignore=_is_of_probe)
+    wrong = manifest.difference(other.state, fresh, ignore=lambda name: "probe" in name.split("/"))
     if wrong:
         raise UserError(_does_not_fit(key, path, wrong, theirs.to_dict(), config))
     found = manifest.leaves(other.state)
@@ -95,10 +95,6 @@ def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
         return other if other.shape == own.shape else own
 
     return jax.tree_util.tree_map_with_path(leaf, fresh)._replace(seed=fresh.seed)
-
-
-def _is_of_probe(name: str) -> bool:
-    return "probe" in name.split("/")
 
 
 def _with_encoder(

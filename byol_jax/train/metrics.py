@@ -68,8 +68,9 @@ def held_out_accuracy(
     def evaluator(step: int, state: byol.State) -> dict[str, float]:
         embed = embedder(state)
         on_decode_error = None
-        if decode_errors is not None:  # the same on all processes: process 0 logs them
-            on_decode_error = partial(decode_errors, step) if processes.is_first() else _ignore
+        if decode_errors is not None:  # all processes meet the same, and process 0 logs them
+            is_first = processes.is_first()
+            on_decode_error = partial(decode_errors, step) if is_first else lambda name: None
 
         def features(source: data.Source, limit: int) -> tuple[np.ndarray, np.ndarray]:
             batches = inputs.eval_batches(
@@ -90,10 +91,6 @@ def held_out_accuracy(
         }
 
     return evaluator
-
-
-def _ignore(name: str) -> None:
-    pass
 
 
 class JsonLines:

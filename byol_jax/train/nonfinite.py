@@ -17,12 +17,8 @@ def update(
 ) -> tuple[byol.State, byol.Metrics, jax.Array]:
     """`byol.update`, and whether its result is finite.
 
-    Args:
-      learner: see `byol.update`.
-      state: see `byol.update`.
-      batch: see `byol.update`.
-      skip: if the result is not finite, keep the state, except for its counts of updates (the step
-        and the optimiser's), so that data and schedules advance.
+    With `skip`, a result that is not finite is dropped, except for the counts of updates (the step
+    and the optimiser's): data and schedules advance.
 
     Returns:
       State, metrics, and whether loss, gradient and parameters are finite, bool ().

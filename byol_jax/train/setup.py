@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from functools import partial
 
 from ml_collections import ConfigDict
 
@@ -100,76 +99,56 @@ def run_context(
     source: data.Source | None,
     test_source: data.Source | None,
 ) -> Iterator[RunContext]:
-    """Checks a config, opens its data and the run's folder, and restores or makes the state.
+    """Opens the data and the folder of a run, and restores or makes its state: see `loop.train`.
 
-    When the context ends, it finishes checkpoints and metrics, and draws the curves.
-
-    Args:
-      config: not resolved.
-      workdir: folder of the run.
-      source: training images; those of the config if None.
-      test_source: with `source`, held-out images with labels.
-
-    Raises:
-      UserError: what `loop.train` raises before its first step.
+    When the context ends, checkpoints and metrics are complete, and the curves are drawn.
     """
+    on_all = processes.run_on_all_processes
     with contextlib.ExitStack() as stack:
         timer = stack.enter_context(Timer())
         compilations = stack.enter_context(Compilations())
         stack.enter_context(processes.translate_errors())
         stop = stack.enter_context(stop_requests())
-        workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
 
-        # The run: config and data, checked on all processes before anything is written.
+        # What is trained, checked before anything is written.
         if source is not None:
             config = config.copy_and_resolve_references()
             config.data.source = source.name
         config, warnings = config_lib.resolve(config)
         parallel.check_devices(config.batch_size, config.accum_steps)
         if source is None:
-            source, test_source = processes.run_on_all_processes(
-                lambda: inputs.open_sources(config)
-            )
-        config.data.placement = processes.run_on_all_processes(
-            lambda: on_device.placement(config, source)
-        )
+            source, test_source = on_all(lambda: inputs.open_sources(config))
+        config.data.placement = on_all(lambda: on_device.placement(config, source))
         run = run_lib.make_run(config, source)
         processes.check_same("settings or data", run_lib.fingerprint(run))
         learner = run.learner(parallel.AXIS)
 
-        # Its folder, and the state there.
-        config_changes = processes.run_on_all_processes(
-            lambda: _prepare_workdir(stack, workdir, run, source)
-        )
+        # The folder, and the state to start from.
+        workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
+        config_changes = on_all(lambda: _prepare_workdir(stack, workdir, run, source))
         processes.check_shared(workdir)
-        policy = RetentionPolicy(
-            config.checkpoint.keep, config.checkpoint.keep_every_steps, config.checkpoint.keep_best
-        )
+        keep = config.checkpoint
+        policy = RetentionPolicy(keep.keep, keep.keep_every_steps, keep.keep_best)
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", policy))
         progress = console.Progress(run.total_steps, quiet=not processes.is_first())
         stack.callback(progress.close)
         start = checkpoints.restore_newest(run_lib.abstract_state(learner, config), progress.log)
-        first = (
-            start.step
-            if start
-            else processes.run_on_all_processes(
-                partial(init_from.first_step, config, run.total_steps)
-            )
-        )
+        if start is None:
+            first = on_all(lambda: init_from.first_step(config, run.total_steps))
+        else:
+            first = start.step
         processes.check_same("state to start from", str(first))
-        console.log_run_summary(
-            progress.log, run, learner, test_source, workdir, start is not None, first
-        )
+        console.log_run_summary(progress.log, run, learner, workdir, first, start is not None)
+        if test_source is None and config.knn.every_steps:
+            reason = "no data.test_split" if source.num_classes else "the data has no labels"
+            progress.log(f"No kNN while training: {reason}.")
         for line in (*source.warnings, *warnings, *config_changes):
             progress.log(line)
         if start is None:
-            state = processes.run_on_all_processes(
-                lambda: init_from.new_state(learner, config, first)
-            )
+            state = on_all(lambda: init_from.new_state(learner, config, first))
             start = Restored(first, state, {})
-        monitor = CollapseMonitor(
-            config.health.patience, int(start.loop.get("collapsed_checks", 0))
-        )
+        checks = int(start.loop.get("collapsed_checks", 0))
+        monitor = CollapseMonitor(config.health.patience, checks)
         if config.health.stop_on_collapse and monitor.has_collapsed:
             raise UserError(
                 f"The features had collapsed when this run was saved at step {first}: start from "
@@ -178,18 +157,18 @@ def run_context(
             )
 
         # What is measured and written.
-        writer = decode_errors = None
-        if processes.is_first():
-            stack.callback(_draw_curves, workdir, progress)
-            writer = MetricsWriter(workdir, first)
-            stack.callback(writer.close)
+        writer, decode_errors, evaluators = None, None, []
         if config.data.on_decode_error == "skip":
             decode_errors = DecodeErrorLog(workdir, first)
-            stack.callback(lambda: progress.log(decode_errors.summary()))
-        evaluators = []
         if test_source is not None:
             evaluator = held_out_accuracy(run, learner, source, test_source, decode_errors)
             evaluators.append((config.knn.every_steps, evaluator))
+        if processes.is_first():
+            writer = MetricsWriter(workdir, first)
+            stack.callback(_draw_curves, workdir, progress)
+            stack.callback(writer.close)
+            if decode_errors:
+                stack.callback(lambda: progress.log(decode_errors.summary()))
         yield RunContext(
             run=run,
             learner=learner,

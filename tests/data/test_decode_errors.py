@@ -17,7 +17,7 @@ from byol_jax.data._tensorflow import tf
 from byol_jax.data.decode import decode
 from byol_jax.data.decode_errors import fault
 from byol_jax.errors import UserError
-from byol_jax.train.decode_error_log import DecodeErrorLog
+from byol_jax.train.metrics import DecodeErrorLog
 
 
 def smooth(seed=0, size=(24, 16)):
@@ -301,7 +301,7 @@ def test_where_everything_is_bad_there_is_no_endless_search(tmp_path):
 def test_the_list_carries_on_where_the_run_does(tmp_path):
     path = tmp_path / "decode_errors.jsonl"
     images = DecodeErrorLog(tmp_path, 0)
-    assert images.summary() is None and not path.exists()
+    assert images.summary() == "All images could be decoded." and not path.exists()
     for step, image in [(1, "a: b"), (1, "a: b"), (1, "c: d"), (3, "a: b"), (5, "e: f")]:
         images(step, image)
     assert "replaced 4 times, 3 different ones (a: b; c: d; e: f)" in images.summary()

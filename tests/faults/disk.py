@@ -135,7 +135,7 @@ def _judge(tally: Tally, program: Program, run: Run, undisturbed: comparison.Res
         tally.lose(f"no sentence, but {program.end()}")
         return
     last = run.complete()
-    if last.finish() != 0 or not last.said("Going on from"):
+    if last.finish() != 0 or not last.said("Resuming from"):
         tally.lose(f"after mending, no way on: {last.end()}")
         return
     tally.count(comparison.difference(undisturbed, comparison.result(run.workdir)))

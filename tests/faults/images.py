@@ -57,7 +57,7 @@ def break_and_mend(scratch: Path, rng: random.Random, log: Callable[[str], None]
             tally.lose(f"{victim.name} was not named: {program.end()}")
             continue
         last = run.complete()
-        if last.finish() == 0 and last.said("Going on from"):
+        if last.finish() == 0 and last.said("Resuming from"):
             tally.count(comparison.difference(wanted, comparison.result(run.workdir)))
         else:
             tally.lose(f"mended, and no way on: {last.end()}")
@@ -85,7 +85,7 @@ def skip_and_kill(scratch: Path, rng: random.Random, log: Callable[[str], None])
     last = run.complete()
     log(f"skipping after a kill: {last.end()}")
     tally.said = last.said("images could not be") or last.said("skip")
-    if last.finish() == 0 and last.said("Going on from"):
+    if last.finish() == 0 and last.said("Resuming from"):
         wanted, got = comparison.result(undisturbed.workdir), comparison.result(run.workdir)
         tally.count(comparison.difference(wanted, got))
     else:

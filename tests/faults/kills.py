@@ -32,7 +32,7 @@ def kill_again_and_again(
             elif program.finish() != 0:
                 tally.lose(f"no way on after kill {killed}: {program.end()}")
                 return tally
-        tally.said = program.said("Going on from") or tally.said
+        tally.said = program.said("Resuming from") or tally.said
     phases = ", ".join(f"{met.count(phase)} {phase}" for phase in dict.fromkeys(met))
     tally.fault = f"`kill -9`, {killed} times in one run ({phases})"
     last = run.complete()

@@ -67,7 +67,7 @@ def delete_while_running(
         program.send(signal.SIGKILL)
     last = run.complete()
     log(f"deleted while training: {last.end()}")
-    tally.said = last.said("amaged") or last.said("Going on from")
+    tally.said = last.said("amaged") or last.said("Resuming from")
     if last.finish() == 0:
         tally.count(comparison.difference(undisturbed, comparison.result(run.workdir)))
     else:
@@ -84,7 +84,7 @@ def _files_of_newest(workdir: Path) -> list[Path]:
 def _go_on(tally: Tally, run: Run, damaged: Damaged, log: Callable[[str], None]) -> Tally:
     last = run.complete()
     log(f"{tally.fault}: {last.end()}")
-    tally.said = last.said("Going on from")
+    tally.said = last.said("Resuming from")
     if last.finish() == 0 and tally.said:
         wanted = comparison.result(damaged.undisturbed)
         tally.count(comparison.difference(wanted, comparison.result(run.workdir)))

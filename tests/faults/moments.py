@@ -56,7 +56,7 @@ class Moments:
             longest = ENDING_SECONDS
         else:
             program.wait_until(lambda: bool(program.said("Compiling")))
-            going_on = re.search(r"step (\d+)", program.said("Going on from"))
+            going_on = re.search(r"step (\d+)", program.said("Resuming from"))
             start = int(going_on[1]) if going_on else 0
             target = min(start + self._rng.randint(1, self._stride), self._total - 10)
             program.wait_until(lambda: program.step() >= target)

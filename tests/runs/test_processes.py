@@ -116,7 +116,7 @@ def test_two_processes_equal_one(stopped, undisturbed):
 def test_a_killed_process_makes_the_other_leave_and_say_why(killed):
     _, code, output, seconds = killed
     assert code not in (0, None) and seconds < 60
-    assert "Going on from the checkpoint of step" in output
+    assert "Resuming from the checkpoint of step" in output
     assert "another process of this run was lost" in output
     assert "start all processes again" in output
     assert "Traceback" not in output and "Fatal Python error" not in output
