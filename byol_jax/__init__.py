@@ -4,7 +4,7 @@ Read `byol_jax/byol.py` for the algorithm. `byol_jax.pretrain` trains an encoder
 `byol_jax.load` opens a trained run or an exported encoder.
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = ["load", "pretrain"]
 
 

@@ -80,7 +80,7 @@ def _leave(sentence: str, code: int) -> None:
 def _part(code: int) -> None:
     """Tells the other processes of a run, if there are any, that this one goes."""
     if _is_one_of_several():
-        sys.modules["byol_jax.runs.processes"].leave(code)
+        sys.modules["byol_jax.runs.processes"].shutdown(code)
 
 
 def _is_one_of_several() -> bool:

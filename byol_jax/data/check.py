@@ -17,29 +17,19 @@ SMALL = 16  # pixels; few crops of such an image show anything
 
 
 class Finding(NamedTuple):
-    """What was found about one example.
-
-    Attributes:
-      name: its name.
-      decode_error: why it cannot be decoded; None if it can.
-      warnings: what may surprise its owner, but is no error.
-    """
+    """What was found about one example."""
 
     name: str
-    decode_error: str | None
-    warnings: tuple[str, ...]
+    decode_error: str | None  # why it cannot be decoded; None if it can
+    warnings: tuple[str, ...]  # what may surprise its owner, but is no error
 
 
 def check(source: Source, workers: int) -> Iterator[Finding]:
     """Decodes every example, as training does.
 
-    Args:
-      source: the images.
-      workers: how many to decode at a time.
-
-    Yields:
-      A finding for each, in the source's own order. If the files of a streamed source cannot be
-      read any further, the last finding has the name of the source and the error.
+    Yields a finding for each, in the source's own order; `workers` are decoded at a time. If the
+    files of a streamed source cannot be read any further, the last finding has the name of the
+    source and the error.
     """
     # Pillow's warnings about metadata and size. For the whole process: threads share filters.
     warnings.filterwarnings("ignore", module=r"PIL\b")

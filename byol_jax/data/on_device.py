@@ -102,17 +102,7 @@ def train_batches(
     crop: crops.Crop | None = None,
     accum_steps: int = 1,
 ) -> Iterator[Batch]:
-    """Pairs of random views of every example of each epoch, in random order, made on the devices.
-
-    Args:
-      source: the images.
-      batch_size: examples in the global batch.
-      image_size: height and width S of a view.
-      seed: all randomness follows from it.
-      num_steps: steps of the complete run.
-      start_step: the first step to yield.
-      crop: the distribution of the boxes; the paper's by default.
-      accum_steps: micro-batches of an update.
+    """As `data.train_batches`, made on the devices, for updates of `accum_steps` micro-batches.
 
     Yields:
       Steps start_step to num_steps - 1, sharded as by `parallel.device_put_batch`.
@@ -150,12 +140,9 @@ def order(seed: int, epoch: jax.Array, count: int) -> jax.Array:
 def make_rows(
     spec: CropSpec, rows: jax.Array, inputs: tuple[DeviceDataset, jax.Array, jax.Array]
 ) -> tuple[Batch, jax.Array]:
-    """Some rows of the batch of a step, and the number of the next step.
+    """The rows (int32 (n,)) of the global batch of a step, and the number of the next step.
 
-    Args:
-      spec: of the run.
-      rows: int32 (n,): which rows of the global batch.
-      inputs: the data set, the order of the step's epoch, and the step, int32 ().
+    `inputs` are the data set, the order of the step's epoch, and the step, int32 ().
     """
     dataset, indices, step = inputs
     positions = step % spec.epoch_steps * spec.batch_size + rows

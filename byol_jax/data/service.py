@@ -15,6 +15,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -56,12 +57,7 @@ def batches(
             processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC, service=service
         )
     )
-    return _closing(_Arrivals(made, service), make, first, last, service, streamed)
-
-
-def _closing(arrivals, *args):
-    with contextlib.closing(arrivals):
-        yield from _in_order(arrivals, *args)
+    return _in_order(_arrivals(made, service), make, first, last, service, streamed)
 
 
 def _numbered(make: MakeBatches, first: int, last: int, streamed: bool) -> tf.data.Dataset:
@@ -77,57 +73,49 @@ def _numbered(make: MakeBatches, first: int, last: int, streamed: bool) -> tf.da
     )
 
 
-class _Arrivals:
-    """Called, returns the next (step, batch) to arrive, and None after the last."""
+def _arrivals(made: tf.data.Dataset, service: str) -> Iterator[tuple]:
+    """Yields (step, batch) as they arrive."""
+    elements: queue.Queue = queue.Queue(maxsize=1)
+    closed = threading.Event()
 
-    def __init__(self, made: tf.data.Dataset, service: str):
-        self._service = service
-        self._queue: queue.Queue = queue.Queue(maxsize=1)
-        self._closed = threading.Event()
-        # TensorFlow waits for a lost service without limit, so a thread waits instead.
-        threading.Thread(target=self._fetch, args=(made,), daemon=True, name=THREAD_NAME).start()
+    def put(element: Any) -> None:
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
+                return elements.put(element, timeout=0.1)
 
-    def __call__(self) -> tuple | None:
-        try:
-            element = self._queue.get(timeout=PATIENCE_SECONDS)
-        except queue.Empty:
-            raise DataError(
-                f"the tf.data service {self._service} has sent nothing for {PATIENCE_SECONDS:g} s; "
-                "check that its dispatcher and its workers still run, or leave out "
-                "--config.data.service."
-            ) from None
-        if isinstance(element, tf.errors.UnavailableError):
-            raise DataError(
-                f"the tf.data service {self._service} is lost: start it again, or leave out "
-                "--config.data.service."
-            ) from element
-        if isinstance(element, Exception):
-            raise element
-        return element
-
-    def close(self) -> None:
-        """Stops fetching."""
-        self._closed.set()
-
-    def _fetch(self, made):
+    def fetch() -> None:
         try:
             for element in made.as_numpy_iterator():
-                self._put(element)
-                if self._closed.is_set():
+                put(element)
+                if closed.is_set():
                     return
-            self._put(None)
+            put(None)
         except Exception as error:
-            self._put(error)
+            put(error)
 
-    def _put(self, element):
-        while not self._closed.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(element, timeout=0.1)
-                return
+    # TensorFlow waits for a lost service without limit, so a thread waits instead.
+    threading.Thread(target=fetch, daemon=True, name=THREAD_NAME).start()
+    try:
+        while (element := elements.get(timeout=PATIENCE_SECONDS)) is not None:
+            if isinstance(element, Exception):
+                raise element
+            yield element
+    except queue.Empty:
+        raise DataError(
+            f"the tf.data service {service} has sent nothing for {PATIENCE_SECONDS:g} s; check "
+            "that its dispatcher and its workers still run, or leave out --config.data.service."
+        ) from None
+    except tf.errors.UnavailableError as error:
+        raise DataError(
+            f"the tf.data service {service} is lost: start it again, or leave out "
+            "--config.data.service."
+        ) from error
+    finally:
+        closed.set()
 
 
 def _in_order(
-    next_arrival: Callable[[], tuple | None],
+    arrivals: Iterator[tuple],
     make: MakeBatches,
     first: int,
     last: int,
@@ -140,7 +128,7 @@ def _in_order(
     for step in range(first, last):
         while step not in early and len(early) < AHEAD and not is_over:
             try:
-                element = next_arrival()
+                element = next(arrivals, None)
             except tf.errors.OpError:
                 if streamed:
                     raise

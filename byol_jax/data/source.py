@@ -23,17 +23,13 @@ if TYPE_CHECKING:
 
 
 class ShardOptions(NamedTuple):
-    """Which part of every global batch one of several processes yields.
+    """Which part of every global batch one of several processes yields."""
 
-    Attributes:
-      rows: integers (n,), ascending: its rows of the global batch. All processes have equally many.
-      index: the number of the process, from 0.
-      count: how many processes there are.
-    """
-
-    rows: np.ndarray
-    index: int
-    count: int
+    rows: (
+        np.ndarray
+    )  # integers (n,), ascending, of the global batch; equally many for all processes
+    index: int  # the number of the process, from 0
+    count: int  # how many processes there are
 
 
 class Source(abc.ABC):

@@ -72,7 +72,7 @@ def save(
     }
     if class_names is not None:
         arrays["labels"] = np.empty(source.num_examples, np.int32)
-    with paths.writing_folder(directory, record) as new:
+    with paths.write_folder(directory, record) as new:
         start = 0
         for images, labels in batches:
             stop = start + len(images)

@@ -58,7 +58,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
         ) from error
     embed = inference.with_weights(encoder)
     images = jax.ShapeDtypeStruct(("n", *inference.image_shape(encoder)), jnp.uint8)
-    with paths.writing_folder(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
+    with paths.write_folder(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
         try:
             with _quiet():
                 model = jax2onnx.to_onnx(

@@ -35,5 +35,5 @@ def save(encoder: "Encoder", directory: Path) -> None:
     from byol_jax.runs import checkpoint  # the one file that knows Orbax
 
     record = {"format": FORMAT, "load": LOAD.splitlines(), **encoder.config}
-    with paths.writing_folder(directory, record) as new:
+    with paths.write_folder(directory, record) as new:
         checkpoint.save_tree(new / "variables", encoder.variables)

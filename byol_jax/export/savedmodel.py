@@ -59,7 +59,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
         input_signature=[images],
         autograph=False,
     )
-    with paths.writing_folder(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
+    with paths.write_folder(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
         try:
             tf.saved_model.save(module, str(new), signatures={"serving_default": module.embed})
         except tf.errors.OpError as error:

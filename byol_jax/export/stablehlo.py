@@ -45,6 +45,6 @@ def save(encoder: "Encoder", directory: Path) -> None:
     (n,) = export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((n, *inference.image_shape(encoder)), jnp.uint8)
     record = inference.describe(encoder, FORMAT, LOAD)
-    with paths.writing_folder(directory, record | {"platforms": list(inference.PLATFORMS)}) as new:
+    with paths.write_folder(directory, record | {"platforms": list(inference.PLATFORMS)}) as new:
         exported = export.export(embed, platforms=inference.PLATFORMS)(images)
         (new / "encoder.stablehlo").write_bytes(exported.serialize())

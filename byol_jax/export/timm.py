@@ -84,7 +84,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
     record = _config(encoder)
     card = _card(encoder, record)
     record["model_card_sha256"] = _digest(card)
-    with paths.writing_folder(directory, record) as new:
+    with paths.write_folder(directory, record) as new:
         (new / "model.safetensors").write_bytes(safetensors.numpy.save(arrays))
         (new / "README.md").write_bytes(card)
 
@@ -149,7 +149,7 @@ def _check_card(directory: Path) -> None:
         card = (directory / "README.md").read_bytes()
         record = paths.read_record(directory)
     except (OSError, ValueError):
-        return  # nothing of ours, as `paths.writing` will say
+        return  # nothing of ours, as `paths.write_folder` will say
     if record.get("format") != FORMAT:
         return
     if record.get("model_card_sha256") != _digest(card):

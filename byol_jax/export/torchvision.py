@@ -59,7 +59,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
         "training": config["training"],
     }
     torch_file = _torch_file(arrays)
-    with paths.writing_folder(directory, record) as new:
+    with paths.write_folder(directory, record) as new:
         (new / "model.safetensors").write_bytes(safetensors.numpy.save(arrays))
         if torch_file is not None:
             (new / "model.pth").write_bytes(torch_file)

@@ -59,9 +59,11 @@ def make_encoder(
       **chosen: values by setting; lists count as tuples, as JSON has no tuples.
 
     Raises:
-      ValueError: the encoder has no such setting, or cannot take its value; one line that begins
-        with the setting.
+      ValueError: there is no such encoder, or it has no such setting, or cannot take its value; one
+        line that begins with "name" or the setting.
     """
+    if name not in list(ENCODERS):
+        raise ValueError(f"name={name!r} is not one of {', '.join(ENCODERS)}.")
     known, own = fields(name), settings(name)
     chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
     for key, value in chosen.items():

@@ -8,6 +8,10 @@ weight decay and a target decay; for another number these are interpolated, and 
 4096; with --config.accum_steps=8 an update needs the activations of an eighth of it at a time (and
 batch norm sees an eighth at a time).
 
+An epoch here is 312 full batches of the 1,281,167 images, so that 1000 epochs are 312,000 steps.
+The authors' code takes 312,784: the images of all epochs together, divided by 4096.
+--config.epochs=0 --config.steps=312784 takes as many.
+
 The paper reports 74.3% linear top-1 after 1000 epochs and 72.5% after 300. Not run here: the
 authors used 512 TPU v3 cores for about 8 hours. `tfds build imagenet2012` prepares the data; a
 folder with train/ and validation/, each of one folder per class, works as well. The authors'

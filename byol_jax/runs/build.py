@@ -83,7 +83,14 @@ def objective(config: ConfigDict) -> byol.Objective:
     chosen = byol.byol_objective
     if config.negatives.beta:
         chosen = objectives.with_negatives(config.negatives.beta, config.negatives.temperature)
-    return chosen if config.target_network else objectives.without_target(chosen)
+    if not config.target_network:
+        chosen = objectives.without_target(chosen)
+
+    def with_precision(*args):
+        with models.matmul_precision(config.matmul_precision):
+            return chosen(*args)
+
+    return with_precision
 
 
 def example_batch(config: ConfigDict) -> byol.Batch:
@@ -117,23 +124,8 @@ def make_learner(
         accum_steps=config.accum_steps,
         unroll=jax.default_backend() == "cpu",
     )
-    return with_precision(learner, config.matmul_precision)
-
-
-def with_precision(learner: byol.Learner, precision: str) -> byol.Learner:
-    """The learner with float32 matrix products of this precision in its networks and objective.
-
-    Their gradients follow. JAX's own setting does not change; 'default' leaves it in effect.
-    """
-
-    def objective(*args):
-        with models.matmul_precision(precision):
-            return learner.objective(*args)
-
-    has_target = isinstance(learner.target, models.TargetNetwork)
-    return dataclasses.replace(
-        learner,
-        online=learner.online.clone(precision=precision),
-        target=learner.target.clone(precision=precision) if has_target else learner.target,
-        objective=objective,
-    )
+    # The context of a trace, and not JAX's own setting, which belongs to the caller.
+    networks = {"online": learner.online.clone(precision=config.matmul_precision)}
+    if config.target_network:
+        networks["target"] = learner.target.clone(precision=config.matmul_precision)
+    return dataclasses.replace(learner, **networks)

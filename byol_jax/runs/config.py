@@ -47,7 +47,6 @@ IMAGENET_RECIPES = {  # by epochs
 UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, which does not name its data
 CHOICES = {
     "optimizer.name": OPTIMIZER_DEFAULTS,
-    "encoder.name": models.ENCODERS,
     "dtype": ("float32", "bfloat16"),
     "matmul_precision": ("default", "high", "highest"),
     "tau_schedule": ("cosine", "constant"),
@@ -60,43 +59,31 @@ CHOICES = {
 MIN_BATCH_SIZE = 4  # batch norm over fewer examples leaves nothing to learn from
 MIN_POSITIVE = 1e-6  # stands for "above 0"
 MAX_FINITE = 1e12  # stands for "finite"
-# A number is at least 0 and at most MAX_FINITE, or 1 for a probability, except for these.
-# "views.*" is both views.
-AT_LEAST = (
-    dict.fromkeys(
-        (
-            *("batch_size", "accum_steps", "data.image_size", "log_every_steps", "health.patience"),
-            *("checkpoint.every_steps", "checkpoint.keep", "max_skipped_updates"),
-            *("knn.train_examples", "knn.test_examples", "heads.hidden_size", "heads.output_size"),
-            *("heads.predictor_hidden_size", "heads.projector_layers"),
-        ),
-        1,
-    )
-    | dict.fromkeys(
-        (
-            *("crop.area_min", "crop.area_max", "crop.ratio_min", "crop.ratio_max"),
-            *("crop.test_fraction", "negatives.temperature", "optimizer.trust_coefficient"),
-            *("views.*.blur_sigma_min", "views.*.blur_sigma_max", "views.*.blur_divider"),
-        ),
-        MIN_POSITIVE,
-    )
-    | {"batch_size": MIN_BATCH_SIZE}
-)
-AT_MOST = dict.fromkeys(
-    ("crop.area_min", "crop.area_max", "crop.test_fraction", "tau_base", "optimizer.momentum"), 1
-) | {
-    "seed": 2**31 - 1,
-    "data.image_size": 2**16,
-    "optimizer.base_learning_rate": 1e38,
-    "heads.projector_layers": 100,  # each takes time to compile
-    "heads.predictor_layers": 100,
+
+
+def _limit(value: float, keys: str) -> dict[str, float]:
+    return dict.fromkeys(keys.split(), value)
+
+
+# A number is at least 0 and at most MAX_FINITE, or 1 for a *_prob, except for these. "views.*" is
+# both views. A *_min is also at most its *_max.
+AT_LEAST = {
+    **_limit(MIN_BATCH_SIZE, "batch_size"),
+    **_limit(1, "accum_steps data.image_size max_skipped_updates log_every_steps health.patience"),
+    **_limit(1, "heads.hidden_size heads.predictor_hidden_size heads.output_size"),
+    **_limit(1, "heads.projector_layers checkpoint.every_steps checkpoint.keep"),
+    **_limit(1, "knn.train_examples knn.test_examples"),
+    **_limit(MIN_POSITIVE, "crop.area_min crop.area_max crop.ratio_min crop.ratio_max"),
+    **_limit(MIN_POSITIVE, "views.*.blur_sigma_min views.*.blur_sigma_max views.*.blur_divider"),
+    **_limit(MIN_POSITIVE, "crop.test_fraction negatives.temperature optimizer.trust_coefficient"),
 }
-ASCENDING = (
-    ("crop.area_min", "crop.area_max"),
-    ("crop.ratio_min", "crop.ratio_max"),
-    ("views.view1.blur_sigma_min", "views.view1.blur_sigma_max"),
-    ("views.view2.blur_sigma_min", "views.view2.blur_sigma_max"),
-)
+AT_MOST = {
+    **_limit(2**31 - 1, "seed"),
+    **_limit(2**16, "data.image_size"),
+    **_limit(100, "heads.projector_layers heads.predictor_layers"),  # each takes time to compile
+    **_limit(1, "crop.area_min crop.area_max crop.test_fraction tau_base optimizer.momentum"),
+    **_limit(1e38, "optimizer.base_learning_rate"),
+}
 # The parts of the augmentation that config.disable_augmentations can name, and the keys that each
 # of them sets; figure 3b of the paper.
 AUGMENTATION_ABLATIONS = {
@@ -284,8 +271,8 @@ def _check_values(config: ConfigDict) -> None:
     """Raises ConfigError for a value of a wrong type, out of range, or not among the choices."""
     usual = default()
     for key, open_value in flat(usual).items():
-        if key.startswith("encoder.") and key != "encoder.name":
-            continue  # models.make_encoder checks these
+        if key.startswith("encoder."):  # models.make_encoder checks these
+            continue
         section, _, leaf = key.rpartition(".")
         value, kind = get(config, key), get(usual, section).get_type(leaf)
         if value is None and open_value is None:
@@ -296,11 +283,10 @@ def _check_values(config: ConfigDict) -> None:
             raise ConfigError(f"config.{key}={value!r} is not one of {names}.")
         if kind in (int, float):
             _check_range(key, value)
-    for low, high in ASCENDING:
-        if get(config, low) > get(config, high):
+    for key, low in flat(config).items():
+        if key.endswith("_min") and get(config, high := key.removesuffix("min") + "max") < low:
             raise ConfigError(
-                f"config.{high}={get(config, high)} must be at least config.{low}="
-                f"{get(config, low)}."
+                f"config.{high}={get(config, high)} must be at least config.{key}={low}."
             )
 
 
@@ -328,12 +314,12 @@ def _resolve_encoder(encoder: ConfigDict) -> None:
     Raises:
       ConfigError: the encoder lacks a setting that is not open, or cannot take its value.
     """
-    own = models.settings(encoder.name)
     chosen = {key: value for key, value in encoder.items() if value is not None}
     try:
-        models.make_encoder(**chosen)
+        models.make_encoder(**{"name": None} | chosen)
     except ValueError as error:
         raise ConfigError(f"config.encoder.{error}") from error
+    own = models.settings(encoder.name)
     with encoder.unlocked():
         for key in encoder.keys() - chosen.keys() - own.keys():
             del encoder[key]
@@ -380,11 +366,10 @@ def flat(tree: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-# Keys of version 0.4 that have other names now, and the values of newer keys that keep the
-# behaviour of runs without them, where today's default would not.
+# Records of version 0.4: keys that have other names now, values that keep the behaviour of runs
+# without a key where today's default does not, and keys whose empty value was the encoder's own.
 RENAMED = {"without": "disable_augmentations", "data.on_bad": "data.on_decode_error"}
 EARLIER_BEHAVIOUR = {"crop.fit": "retry"}
-# In version 0.4, zero or nothing stood for the encoder's own.
 OPEN_IF_EMPTY = ("encoder.stem_channels", "encoder.stage_channels")
 
 
@@ -411,7 +396,7 @@ def from_record(record: dict[str, Any]) -> ConfigDict:
 
 
 def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
-    """Updates in the whole run."""
+    """Updates in the complete run."""
     return config.steps or config.epochs * steps_per_epoch
 
 

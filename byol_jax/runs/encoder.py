@@ -44,7 +44,11 @@ class Encoder:
 
     def __init__(self, config: dict[str, Any], variables: dict[str, Any]):
         self.config = config
-        self.module = models.make_encoder(**config["encoder"], dtype=jnp.dtype(config["dtype"]))
+        try:
+            dtype = jnp.dtype(config["dtype"])
+            self.module = models.make_encoder(**config["encoder"], dtype=dtype)
+        except ValueError as error:
+            raise ConfigError(f"encoder.{error}") from error
         self.variables = variables
 
     @property
@@ -81,7 +85,7 @@ class Encoder:
             images = np.asarray(images)
         except ValueError:
             raise DataError(
-                f"{name} received images of several sizes: bring them to one size first."
+                f"{name} was given images of several sizes: bring them to one size first."
             ) from None
         channels = self.config["channels"]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != channels:
@@ -91,7 +95,7 @@ class Encoder:
             )
         if not len(images) or batch_size < 1:
             raise DataError(
-                f"{name} received {len(images)} images and batch_size={batch_size}: both must be "
+                f"{name} was given {len(images)} images and batch_size={batch_size}: both must be "
                 "at least 1."
             )
         outputs = []
@@ -236,7 +240,7 @@ def save(encoder: Encoder, directory: Path) -> None:
     """
     flat = flax.traverse_util.flatten_dict(encoder.variables, sep="/")
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
-    with paths.writing_folder(directory, {"format": FORMAT} | encoder.config) as staging:
+    with paths.write_folder(directory, {"format": FORMAT} | encoder.config) as staging:
         safetensors.numpy.save_file(arrays, staging / "model.safetensors")
 
 
@@ -284,7 +288,6 @@ def read(directory: Path) -> Encoder:
 def _check_config(config: dict[str, Any]) -> None:
     """Raises ConfigError, KeyError or TypeError unless the fields are those of an `Encoder`."""
     tree = config_lib.default()
-    tree.encoder.update(config["encoder"])
     tree.dtype = config["dtype"]
     tree.matmul_precision = config.get("matmul_precision", "default")
     tree.data.image_size, tree.data.channels = config["image_size"], config["channels"]
@@ -296,7 +299,7 @@ def _check_config(config: dict[str, Any]) -> None:
     if not isinstance(training, dict) or not {"method", "step"} <= training.keys():
         raise ConfigError("'training' lacks 'method' or 'step'.")
     if not isinstance(training.get("data") or {}, dict):
-        raise ConfigError("'data' of 'training' is no object.")
+        raise ConfigError("'data' of 'training' is not an object.")
     crop = (training.get("config") or tree.to_dict())["crop"]["test_fraction"]
     if not isinstance(crop, int | float) or not 0 < crop <= 1:
         raise ConfigError(f"its crop.test_fraction={crop!r} must be above 0 and at most 1.")

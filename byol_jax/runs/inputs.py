@@ -51,13 +51,8 @@ def train_batches(
 ) -> Iterator[byol.Batch]:
     """This process's rows of the batches from `start_step` to `total_steps`, on its devices.
 
-    Args:
-      config: resolved; `config.data.placement` is "host" or "device".
-      source: the training images.
-      start_step: updates done already.
-      total_steps: updates of the run.
-      on_decode_error: if given, images that cannot be decoded are replaced, and this receives the
-        step and the name of each; without it, they raise DataError.
+    With `on_decode_error`, which receives the step and a message, images that cannot be decoded are
+    replaced; without it they raise DataError. `config.data.placement` is "host" or "device".
     """
     plan = {
         "batch_size": config.batch_size,
@@ -115,15 +110,10 @@ def eval_batches(
     image_size: int | None = None,
     on_decode_error: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Central crops and labels: see `data.eval_batches`.
+    """Central crops, of the config's size or another, and labels; see `data.eval_batches`.
 
-    Args:
-      config: resolved.
-      source: the images.
-      limit: number of examples; None for all.
-      image_size: None for the config's.
-      on_decode_error: if given, images that cannot be decoded are left out, and this receives the
-        name of each; without it, they raise DataError.
+    With `on_decode_error`, which receives a message, images that cannot be decoded are left out;
+    without it they raise DataError. Without a limit it yields all examples.
     """
     return data.eval_batches(
         source,

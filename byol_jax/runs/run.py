@@ -181,7 +181,7 @@ def prepare_workdir(
         elif has_config:
             read(workdir)  # do not overwrite a config.json of another program
         text = json.dumps(_record(run), indent=2) + "\n"
-        paths.write_whole(workdir / "config.json", text.encode())
+        paths.write_atomically(workdir / "config.json", text.encode())
     return config_changes
 
 

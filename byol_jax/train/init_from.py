@@ -1,6 +1,5 @@
 """What a new run starts from: random weights, another encoder, or the state of another run."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from byol_jax import byol
 from byol_jax.errors import UserError
 from byol_jax.export.convert import torchvision
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import manifest
+from byol_jax.runs import manifest, paths
 from byol_jax.runs import run as run_lib
 
 # Settings that change what an encoder computes, but not the shapes of its weights.
@@ -29,21 +28,21 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
     """
     for key in ("encoder", "target_encoder"):  # before anything is written or compiled
         path = config.init[key]
-        if path and not Path(path).exists():
+        if path and not paths.path(path).exists():
             raise UserError(
                 f"config.init.{key}={path} does not exist: name a run, an export, or a file of "
                 "torchvision's weights (.safetensors or .pth)."
             )
-    path = config.init.state
-    if not path:
+    if not config.init.state:
         return 0
-    if (Path(path) / "model.safetensors").exists():
+    path = paths.path(config.init.state)
+    if (path / "model.safetensors").exists():
         raise UserError(
             f"config.init.state={path} is an export, which has an encoder only: use "
             "config.init.encoder instead."
         )
-    run_lib.read(Path(path))  # raises if the folder is not a run
-    with run_lib.checkpoints_of(Path(path)) as checkpoints:
+    run_lib.read(path)  # raises if the folder is not a run
+    with run_lib.checkpoints_of(path) as checkpoints:
         step = checkpoints.latest_step()
     if step >= total_steps:
         raise UserError(
@@ -76,7 +75,7 @@ def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
     Leaves of the probe that have other shapes there, because of other classes, are this run's own.
     """
     key, path = "config.init.state", config.init.state
-    other = run_lib.restore(Path(path), step)
+    other = run_lib.restore(paths.path(path), step)
     theirs = other.run.config
     before, now = config_lib.flat(theirs), config_lib.flat(config)
     for name in (*(f"encoder.{name}" for name in SHAPELESS_SETTINGS), *STATE_SETTINGS):
@@ -91,7 +90,7 @@ def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
     found = manifest.leaves(other.state)
 
     def leaf(path: tuple, own: jax.Array) -> jax.Array:
-        other = found.get(manifest.name_of(path), own)
+        other = found.get(manifest.leaf_name(path), own)
         return other if other.shape == own.shape else own
 
     return jax.tree_util.tree_map_with_path(leaf, fresh)._replace(seed=fresh.seed)
@@ -123,7 +122,7 @@ def _encoder_variables(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Variables and known settings of the encoder in a run, an export or a torchvision file."""
     settings = {"stem": "imagenet", "padding": "torch"}  # torchvision's
-    if Path(path).is_dir():
+    if paths.path(path).is_dir():
         encoder = byol_jax.load(path)
         variables = encoder.variables
         settings = encoder.config["encoder"]

@@ -16,7 +16,7 @@ from byol_jax import byol, data, evaluate, parallel
 from byol_jax.errors import CheckpointError
 from byol_jax.runs import inputs, processes
 from byol_jax.runs import run as run_lib
-from byol_jax.runs.paths import AnyPath, is_local, write_whole, writing
+from byol_jax.runs.paths import AnyPath, is_local, translate_write_errors, write_atomically
 from byol_jax.train import health
 
 KNN_NEIGHBOURS = 20
@@ -110,7 +110,7 @@ class JsonLines:
         """Adds a line."""
         self._lines.append(_line(row))
         if is_local(self.path):
-            with writing(self.path), self.path.open("a") as file:
+            with translate_write_errors(self.path), self.path.open("a") as file:
                 file.write(self._lines[-1])
                 file.flush()
                 os.fsync(file.fileno())
@@ -122,7 +122,7 @@ class JsonLines:
 
     def rewrite(self) -> None:
         """Writes the complete file."""
-        write_whole(self.path, "".join(self._lines).encode())
+        write_atomically(self.path, "".join(self._lines).encode())
 
 
 def read_rows(path: AnyPath) -> list[dict]:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from byol_jax import byol, parallel
-from byol_jax.runs.paths import AnyPath, write_whole
+from byol_jax.runs.paths import AnyPath, write_atomically
 from byol_jax.train.metrics import read_rows
 
 VIEWS = 8  # pairs in the picture
@@ -66,7 +66,7 @@ def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
             picture.paste(image, (LABEL + column * across, top))
     png = io.BytesIO()
     picture.save(png, format="png", compress_level=1)
-    write_whole(path, png.getvalue())
+    write_atomically(path, png.getvalue())
 
 
 def curves(path: AnyPath, metrics: AnyPath) -> None:
@@ -100,4 +100,4 @@ def curves(path: AnyPath, metrics: AnyPath) -> None:
     figure.tight_layout()
     png = io.BytesIO()
     figure.savefig(png, dpi=100, format="png")
-    write_whole(path, png.getvalue())
+    write_atomically(path, png.getvalue())

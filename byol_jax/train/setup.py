@@ -147,7 +147,7 @@ def run_context(
         if start is None:
             state = on_all(lambda: init_from.new_state(learner, config, first))
             start = Restored(first, state, {})
-        checks = int(start.loop.get("collapsed_checks", 0))
+        checks = int(start.loop_state.get("collapsed_checks", 0))
         monitor = CollapseMonitor(config.health.patience, checks)
         if config.health.stop_on_collapse and monitor.has_collapsed:
             raise UserError(
@@ -176,7 +176,7 @@ def run_context(
             source=source,
             start=start,
             checkpoints=checkpoints,
-            guard=NonFiniteGuard(config, int(start.loop.get("skipped_in_a_row", 0))),
+            guard=NonFiniteGuard(config, int(start.loop_state.get("skipped_in_a_row", 0))),
             monitor=monitor,
             collector=MetricsCollector(run, learner),
             evaluators=evaluators,

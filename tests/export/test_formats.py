@@ -162,7 +162,7 @@ def test_a_place_that_cannot_be_written_is_named(small, tmp_path):
 
 def test_a_failure_leaves_everything_as_it_was(small, tmp_path):
     def fail(directory):
-        with paths.writing(directory, {"format": stablehlo.FORMAT}) as new:
+        with paths.write_folder(directory, {"format": stablehlo.FORMAT}) as new:
             (new / "encoder.stablehlo").write_text("half")
             raise OSError(28, "No space left on device")
 

@@ -247,7 +247,7 @@ def test_every_leaf_of_the_released_networks_has_its_place(read, name, width, si
     trained = read(checkpoint(modules))  # checks every shape
     encoder = trained.run.config.encoder
     assert (encoder.name, encoder.width_multiplier) == (name, width)
-    assert (encoder.stem_channels, encoder.stage_channels) == (0, ())
+    assert (encoder.stem_channels, encoder.stage_channels) == (64, (64, 128, 256, 512))
     state = trained.state
     assert len(jax.tree.leaves(state.online_params)) == sum(map(len, modules.values()))
 

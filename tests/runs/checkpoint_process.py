@@ -1,6 +1,6 @@
-"""One of several processes that save and restore together; for test_checkpoint_processes.py.
+"""One of several processes that save and restore together, for test_checkpoint_processes.py.
 
-Its arguments are a folder for each process, then one that all share.
+The arguments are a folder for each process, and one that all share.
 """
 
 import argparse
@@ -21,13 +21,13 @@ def main() -> None:
     parser.add_argument("--process_id", type=int)
     arguments = parser.parse_args()
     processes.join(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
-    from test_checkpoint import ABSTRACT, state_of  # computes: not before joining
+    from test_checkpoint import ABSTRACT, state_of  # runs computations, so only after joining
 
     def restore(checkpoints: Checkpoints) -> None:
-        saved = checkpoints.restore_newest(ABSTRACT, lambda text: print("said", text))
+        saved = checkpoints.restore_newest(ABSTRACT, lambda text: print("log:", text))
         same = manifest.describe(saved.state) == manifest.describe(state_of(saved.step))
         here = {leaf.device for leaf in jax.tree.leaves(saved.state)} == {jax.local_devices()[0]}
-        print("restored", saved.step, saved.loop, same, here, flush=True)
+        print("restored", saved.step, saved.loop_state, same, here, flush=True)
 
     *own, shared = arguments.folders
     with Checkpoints(own[jax.process_index()], RetentionPolicy(5)) as checkpoints:
@@ -38,7 +38,7 @@ def main() -> None:
             checkpoints.save(step, state, {"skipped": step / 4})
         checkpoints.wait()
         restore(checkpoints)
-    processes.leave(0)
+    processes.shutdown(0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One of several processes, each with a folder of its own where one is to be shared."""
+"""One of several processes, each with its own folder in place of a shared one."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ from absl import flags
 
 from byol_jax.cli import app
 
-FOLDER = flags.DEFINE_string("folder", None, "Where to make them.")
-ADDRESS = flags.DEFINE_string("coordinator_address", None, "As of experiments.pretrain.")
-PROCESSES = flags.DEFINE_integer("num_processes", None, "Likewise.")
-PROCESS = flags.DEFINE_integer("process_id", None, "Likewise.")
+FOLDER = flags.DEFINE_string("folder", None, "The parent of the folders.")
+ADDRESS = flags.DEFINE_string("coordinator_address", None, "As for pretrain.")
+PROCESSES = flags.DEFINE_integer("num_processes", None, "As for pretrain.")
+PROCESS = flags.DEFINE_integer("process_id", None, "As for pretrain.")
 
 
 def main() -> None:
-    """Joins the others, and looks whether they share it."""
+    """Joins the others and checks whether the folder is shared."""
     from byol_jax.runs import processes
 
     processes.SHARED_SECONDS = 1

@@ -1,4 +1,4 @@
-"""Runs a program as several processes on this machine, joined over loopback with gloo."""
+"""Runs a program as several processes on this machine, connected over loopback by gloo."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ def free_port():
 def start(arguments, count=2, devices=2):
     """Processes `python ARGUMENTS --coordinator_address=... --num_processes=... --process_id=I`.
 
-    Each with so many virtual devices; stdout and stderr, as text, are one pipe.
+    Each has `devices` virtual devices, and one pipe for stdout and stderr.
     """
     address = f"localhost:{free_port()}"
     flags = f"--xla_force_host_platform_device_count={devices}"
@@ -42,7 +42,7 @@ def start(arguments, count=2, devices=2):
 
 
 def finish(processes, seconds=120):
-    """Waits for all; returns (exit code, output) of each. None is left running."""
+    """Waits for all, kills the rest after `seconds`; returns (exit code, output) of each."""
     deadline, ends = time.monotonic() + seconds, []
     try:
         for process in processes:

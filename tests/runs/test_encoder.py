@@ -76,9 +76,9 @@ def test_wrong_images_are_refused(model, method):
         call(IMAGES.astype(np.float32))
     with pytest.raises(DataError, match=rf"{method} takes uint8 images \(n, height, width, 1\)"):
         call(IMAGES[0])
-    with pytest.raises(DataError, match=f"{method} received images of several sizes"):
+    with pytest.raises(DataError, match=f"{method} was given images of several sizes"):
         call([IMAGES[0], IMAGES[0, :8]])
-    with pytest.raises(DataError, match=f"{method} received 0 images"):
+    with pytest.raises(DataError, match=f"{method} was given 0 images"):
         call(IMAGES[:0])
     with pytest.raises(DataError, match="batch_size=0: both must be at least 1"):
         call(IMAGES, batch_size=0)

@@ -105,8 +105,8 @@ def test_nothing_opens_a_file_that_could_run_code():
         if name in ("torch.load", "pickles.load"):
             found[name] = path.as_posix()
     assert found == {
-        "torch.load": "byol_jax/interop/torchvision.py",
-        "pickles.load": "byol_jax/interop/reference_checkpoint.py",
+        "torch.load": "byol_jax/export/convert/torchvision.py",
+        "pickles.load": "byol_jax/export/convert/reference_checkpoint.py",
     }
 
 
@@ -116,17 +116,17 @@ def test_nothing_opens_a_file_that_could_run_code():
         ("encoder", None, "garbles"),
         ("encoder", [], "describes no encoder|garbles"),
         ("encoder.name", "../../etc/passwd", "encoder.name='../../etc/passwd' is not one of"),
-        ("encoder.name", 7, "garbles"),
-        ("encoder.unknown", 7, "garbles"),
+        ("encoder.name", 7, "encoder.name=7 is not one of"),
+        ("encoder.unknown", 7, "encoder.unknown=7 is not a setting of resnet8"),
         ("encoder.width_multiplier", 1e9, "does not fit its config.json"),
-        ("encoder.width_multiplier", 0, "width_multiplier=0.0 must be at least"),
+        ("encoder.width_multiplier", 0, "width_multiplier=0 leaves no channel"),
         ("encoder.width_multiplier", float("nan"), "width_multiplier=nan must be"),
         ("encoder.width_multiplier", float("inf"), "width_multiplier=inf must be"),
         ("encoder.stem", None, "encoder.stem=None"),
         ("encoder.stem_channels", -1, "stem_channels=-1 must be"),
         ("encoder.stem_channels", 10**11, "does not fit its config.json"),
         ("encoder.stage_channels", [1, 2], r"must be 3 whole numbers"),
-        ("encoder.stage_channels", ["a", 2, 3], "describes no encoder"),
+        ("encoder.stage_channels", ["a", 2, 3], "must be 3 whole numbers"),
         ("dtype", "object", "dtype='object' is not one of"),
         ("image_size", 0, "image_size=0 must be"),
         ("image_size", 10**30, "image_size=1|garbles"),
@@ -136,8 +136,8 @@ def test_nothing_opens_a_file_that_could_run_code():
         ("mean", "x", "config.views.mean"),
         ("std", [0.0], "config.views.std"),
         ("std", None, "garbles"),
-        ("training", "x", "'training' does not say how"),
-        ("training", {"method": 1, "step": 2, "data": 3}, "does not say on what"),
+        ("training", "x", "'training' lacks 'method'"),
+        ("training", {"method": 1, "step": 2, "data": 3}, "'data' of 'training' is not"),
         ("training", {"method": 1, "step": 2, "config": {"crop": {}}}, "garbles 'test_fraction'"),
         ("training.config", {"crop": {"test_fraction": 1e9}}, "test_fraction=1000000000.0 must"),
     ],
@@ -291,15 +291,10 @@ def test_what_is_no_file_is_not_opened(export):
         ("steps_per_epoch", "a"),
         ("steps_per_epoch", 0),
         ("steps_per_epoch", float("inf")),
-        ("versions", 3),
     ],
 )
 def test_a_nasty_config_of_a_run_is_one_sentence(run, key, value):
     change(run, key, value)
-    if key == "versions":  # looked at where the config lacks a key
-        record = json.loads((run / "config.json").read_text())
-        record["config"].pop("seed")
-        (run / "config.json").write_text(json.dumps(record))
     with pytest.raises(UserError):
         run_lib.read(run)
     assert str(run) in sentence(run)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from encoders import random_encoder
+from etils import epath
 from tiny import tiny_config
 
 from byol_jax import byol
 from byol_jax.errors import UserError
 from byol_jax.export.convert import torchvision
-from byol_jax.runs import build
+from byol_jax.runs import build, paths
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
@@ -125,6 +126,27 @@ def test_a_missing_path_is_named_before_anything_is_written(tmp_path):
     config.init.encoder = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"init.encoder=.*nowhere does not exist: name a run"):
         loop.train(config, tmp_path / "new")
+
+
+@pytest.mark.parametrize("key", ["state", "encoder", "target_encoder"])
+def test_a_run_in_a_bucket_can_be_the_start(halfway, monkeypatch, key):
+    """gs://bucket is a local folder here, under a path as for a bucket."""
+    real, opened = paths.path, []
+
+    def path(name):
+        if not str(name).startswith("gs://"):
+            return real(name)
+        opened.append(name)
+        return epath.Path(str(name).replace("gs://bucket", str(halfway)))
+
+    monkeypatch.setattr(paths, "path", path)
+    state = started(**{f"init__{key}": "gs://bucket"})
+    assert opened
+    trained = run_lib.restore(halfway).state
+    from_online = key != "state"
+    assert int(state.step) == (0 if from_online else 3)
+    want = trained.online_params if from_online else trained.target_params
+    assert_equal(state.target_params["encoder"], want["encoder"])
 
 
 def test_an_export_has_no_state(halfway, tmp_path):

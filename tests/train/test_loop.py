@@ -430,7 +430,7 @@ def test_a_flat_folder_trains_without_labels(tmp_path, capsys):
 
 
 def test_held_out_images_of_other_classes_are_refused(tmp_path):
-    for split, classes in (("train", "abc"), ("test", "ab")):
+    for split, classes in (("train", "abc"), ("test", "abd")):
         for name in classes:
             (tmp_path / split / name).mkdir(parents=True)
             image = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
