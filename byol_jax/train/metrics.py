@@ -76,7 +76,8 @@ def held_out_accuracy(
             batches = inputs.eval_batches(
                 config, source, limit=limit, on_decode_error=on_decode_error
             )
-            return evaluate.collect(lambda images: embed(images, batch_size), batches)
+            count = min(limit, source.num_examples)
+            return evaluate.collect(lambda images: embed(images, batch_size), batches, count)
 
         train = features(source, config.knn.train_examples)
         test, labels = features(test_source, config.knn.test_examples)
