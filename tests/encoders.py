@@ -3,12 +3,12 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tiny import tiny_config
 
-from byol_jax import byol
+from byol_jax import byol, models
 from byol_jax.augment import image as image_augment
-from byol_jax.runs import build
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.encoder import Encoder
@@ -25,15 +25,12 @@ def random_encoder(
     dtype: str = "float32",
     seed: int = 0,
 ) -> Encoder:
-    """An encoder whose every leaf is random: none is at the value that it would start from."""
-    tree = config_lib.default()
-    tree.encoder.update(
-        name=name, padding=padding, stem=stem, width_multiplier=float(width_multiplier)
-    )
-    tree.dtype = dtype
+    """An encoder whose every leaf is random: none has its initial value."""
+    settings = {"padding": padding, "stem": stem, "width_multiplier": float(width_multiplier)}
+    settings = {"name": name} | models.settings(name) | settings
     mean, std = list(image_augment.IMAGENET_MEAN), list(image_augment.IMAGENET_STD)
     config = {
-        "encoder": tree.encoder.to_dict(),
+        "encoder": settings,
         "dtype": dtype,
         "image_size": image_size,
         "channels": channels,
@@ -42,7 +39,7 @@ def random_encoder(
         "training": {"method": "random", "step": 0, "total_steps": 0, "data": None, "config": None},
     }
     image = jax.ShapeDtypeStruct((1, image_size, image_size, channels), np.float32)
-    module = build.encoder(tree)
+    module = models.make_encoder(**settings, dtype=jnp.dtype(dtype))
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
     return Encoder(config, randomise(shapes, seed))
 

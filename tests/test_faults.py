@@ -1,4 +1,4 @@
-"""A short version of `./run.sh faults`; and that it would notice if something were lost."""
+"""A short version of `./run.sh faults`, and tests that it detects a loss."""
 
 import signal
 
@@ -16,8 +16,8 @@ STEPS = 40
 SHORT = {"steps": STEPS, "log_every_steps": 5, "checkpoint.every_steps": 8, "knn.every_steps": 0}
 
 
-def go_on(workdir):
-    """Trains here, without the start of a program."""
+def train(workdir):
+    """Trains in this process, without starting a program."""
     config = toy.get_config()
     config.update_from_flattened_dict(SHORT)
     loop.train(config, workdir)
@@ -26,7 +26,7 @@ def go_on(workdir):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    go_on(workdir)
+    train(workdir)
     return workdir
 
 
@@ -47,22 +47,22 @@ def test_two_kills_and_a_signal_leave_no_trace(wanted, tmp_path):
         assert program.wait_until(lambda: program.step() > 0), program.end()
         program.send(signal.SIGTERM)
         assert program.finish() == 0, program.end()
-    assert program.said("Stopped and saved")
-    go_on(tmp_path)
+    assert program.line_with("Stopped and saved")
+    train(tmp_path)
     assert comparison.difference(wanted, comparison.result(tmp_path)) == ""
 
 
 @pytest.mark.parametrize("kind", ["a flipped bit", "deleted"])
-def test_a_damaged_checkpoint_is_not_gone_on_from(undisturbed, tmp_path, kind):
+def test_a_damaged_checkpoint_is_not_resumed_from(undisturbed, tmp_path, kind):
     damaged = damage.Damaged(undisturbed, tmp_path)
     largest = max(damaged.files, key=damaged.size)
-    said = []
-    tally = damage.read_back(damaged, kind, [largest], said.append)
+    log = []
+    tally = damage.read_back(damaged, kind, [largest], log.append)
     assert (tally.tried, tally.survived, tally.equal) == (1, 1, 1), tally.losses
-    assert f"step {damaged.before}, " in said[0] and str(damaged.newest) in tally.said
+    assert f"step {damaged.before}, " in log[0] and str(damaged.newest) in tally.message
 
 
-def test_one_bit_in_the_state_is_noticed(wanted):
+def test_one_bit_in_the_state_is_detected(wanted):
     for name in wanted.state:
         changed = wanted.state[name].copy()
         changed.reshape(-1).view(np.uint8)[-1] ^= 1
@@ -74,26 +74,26 @@ def test_one_bit_in_the_state_is_noticed(wanted):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
-        (lambda rows: rows[:3] + rows[4:], "nothing of step 15"),
+        (lambda rows: rows[:3] + rows[4:], "no line of step 15"),
         (lambda rows: rows[:3] + rows[2:], "the steps are"),
-        (lambda rows: [*rows, {"step": 50}], "too much, of steps [50]"),
+        (lambda rows: [*rows, {"step": 50}], "additional lines, of steps [50]"),
         (lambda rows: [rows[0] | {"loss": 0.0}, *rows[1:]], "'loss': 0.0"),
     ],
 )
-def test_a_reading_that_is_missing_double_or_other_is_noticed(wanted, change, words):
-    other = wanted._replace(readings=change(wanted.readings))
-    assert words in comparison.difference(wanted, other)
+def test_a_line_that_is_missing_double_or_different_is_detected(wanted, change, message):
+    other = wanted._replace(metrics=change(wanted.metrics))
+    assert message in comparison.difference(wanted, other)
 
 
 def test_times_may_differ(wanted):
-    rows = [reading | {"images_per_second": 1.0} for reading in wanted.readings]
-    assert comparison.difference(wanted, wanted._replace(readings=rows)) == ""
+    rows = [row | {"images_per_second": 1.0} for row in wanted.metrics]
+    assert comparison.difference(wanted, wanted._replace(metrics=rows)) == ""
 
 
-def test_the_table_counts_what_is_lost():
-    tally = Tally("a | b", said="words")
+def test_the_table_counts_losses():
+    tally = Tally("a | b", message="words")
     tally.count("", times=3)
     tally.count("w differs")
     tally.lose("it hung")

@@ -1,59 +1,71 @@
-"""The geometric half of a view: its distribution; and, on the device, for images of one size.
+"""The geometric half of a view: random boxes, flips and bicubic resizing.
 
-input/crops.py draws and cuts the same on the host, where images have many sizes. Here all have one,
-so a crop with its bicubic resizing is two small matrix products, one for rows and one for columns,
-and a mirror image is the second matrix upside down: no shape depends on the box.
+`random_boxes` and `central_box` run in JAX, TensorFlow and NumPy alike. `resized_crop` is for
+images of one size: a crop with its resizing is two small matrix products, one for rows and one for
+columns, and a flip reverses the second matrix, so no shape depends on the box. data/crop.py
+resizes images of any size on the host, with TensorFlow.
 
-References: Keys 1981, "Cubic convolution interpolation" (a = -1/2); "Inception" crops, Szegedy et
-al. 2015, arXiv:1409.4842; their ten attempts and their fallback follow torchvision's.
+References: "Inception" crops, Szegedy et al. 2015, arXiv:1409.4842; byol/utils/dataset.py of
+google-deepmind/deepmind-research (`clip`); torchvision's RandomResizedCrop (`retry`); Keys 1981,
+"Cubic convolution interpolation" (a = -1/2).
 """
 
 from math import log
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError
 
-# TensorFlow's resizing knows the cubic at so many places between two pixels.
+# TensorFlow's ResizeBicubic tabulates the cubic at this many points between two pixels.
 STEPS_BETWEEN_PIXELS = 1024
-
-ATTEMPTS = 10
-# Uniform numbers that a view takes: area and ratio of each attempt, two for where, one to flip.
-DRAWS = 2 * ATTEMPTS + 3
 
 
 class Crop(NamedTuple):
-    """The distribution of a training view's box.
+    """The distribution of a training view's box; the authors' by default.
 
     Attributes:
-      area: smallest and largest share of the image's area, uniform in between; within (0, 1].
-      ratio: smallest and largest width / height, uniform in its logarithm; above 0.
-      flip: the probability of a mirror image; within [0, 1].
-      fit: what becomes of a box that does not fit into the image, "clip" or "retry".
+      area: smallest and largest fraction of the image's area, drawn uniformly; within (0, 1].
+      ratio: smallest and largest width / height, drawn uniformly in the logarithm; above 0.
+      flip: the probability of a horizontal flip; within [0, 1].
+      fit: what happens to a box larger than the image. "clip" cuts it off at the image, as the
+        authors do; "retry" draws again, up to ten times, as torchvision does.
     """
 
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
-    fit: str = "retry"
+    fit: str = "clip"
+
+    @property
+    def attempts(self) -> int:
+        """How many pairs of area and ratio are drawn for a view."""
+        return 1 if self.fit == "clip" else 10
+
+    @property
+    def draws(self) -> int:
+        """Uniform numbers per view: area and ratio of each attempt, two for the corner, a flip."""
+        return 2 * self.attempts + 3
 
 
 def check_crop(crop: Crop) -> None:
-    """Raises UserError if there is no such distribution."""
+    """Raises ConfigError if there is no such distribution."""
     if not 0 < crop.area[0] <= crop.area[1] <= 1:
-        raise UserError(f"the area of a crop must lie within (0, 1], ascending, not {crop.area}.")
+        raise ConfigError(f"the area of a crop must lie within (0, 1], ascending, not {crop.area}.")
     if not 0 < crop.ratio[0] <= crop.ratio[1]:
-        raise UserError(f"the ratio of a crop must be above 0, ascending, not {crop.ratio}.")
+        raise ConfigError(f"the ratio of a crop must be above 0, ascending, not {crop.ratio}.")
     if not 0 <= crop.flip <= 1:
-        raise UserError(f"the probability of a flip must lie within [0, 1], not {crop.flip}.")
+        raise ConfigError(f"the probability of a flip must lie within [0, 1], not {crop.flip}.")
+    if crop.fit not in ("clip", "retry"):
+        raise ConfigError(f"the fit of a crop must be clip or retry, not {crop.fit!r}.")
 
 
 def check_size(image_size: int) -> None:
-    """Raises UserError if no view has this height and width."""
+    """Raises ConfigError if no view can have this height and width."""
     if image_size < 1:
-        raise UserError(f"the image size must be at least 1, not {image_size}.")
+        raise ConfigError(f"the image size must be at least 1, not {image_size}.")
 
 
 def random_views(image: jax.Array, size: int, crop: Crop, key: jax.Array) -> jax.Array:
@@ -68,69 +80,77 @@ def random_views(image: jax.Array, size: int, crop: Crop, key: jax.Array) -> jax
     Returns:
       Uint8 (2, S, S, C).
     """
-    uniform = jax.random.uniform(key, (2, DRAWS))
-    boxes = random_boxes(uniform[:, :-1], image.shape[:2], crop)
+    uniform = jax.random.uniform(key, (2, crop.draws))
+    boxes = random_boxes(uniform[:, :-1], jnp.array(image.shape[:2], jnp.float32), crop)
     flips = uniform[:, -1] < crop.flip
     return jax.vmap(lambda box, flip: resized_crop(image, box, flip, size))(boxes, flips)
 
 
-def random_boxes(uniform: jax.Array, image_shape: tuple[int, int], crop: Crop) -> jax.Array:
-    """Boxes of random area, aspect ratio and place.
+def random_boxes(uniform: Any, image_shape: Any, crop: Crop, xp: ModuleType = jnp) -> Any:
+    """Boxes of random area, aspect ratio and position.
 
-    The first of ATTEMPTS draws of area and ratio that fits into the image counts. If none fits, the
-    box is the largest central one whose ratio is within `crop.ratio`.
+    With `fit="retry"` the first attempt that fits into the image is taken; if none fits, the
+    largest central box whose ratio is within `crop.ratio`.
 
     Args:
-      uniform: float32 (n, DRAWS - 1), uniform in [0, 1).
-      image_shape: height and width.
+      uniform: float32 (n, crop.draws - 1), uniform in [0, 1).
+      image_shape: float32 (2,): height and width.
       crop: the distribution.
+      xp: the module that computes: jax.numpy, tensorflow or numpy.
 
     Returns:
       float32 (n, 4), whole numbers: top, left, height, width.
     """
-    height, width = image_shape
+    height, width = image_shape[0], image_shape[1]
     low, high = crop.ratio
-    area = height * width * _between(*crop.area, uniform[:, :ATTEMPTS])
-    ratio = jnp.exp(_between(log(low), log(high), uniform[:, ATTEMPTS : 2 * ATTEMPTS]))
-    # Height first, width second, in the last axis of everything that follows.
-    sizes = jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio], -1)))
-    limits = jnp.array([height, width], jnp.float32)
-    fits = jnp.all((sizes >= 1) & (sizes <= limits), -1)
-    fallback = jnp.array([min(height, width / low), min(width, height * high)], jnp.float32)
-    found = jnp.any(fits, 1)[:, None]
-    first = jnp.take_along_axis(sizes, jnp.argmax(fits, 1)[:, None, None], 1)[:, 0]
-    size = jnp.where(found, first, jnp.maximum(jnp.round(fallback), 1))
-    margin = limits - size
-    anywhere = jnp.floor(uniform[:, 2 * ATTEMPTS :] * (margin + 1))
-    corner = jnp.where(found, jnp.minimum(anywhere, margin), jnp.floor(margin / 2))
-    return jnp.concatenate([corner, size], 1)
+    area = height * width * _between(*crop.area, uniform[:, : crop.attempts])
+    ratio = _between(log(low), log(high), uniform[:, crop.attempts : 2 * crop.attempts])
+    ratio = xp.exp(ratio)
+    # From here on the last axis is height, then width.
+    sizes = xp.round(xp.sqrt(xp.stack([area / ratio, area * ratio], -1)))
+    if crop.fit == "clip":
+        size, found = xp.minimum(xp.maximum(sizes[:, 0], 1), image_shape), True
+    else:
+        fits = (sizes >= 1) & (sizes <= image_shape)
+        fits = fits[..., :1] & fits[..., 1:]
+        size = xp.stack([xp.minimum(height, width / low), xp.minimum(width, height * high)])
+        size, found = xp.maximum(xp.round(size), 1), False
+        attempts = zip(xp.unstack(sizes, axis=1), xp.unstack(fits, axis=1), strict=True)
+        for attempt, fit in reversed(list(attempts)):  # so that the first that fits is kept
+            size, found = xp.where(fit, attempt, size), found | fit
+    margin = image_shape - size
+    corner = xp.minimum(xp.floor(uniform[:, 2 * crop.attempts :] * (margin + 1)), margin)
+    corner = xp.where(found, corner, xp.floor(margin / 2))
+    return xp.concat([corner, size], axis=1)
 
 
-def central_box(image_shape: tuple[int, int], fraction: float) -> jax.Array:
-    """The box of the evaluation view: the central square.
+def central_box(image_shape: Any, fraction: float, xp: ModuleType = jnp) -> Any:
+    """The box of the evaluation view: the central square, to the pixel that of the authors.
 
     Args:
-      image_shape: height and width.
-      fraction: side of the square as a share of the shorter one; within (0, 1].
+      image_shape: float32 (2,): height and width.
+      fraction: side of the square as a fraction of the shorter side of the image; within (0, 1].
+      xp: the module that computes: jax.numpy, tensorflow or numpy.
 
     Returns:
-      float32 (4,): top, left, height, width.
+      float32 (4,), whole numbers: top, left, height, width.
     """
-    height, width = image_shape
-    side = max(round(fraction * min(height, width)), 1)
-    return jnp.array([(height - side) // 2, (width - side) // 2, side, side], jnp.float32)
+    side = xp.floor(fraction * xp.minimum(image_shape[0], image_shape[1]))
+    side = xp.maximum(side, 1)
+    corner = xp.floor((image_shape - side + 1) / 2)
+    return xp.concat([corner, xp.stack([side, side])], axis=0)
 
 
 def resized_crop(image: jax.Array, box: jax.Array, flip: jax.Array, size: int) -> jax.Array:
-    """A box of an image, resized by bicubic interpolation without antialiasing, perhaps mirrored.
+    """A box of an image, resized by bicubic interpolation without antialiasing, perhaps flipped.
 
-    Equal to TensorFlow's ResizeBicubic of the box alone, with half-pixel centres: what lies outside
-    of the box counts nothing. It overshoots, and is clipped and rounded.
+    Equal to TensorFlow's ResizeBicubic of the box alone, with half-pixel centres: pixels outside
+    the box have no weight. The result overshoots, and is clipped and rounded.
 
     Args:
       image: uint8 (H, W, C).
       box: float32 (4,): top, left, height, width.
-      flip: bool (): whether left and right change places.
+      flip: bool (): whether to exchange left and right.
       size: height and width S of the result.
 
     Returns:
@@ -148,13 +168,13 @@ def resized_crop(image: jax.Array, box: jax.Array, flip: jax.Array, size: int) -
 
 
 def bicubic_matrix(start: jax.Array, length: jax.Array, full: int, size: int) -> jax.Array:
-    """What each of `size` pixels takes of each of `full`, resizing those from `start` on.
+    """Weights of `full` pixels in each of `size`, resizing `length` of them from `start` on.
 
     Args:
-      start: float32 (), a whole number: the first pixel of the stretch.
-      length: float32 (), a whole number: how many pixels it has.
-      full: how many pixels there are, the stretch among them.
-      size: how many pixels to make of the stretch.
+      start: float32 (), a whole number: the first pixel of the interval to resize.
+      length: float32 (), a whole number: how many pixels the interval has.
+      full: how many pixels there are in all.
+      size: how many pixels to make of the interval.
 
     Returns:
       float32 (size, full); rows sum to one.
@@ -174,5 +194,5 @@ def bicubic_matrix(start: jax.Array, length: jax.Array, full: int, size: int) ->
     return weight / jnp.sum(weight, 1, keepdims=True)
 
 
-def _between(low: float, high: float, uniform: jax.Array) -> jax.Array:
+def _between(low: float, high: float, uniform: Any) -> Any:
     return low + (high - low) * uniform

@@ -1,13 +1,11 @@
 """The photometric half of a view: colour jitter, gray, blur, solarize, then normalisation.
 
-Section 3.3 and appendix B of the paper. The geometric half (crop and flip) is the input
-pipeline's. Each operation takes one float32 image (channels, height, width) in 0..1 (channels
-first: planes of pixels vectorise, triples of channels do not) and equals the authors' code before
-their clipping to 0..1, which `jitter` and `view` do here. Images of one channel skip what only
-colour images can have.
+Section 3.3 and appendix B of the paper. crops.py has the geometric half. Each operation takes one
+float32 image (channels, height, width) in 0..1 (channels first: planes of pixels vectorise, triples
+of channels do not) and equals the authors' code before their clipping to 0..1, which `jitter` and
+`view` do here. Images of one channel skip saturation, hue and gray.
 
-Drawn amounts depend on the key alone, and keys on (seed, step, position, view): how a batch is
-split over devices changes nothing.
+Random amounts depend on the key alone.
 """
 
 import dataclasses
@@ -70,7 +68,7 @@ class Policy:
         return one(0, self.view1), one(1, self.view2)
 
     def preprocess(self, images: jax.Array) -> jax.Array:
-        """Images as the encoder takes them, float32; of uint8 (..., height, width, channels)."""
+        """Normalises uint8 images (..., height, width, channels) for the encoder: float32."""
         return normalize(images, self.mean, self.std)
 
 
@@ -80,7 +78,7 @@ IMAGENET = Policy(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
 )
-# 32 pixels are blurred enough: no peer blurs them (SimCLR, arXiv 2002.05709, appendix B.9).
+# Images of 32 pixels are not blurred, as in SimCLR (arXiv 2002.05709, appendix B.9).
 CIFAR10 = Policy(
     view1=View(blur_prob=0.0, solarize_prob=0.0),
     view2=View(blur_prob=0.0, solarize_prob=0.2),
@@ -103,14 +101,14 @@ def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
 def adjust_hue_and_saturation(image: jax.Array, turn: jax.Array, factor: jax.Array) -> jax.Array:
     """Turns the hue of HSV by `turn` of a full circle and scales the saturation (kept in 0..1).
 
-    The two commute and share most of their work; each alone is with a factor of 1 or a turn of 0.
-    The image has three channels in 0..1, and stays there.
+    The two commute and have most of their work in common. A factor of 1 or a turn of 0 leaves one
+    of them out. The image has three channels in 0..1, and stays there.
     """
     red, green, blue = image
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    # Hue in sixths of the circle, less 2 so that it lies in -3..3. It and what follows from it are
-    # left multiplied by the chroma, which may be 0.
+    # Hue in sixths of the circle, less 2 so that it lies in -3..3. It and the distance below are
+    # multiplied by the chroma, which may be 0.
     hue = jnp.where(
         red == value,
         green - blue - 2 * chroma,
@@ -118,7 +116,7 @@ def adjust_hue_and_saturation(image: jax.Array, turn: jax.Array, factor: jax.Arr
     )
     sixths = 6 * (turn - jnp.round(turn))
     # A channel is the minimum on a third of the circle, the maximum on another, and linear between:
-    # a function of how far around the circle the hue is from the middle of the first.
+    # a function of the hue's distance around the circle from the middle of the first third.
     middle = jnp.array([1.0, 3.0, -1.0])[:, None, None]
     distance = jnp.abs(hue + (sixths - middle) * chroma)
     distance = jnp.minimum(distance, jnp.abs(distance - 6 * chroma))
@@ -136,9 +134,9 @@ def to_gray(image: jax.Array) -> jax.Array:
 def blur(image: jax.Array, sigma: jax.Array, divider: float) -> jax.Array:
     """Gaussian blur, radius int(height / divider / 2), zeros beyond the edge.
 
-    Separable, and written as sums of shifted images, which XLA makes one pass of for each
-    direction: a convolution with a kernel of its own for every image of a batch would be slow
-    everywhere, and two products with banded matrices are ten times the arithmetic.
+    Separable, and written as sums of shifted images, which XLA fuses into one pass per direction. A
+    convolution with another kernel for each image of a batch would be slow, and products with
+    banded matrices take ten times the arithmetic.
     """
     _, height, width = image.shape
     radius = int(height / divider / 2)
@@ -159,44 +157,42 @@ def jitter(image: jax.Array, amounts: jax.Array, order: jax.Array, config: View)
 
     Args:
       image: float32 (channels, height, width) in 0..1.
-      amounts: float32 (4,) in 0..1: where in its range each strength lies.
-      order: float32 (4,): the operations come in the ascending order of these.
+      amounts: float32 (4,) in 0..1: the position of each strength within its range.
+      order: float32 (4,): the operations are applied in ascending order of these.
       config: the ranges.
     """
     strengths = jnp.array([config.brightness, config.contrast, config.saturation, config.hue])
     brightness, contrast, saturation, hue = (2 * amounts - 1) * strengths
-    of_brightness, of_contrast, of_saturation, of_hue = order
+    brightness_rank, contrast_rank, saturation_rank, hue_rank = order
     in_color = image.shape[0] == 3 and (config.saturation > 0 or config.hue > 0)
 
-    # Saturation and hue commute, and what they do stays in 0..1. So every order is three steps of
-    # hue and saturation, with brightness and contrast after the first two; at a step where it has
-    # no place an operation changes nothing.
-    step = jnp.arange(3 if in_color else 2)
+    # Saturation and hue commute and stay in 0..1. So three steps contain every order: each changes
+    # hue and saturation, then contrast and brightness. An operation happens at one step, after as
+    # many steps as there are operations of brightness and contrast before it, and has no effect at
+    # the other steps.
+    steps = jnp.arange(3 if in_color else 2)
 
-    def where_due(place: jax.Array, amount: jax.Array) -> jax.Array:
-        return jnp.where(step == place, amount, 0)
+    def by_step(rank: jax.Array, amount: jax.Array) -> jax.Array:
+        step = (rank > brightness_rank).astype(jnp.int32) + (rank > contrast_rank)
+        return jnp.where(steps == step, amount, 0)
 
-    def passed(own: jax.Array) -> jax.Array:
-        """How many of brightness and contrast come before an operation of this order."""
-        return (own > of_brightness).astype(jnp.int32) + (own > of_contrast)
+    deltas = by_step(brightness_rank, brightness)
+    contrasts = 1 + by_step(contrast_rank, contrast)
+    turns = by_step(hue_rank, hue)
+    saturations = 1 + by_step(saturation_rank, saturation)
 
-    deltas = where_due(passed(of_brightness), brightness)
-    contrasts = 1 + where_due(passed(of_contrast), contrast)
-    turns = where_due(passed(of_hue), hue)
-    saturations = 1 + where_due(passed(of_saturation), saturation)
-
-    def adjust(image: jax.Array, at: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        delta, contrast, turn, saturation = at
+    def adjust(image: jax.Array, amounts: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        delta, contrast, turn, saturation = amounts
         if in_color:
             image = adjust_hue_and_saturation(image, turn, saturation)
         return jnp.clip(adjust_brightness(adjust_contrast(image, contrast), delta), 0, 1), None
 
-    # A loop, as XLA keeps what a step has made: unrolled, it computed pixels anew for every use.
+    # A loop, as XLA keeps the result of a step; unrolled, it computed pixels again for every use.
     return jax.lax.scan(adjust, image, (deltas, contrasts, turns, saturations))[0]
 
 
 def view(config: View, key: jax.Array, image: jax.Array) -> jax.Array:
-    """One augmented image, in 0..1, of one image and one key.
+    """Augments one image; the result is in 0..1.
 
     Args:
       config: probabilities and strengths.

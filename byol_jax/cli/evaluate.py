@@ -1,36 +1,47 @@
-"""Evaluates a pre-trained encoder on labels: frozen features, and a simple classifier on top.
+"""Evaluates a pre-trained encoder: a simple classifier on its frozen features.
 
-python -m byol_jax.cli.evaluate --checkpoint=DIR --protocol=linear|knn [--step=N] \
-    [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] [--test_split=NAME] \
-    [--on_decode_error=error|skip]
+byol-jax evaluate --checkpoint=DIR --protocol=logistic|knn [--step=N] \
+    [--baselines=random_init,pixels] [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] \
+    [--test_split=NAME] [--on_decode_error=error|skip]
 
-Raw pixels and the same encoder with random weights are evaluated alike, so that the table shows
-what pre-training bought. Writes DIR/eval/PROTOCOL.json; with another step or other data than the
-run's own, their names are added to the file's.
+Baselines show what pre-training added: the same encoder with random weights, and raw pixels of
+images shrunk to 32 pixels. The encoders share one pass over the images; pixels take a second pass
+where the encoder sees larger images. --baselines= leaves both out. Host memory holds the features
+of the encoders of a pass (4 bytes a number), and one more copy while a classifier is fitted.
+
+Writes DIR/eval/PROTOCOL.json. With another step or other data than the run's, the file's name
+includes them.
 """
 
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import flags
 
 from byol_jax.cli import app
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError, ConfigError, DataError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
-PROTOCOL = flags.DEFINE_string("protocol", None, "linear or knn.")
+PROTOCOL = flags.DEFINE_string("protocol", None, "logistic (regression) or knn.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
+BASELINES = flags.DEFINE_list(
+    "baselines", ["random_init", "pixels"], "What to compare with: random_init, pixels, or nothing."
+)
+flags.register_validator(
+    "baselines", {"random_init", "pixels"}.issuperset, "name random_init, pixels, both or neither."
+)
 DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:, npz:PATH, embedded; or the run's.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; the run's by default.")
 TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "To fit on; the run's by default.")
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "To test on; the run's by default, or 'test'.")
-ON_BAD = flags.DEFINE_enum(
+ON_DECODE_ERROR = flags.DEFINE_enum(
     "on_decode_error",
     None,
     ["error", "skip"],
-    "Images that cannot be decoded; the run's by default.",
+    "What to do about images that cannot be decoded; as in the run by default.",
 )
 flags.mark_flags_as_required(["checkpoint", "protocol"])
 
@@ -39,61 +50,70 @@ PIXEL_SIZE = 32  # larger images are shrunk to this before their pixels are used
 
 def main() -> None:
     """Evaluates as the flags say."""
-    from byol_jax import data, evaluate, parallel
+    from byol_jax import evaluate, parallel
     from byol_jax.runs import inputs, paths
     from byol_jax.runs import run as run_lib
 
+    if PROTOCOL.value == "linear":
+        raise ConfigError(
+            "--protocol=linear is not available: what was called linear is now --protocol=logistic,"
+            " and the paper's linear protocol is not implemented yet."
+        )
     if PROTOCOL.value not in evaluate.PROTOCOLS:
         known = ", ".join(evaluate.PROTOCOLS)
-        raise UserError(f"--protocol={PROTOCOL.value} is not one of {known}.")
+        raise ConfigError(f"--protocol={PROTOCOL.value} is not one of {known}.")
     workdir = paths.path(CHECKPOINT.value)
     run, learner, state = run_lib.restore(workdir, STEP.value)
     config = run.config.copy_and_resolve_references()
-    config.data.source = DATA.value or config.data.source
-    config.data.dir = DATA_DIR.value or config.data.dir
-    config.data.on_decode_error = ON_BAD.value or config.data.on_decode_error
-    source = inputs.open_split(config, TRAIN_SPLIT.value or config.data.train_split)
-    if source.num_classes is None:
-        raise UserError(
-            f"{source.name} has no labels to evaluate on: name labelled images with --data."
-        )
-    test_source = inputs.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
-    data.check_same_classes(source, test_source)
+    train_source, test_source = _open_sources(config)
 
-    embed_with = parallel.embedder(learner)
-    fresh = run_lib.initial_state(learner, config)
-    size, batch_size = config.data.image_size, inputs.eval_batch_size(config)
-    encoders = {
-        "byol": (lambda images: embed_with(state)(images, batch_size), size),
-        "random_init": (lambda images: embed_with(fresh)(images, batch_size), size),
-        "pixels": (evaluate.pixels, min(size, PIXEL_SIZE)),
-    }
-    # The same images are met for each kind of features: told once.
-    left_out: dict[str, None] = {}
-    bad = left_out.setdefault if config.data.on_decode_error == "skip" else None
+    embed_with, batch_size = parallel.embedder(learner), inputs.eval_batch_size(config)
+
+    def embedder(state: Any) -> Callable:
+        embed = embed_with(state)  # sends the state to the devices: once, not for every batch
+        return lambda images: embed(images, batch_size)
+
+    size = config.data.image_size
+    passes = {size: {"byol": embedder(state)}}  # over the images, by their size
+    if "random_init" in BASELINES.value:
+        passes[size]["random_init"] = embedder(run_lib.initial_state(learner, config))
+    if "pixels" in BASELINES.value:
+        passes.setdefault(min(size, PIXEL_SIZE), {})["pixels"] = evaluate.pixels
+
+    left_out: dict[str, None] = {}  # every pass meets the same images
     results = {}
-    for name, (featurise, image_size) in encoders.items():
-        train_set, test_set = (
-            evaluate.collect(
-                featurise, inputs.eval_batches(config, split, image_size=image_size, bad=bad)
+    for image_size, encoders in passes.items():
+        _log(f"computing features of {', '.join(encoders)} at {image_size} pixels")
+        (train_features, train_labels), (test_features, test_labels) = (
+            _features(encoders, config, source, image_size, left_out)
+            for source in (train_source, test_source)
+        )
+        for name in encoders:
+            rows, columns = train_features[name].shape
+            _log(f"{PROTOCOL.value}: {rows} x {columns} features of {name}")
+            results[name] = evaluate.PROTOCOLS[PROTOCOL.value](
+                train_features.pop(name),  # freed when the next one is evaluated
+                train_labels,
+                test_features.pop(name),
+                test_labels,
+                num_classes=train_source.num_classes,
             )
-            for split in (source, test_source)
-        )
-        results[name] = evaluate.PROTOCOLS[PROTOCOL.value](
-            *train_set, *test_set, num_classes=source.num_classes
-        )
 
     report = {
         "protocol": PROTOCOL.value,
         "data": test_source.name,
-        "train_examples": source.num_examples,
+        "train_examples": train_source.num_examples,
         "test_examples": test_source.num_examples,
         "left_out": list(left_out),
         "step": int(state.step),
         "top1": {name: result["top1"] for name, result in results.items()},
         "details": results,
     }
-    # Another checkpoint or other data than the run's own must not overwrite its result.
+    for name in left_out:
+        print(f"left out: {name}")
+    for line in table(report):
+        print(line)
+    # Another checkpoint or other data must not overwrite the run's own result.
     name = PROTOCOL.value
     if STEP.value is not None:
         name += f"-step{STEP.value}"
@@ -104,16 +124,61 @@ def main() -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(report, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-    for name in left_out:
-        print(f"left out: {name}")
-    for line in table(report):
-        print(line)
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
     print(f"written to {path}")
 
 
+def _open_sources(config: Any) -> tuple[Any, Any]:
+    """The sources to fit on and to test on; first sets what the flags override in the config."""
+    from byol_jax import data
+    from byol_jax.runs import inputs
+
+    config.data.source = DATA.value or config.data.source
+    config.data.dir = DATA_DIR.value or config.data.dir
+    config.data.on_decode_error = ON_DECODE_ERROR.value or config.data.on_decode_error
+    train_source = inputs.open_split(config, TRAIN_SPLIT.value or config.data.train_split)
+    if train_source.num_classes is None:
+        raise DataError(
+            f"{train_source.name} has no labels to evaluate on: name labelled images with --data."
+        )
+    test_source = inputs.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
+    return train_source, data.match_classes(train_source, test_source)
+
+
+def _features(
+    encoders: dict[str, Callable], config: Any, source: Any, image_size: int, left_out: dict
+) -> tuple[dict[str, Any], Any]:
+    """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over a source.
+
+    Images that cannot be decoded become keys of `left_out`, if the config skips them.
+    """
+    import tqdm
+
+    from byol_jax import evaluate
+    from byol_jax.runs import inputs
+
+    on_decode_error = left_out.setdefault if config.data.on_decode_error == "skip" else None
+    batches = inputs.eval_batches(
+        config, source, image_size=image_size, on_decode_error=on_decode_error
+    )
+    with tqdm.tqdm(
+        desc=source.name, total=source.num_examples, unit="image", unit_scale=True, disable=None
+    ) as progress:
+
+        def embed(images: Any) -> dict[str, Any]:
+            features = {name: encode(images) for name, encode in encoders.items()}
+            progress.update(len(images))
+            return features
+
+        return evaluate.collect(embed, batches, source.num_examples)
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def table(report: dict[str, Any]) -> Iterator[str]:
-    """The report in words: a row for each kind of features, a column for each number."""
+    """The report as text: a row for each kind of features, a column for each number."""
     yield (
         f"{report['protocol']} on {report['data']}: {report['test_examples']} images, "
         f"step {report['step']}"
@@ -122,7 +187,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     columns = {"top-1": report["top1"]}
     if report["protocol"] == "knn":
         columns = {
-            f"k = {k}": {name: found["top1_by_k"][k] for name, found in details.items()}
+            f"k = {k}": {name: result["top1_by_k"][k] for name, result in details.items()}
             for k in details["byol"]["top1_by_k"]
         }
     yield " " * 14 + "".join(f"{title:>9s}" for title in columns)

@@ -1,28 +1,34 @@
-"""From images to batches: the only package that imports TensorFlow.
+"""From stored images to batches; the only room that imports TensorFlow.
 
-What reads or decodes files needs TensorFlow, and imports it when it is first used. Arrays, `npz:`
-and the embedded data set do without, as long as the views are cut on the device (residence.py).
+A source (source.py; opened by open.py) gives raw examples and decodes them; pipeline.py makes
+training batches of them on the host, on_device.py on the devices, and eval.py makes evaluation
+batches. A new kind of source is a file here and a line in open.py. No networks, no training.
+TensorFlow is imported where it is first needed: arrays, `npz:` and `embedded` do without it.
 """
 
-import importlib
+from byol_jax.augment.crops import Crop
+from byol_jax.data.arrays import ArraySource, from_arrays
+from byol_jax.data.eval import eval_batches
+from byol_jax.data.open import open_source
+from byol_jax.data.source import ShardOptions, Source, match_classes, steps_per_epoch
 
-_HOMES = {
-    "ArraySource": ".arrays",
-    "Crop": "..augment.crops",
-    "ShardOptions": ".source",
-    "Source": ".source",
-    "check_same_classes": ".source",
-    "eval_batches": ".evaluation",
-    "from_arrays": ".arrays",
-    "open_source": ".open",
-    "steps_per_epoch": ".source",
-    "train_batches": ".pipeline",
-}
-
-__all__ = list(_HOMES)
+__all__ = [
+    "ArraySource",
+    "Crop",
+    "ShardOptions",
+    "Source",
+    "eval_batches",
+    "from_arrays",
+    "match_classes",
+    "open_source",
+    "steps_per_epoch",
+    "train_batches",
+]
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    if name == "train_batches":  # needs TensorFlow
+        from byol_jax.data.pipeline import train_batches
+
+        return train_batches
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

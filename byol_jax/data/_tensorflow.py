@@ -5,20 +5,18 @@ import os
 
 from byol_jax.errors import UserError
 
-# TensorFlow reads these while it is being imported, so they cannot wait. oneDNN has nothing to
-# offer to an input pipeline, and switching it off also silences the notice about its rounding.
+# TensorFlow reads these while it is imported. oneDNN does not help an input pipeline, and without
+# it TensorFlow does not print its notice about rounding.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 try:
     import tensorflow as tf
 except ImportError as error:
-    raise UserError(
-        f"This needs TensorFlow ({error}): pip install tensorflow (tensorflow-cpu on Linux)."
-    ) from error
+    raise UserError(f"This needs TensorFlow ({error}): pip install 'byol_jax[train]'.") from error
 
-# Left alone, TensorFlow reserves the whole memory of the GPU that JAX needs. Where somebody else
-# has already started TensorFlow's devices, the choice was made and cannot be changed any more.
+# By default TensorFlow reserves all memory of the GPU that JAX needs. Where the caller has
+# initialised TensorFlow's devices already, this can no longer be changed.
 with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], "GPU")
 

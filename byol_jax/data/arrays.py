@@ -1,11 +1,11 @@
-"""Sources whose images lie in memory, all of one size. TensorFlow is needed by `decode` alone."""
+"""Sources whose images are in memory, all of one size. Only `decode` needs TensorFlow."""
 
 import functools
 
 import numpy as np
 
 from byol_jax.data.source import RandomAccessSource
-from byol_jax.errors import UserError
+from byol_jax.errors import DataError
 
 
 class ArraySource(RandomAccessSource):
@@ -25,28 +25,26 @@ class ArraySource(RandomAccessSource):
         fingerprint: str | None = None,
     ):
         """Keeps images, uint8 (N, H, W, C), and labels, integers (N,), or None."""
-        super().__init__(name, len(images), images.shape[-1], class_names)
+        labels = np.full(len(images), -1) if labels is None else labels
+        super().__init__(name, labels, images.shape[-1], class_names)
         self.images = images
-        self.labels = np.full(len(images), -1) if labels is None else labels
-        self.labels = self.labels.astype(np.int32)
         self._fingerprint = fingerprint
 
     def fingerprint(self):  # noqa: D102 (see Source)
         return self._fingerprint
 
     @functools.cached_property
-    def _tensors(self):
+    def _images_tensor(self):
         from byol_jax.data._tensorflow import tf
 
-        with tf.init_scope():  # not a part of the graph that first asks for them
-            return tf.constant(self.images), tf.constant(self.labels)
+        with tf.init_scope():  # outside the graph that asks first
+            return tf.constant(self.images)
 
     def decode(self, raw):  # noqa: D102 (see Source)
-        images, labels = self._tensors
-        return images[raw], labels[raw]
+        return self._images_tensor[raw], self.labels_tensor[raw]
 
-    def describe(self, place):  # noqa: D102 (see Source)
-        return f"image {place} of {self.name}"
+    def describe(self, index):  # noqa: D102 (see Source)
+        return f"image {index} of {self.name}"
 
 
 def from_arrays(
@@ -66,32 +64,32 @@ def from_arrays(
       fingerprint: a digest of the images, if there is one: see `Source.fingerprint`.
 
     Raises:
-      UserError: if shapes, dtypes or values are others than these.
+      DataError: if a shape, dtype or value is not as above.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
-        raise UserError(f"{name}: images must be uint8 from 0 to 255, not {images.dtype}.")
+        raise DataError(f"{name}: images must be uint8 from 0 to 255, not {images.dtype}.")
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise UserError(
+        raise DataError(
             f"{name}: images must have a shape (N, H, W, C) with C 1 or 3 and nothing empty, "
             f"not {images.shape}."
         )
     if labels is None:
         if class_names is not None:
-            raise UserError(f"{name}: class names mean nothing without labels; leave them out.")
+            raise DataError(f"{name}: class names mean nothing without labels; leave them out.")
         return ArraySource(name, images, None, None, fingerprint)
     labels = np.asarray(labels)
     if labels.shape != images.shape[:1]:
-        raise UserError(
+        raise DataError(
             f"{name}: labels must have shape ({len(images)},), one for each image, "
             f"not {labels.shape}."
         )
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise UserError(f"{name}: labels must be integers from 0 up.")
+        raise DataError(f"{name}: labels must be integers from 0 up.")
     if class_names is None:
         class_names = tuple(str(label) for label in range(int(labels.max()) + 1))
     if labels.max() >= len(class_names):
-        raise UserError(
+        raise DataError(
             f"{name}: label {labels.max()} has no name among the {len(class_names)} class names."
         )
     return ArraySource(name, images, labels, tuple(class_names), fingerprint)

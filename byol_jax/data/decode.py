@@ -1,17 +1,23 @@
-"""From the bytes of an image file to pixels; and why that failed, in words.
+"""From the bytes of an image file to pixels, and the reason where that fails.
 
-The format is what the bytes say, whatever the file is called: JPEG (CMYK and YCCK too), PNG (of any
-depth, 16 bits lose the lower 8), GIF, BMP and WebP. Of an animation the first frame counts, an
-alpha channel is left out, and a JPEG is turned upright as its EXIF orientation says.
+The format is detected from the bytes, not the name: JPEG (CMYK and YCCK too), PNG (of any depth; 16
+bits lose the lower 8), GIF, BMP and WebP. Animations give their first frame, alpha channels are
+dropped, and a JPEG is turned upright by its EXIF orientation.
 
 References: the tag "Orientation" of EXIF (CIPA DC-008, section 4.6.4), encoded as in TIFF 6.0
 (section 2).
 """
 
-from byol_jax.data._tensorflow import tf
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-EXIF_WITHIN = 4096  # EXIF is the first segment of a JPEG, or the next after a short one
-LONGEST = 2**16  # no segment is longer
+from byol_jax.data._tensorflow import tf
+from byol_jax.data.source import Source
+
+NOT_REPLACED = -1  # instead of the index of an example that cannot be decoded
+
+EXIF_WITHIN = 4096  # EXIF is the first segment of a JPEG, or the second after a short one
+MAX_SEGMENT = 2**16
 ORIENTATION, SHORT = 0x0112, 3  # a tag and a type of TIFF
 
 
@@ -20,13 +26,13 @@ def decode(data: tf.Tensor, channels: int) -> tf.Tensor:
 
     Args:
       data: string (), the bytes of a file.
-      channels: 3 for RGB, 1 for gray, which colours are turned into.
+      channels: 3 for RGB, 1 for gray; gray and colour images are converted.
 
     Returns:
       uint8 (H, W, channels).
 
     Raises:
-      tf.errors.OpError: it cannot be decoded; `in_words` says why.
+      tf.errors.OpError: it cannot be decoded; `error_reason` explains why.
     """
     image = _colour(data) if channels == 3 else _gray(data)
     with tf.control_dependencies([image]):  # an error is always that of the decoder
@@ -35,32 +41,66 @@ def decode(data: tf.Tensor, channels: int) -> tf.Tensor:
     return tf.cond(has_exif, lambda: _upright(image, data), lambda: image)
 
 
-def in_words(error: tf.errors.OpError) -> str:
-    """What TensorFlow's error about reading or decoding an example means, as half a sentence."""
+def error_reason(error: tf.errors.OpError) -> str:
+    """What TensorFlow's error means, such as "it is empty"."""
     if isinstance(error, tf.errors.NotFoundError):
         return "it is not there any more"
     if isinstance(error, tf.errors.PermissionDeniedError):
         return "it may not be read"
-    for said, meant in (
+    for message, reason in (
         ("Input is empty", "it is empty"),
         ("Unknown image file format", "it is not a JPEG, PNG, GIF, BMP or WebP image"),
         ("corrupted record", "its record is damaged"),
-        ("truncated record", "its file of records is cut short"),
+        ("truncated record", "its file of records is truncated"),
     ):
-        if said in error.message:
-            return meant
+        if message in error.message:
+            return reason
     if isinstance(error, tf.errors.InvalidArgumentError):
-        return "it is damaged or cut short"
+        return "it is damaged or truncated"
     return " ".join(error.message.rpartition("}}")[2].partition(" [Op:")[0].split())
 
 
+def decode_error(source: Source, raw: Any) -> str | None:
+    """Why a raw example cannot be decoded, as from `error_reason`; None if it can."""
+    try:
+        source.decode(raw)
+    except tf.errors.OpError as error:
+        return error_reason(error)
+    return None
+
+
+def first_decode_error(source: Source, raws: tf.data.Dataset, error: tf.errors.OpError) -> str:
+    """Names the first of some raw examples that cannot be decoded, after `error` in their batch.
+
+    Returns:
+      A clause such as "PATH cannot be decoded: it is empty".
+    """
+    try:
+        for raw in raws:
+            reason = decode_error(source, raw)
+            if reason is not None:
+                name = source.describe(int(source.index(raw)))
+                return f"{name} cannot be decoded: {reason}"
+    except tf.errors.OpError as later:  # not even the raw examples can be read
+        error = later
+    return f"{source.name} could not be read: {error_reason(error)}"
+
+
+def decode_errors(source: Source, indices: Iterable[int]) -> Iterator[str]:
+    """Name and reason of each example at some indices; NOT_REPLACED and repetitions are skipped."""
+    for index in sorted({*indices} - {NOT_REPLACED}):
+        (raw,) = source.get(tf.constant([index], tf.int64))
+        reason = decode_error(source, raw) or "it could not be read at first"
+        yield f"{source.describe(index)}: {reason}"
+
+
 def orientation(data: tf.Tensor) -> tf.Tensor:
-    """The EXIF orientation of a JPEG, 1 to 8, int32 (); 1, upright, where none can be read.
+    """The EXIF orientation of a JPEG, 1 to 8, int32 (); 1, upright, if none can be read.
 
     Args:
       data: string (), the bytes of a file in which "Exif" and two zeros occur.
     """
-    head = tf.strings.substr(data, 0, EXIF_WITHIN + LONGEST)
+    head = tf.strings.substr(data, 0, EXIF_WITHIN + MAX_SEGMENT)
     parts = tf.raw_ops.StringSplitV2(input=head[None], sep=b"Exif\0\0", maxsplit=1).values
     before, tiff = parts[0], parts[1]
     octets = tf.cast(tf.io.decode_raw(tiff, tf.uint8), tf.int64)
@@ -72,7 +112,7 @@ def orientation(data: tf.Tensor) -> tf.Tensor:
         weights = tf.where(little_endian, powers, powers[::-1])
         return tf.reduce_sum(octets * weights, -1)
 
-    # A directory: how many entries it has, and these, of 12 bytes: tag, type, count, value.
+    # A directory: the number of its entries, then the entries of 12 bytes: tag, type, count, value.
     start = tf.minimum(number(octets[4:8], 4), tf.size(octets, tf.int64) - 2)
     entries = octets[start + 2 :][: 12 * number(octets[start : start + 2], 2)]
     entries = tf.reshape(entries[: tf.size(entries) // 12 * 12], [-1, 12])
@@ -85,14 +125,14 @@ def orientation(data: tf.Tensor) -> tf.Tensor:
     return tf.where(is_valid, tf.cast(value, tf.int32), 1)
 
 
-# Kept as one node of the graph: in a branch that is not taken, each node costs some microseconds.
+# One node of the graph: each node of a branch costs some microseconds, even if it is not taken.
 @tf.function(
     input_signature=[tf.TensorSpec((None, None, None), tf.uint8), tf.TensorSpec((), tf.string)],
     autograph=False,
     experimental_attributes={"_noinline": True},
 )
 def _upright(image, data):
-    """Undoes the orientation: 5 to 8 have rows and columns exchanged, the rest are mirrors."""
+    """Undoes the orientation: 5 to 8 exchange rows and columns, and some of all are mirrored."""
     turned = orientation(data)
     image = tf.cond(turned >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
     is_mirrored = tf.reduce_any(turned == tf.constant([[3, 4, 7, 8], [2, 3, 6, 7]]), 1)
@@ -104,17 +144,17 @@ def _colour(data):
 
 
 def _gray(data):
-    """TensorFlow makes gray of PNG and JPEG by itself, but not of CMYK and other formats."""
+    """TensorFlow decodes PNG and JPEG to gray, but neither CMYK nor other formats."""
 
-    def turned_gray():
-        return tf.image.rgb_to_grayscale(_colour(data))
-
-    def itself():
+    def directly():
         return tf.io.decode_image(data, channels=1, expand_animations=False)
 
-    def of_jpeg():
+    def from_colour():
+        return tf.image.rgb_to_grayscale(_colour(data))
+
+    def jpeg():
         is_cmyk = tf.io.extract_jpeg_shape(data)[2] == 4
-        return tf.cond(is_cmyk, turned_gray, itself)
+        return tf.cond(is_cmyk, from_colour, directly)
 
     is_png = tf.strings.substr(data, 0, 4) == b"\x89PNG"
-    return tf.cond(tf.io.is_jpeg(data), of_jpeg, lambda: tf.cond(is_png, itself, turned_gray))
+    return tf.cond(tf.io.is_jpeg(data), jpeg, lambda: tf.cond(is_png, directly, from_colour))

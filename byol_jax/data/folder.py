@@ -1,11 +1,10 @@
 """A folder of image files as a source: JPEG, PNG, GIF, BMP and WebP.
 
-PATH/<split>/ is the root if that folder exists; otherwise PATH itself stands for the split "train".
-Each folder at the top of the root is a class, whatever lies deeper in it belongs to it, and the
-labels follow the sorted names of those that hold images. Two layouts have no labels: images
-directly in the root (all images below are taken, labels could only be guessed), and a single folder
-at the top (one class tells nothing apart). Files and folders whose name starts with a dot are
-skipped: among them are the "._" twins that macOS leaves beside images.
+The root is PATH/<split>/ if that folder exists; otherwise PATH itself stands for the split "train".
+Each folder at the top of the root is a class, with all images at any depth below it, and labels
+follow the sorted names of the classes that hold images. Two layouts have no labels: images directly
+in the root (all images below are taken), and a single folder at the top (one class says nothing).
+Files and folders whose name starts with a dot are skipped, such as the "._" files of macOS.
 """
 
 import hashlib
@@ -16,14 +15,14 @@ from pathlib import Path
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.decode import decode
 from byol_jax.data.source import RandomAccessSource
-from byol_jax.errors import UserError
+from byol_jax.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "unlabeled"}
 
 
 class FolderSource(RandomAccessSource):
-    """Images read from files each time they are needed; gray and colour files become `channels`."""
+    """Images read from files whenever they are used, and converted to `channels`."""
 
     def __init__(
         self,
@@ -35,111 +34,107 @@ class FolderSource(RandomAccessSource):
         channels: int,
     ):
         """Keeps a path below `root` and a label (-1 for none) for each; use `open_folder`."""
-        super().__init__(name, len(paths), channels, class_names)
+        super().__init__(name, labels, channels, class_names)
         self._root = root
         self._paths = tf.constant([os.fsencode(path) for path in paths])
-        self._labels = tf.constant(labels, tf.int32)
 
     def names(self):
-        """The path of each image below the folder of the split, such as "cat/1.png"."""
+        """The path of each image below the root, such as "cat/1.png"."""
         root = Path(_printable(os.fspath(self._root)))
         return [Path(_printable(p)).relative_to(root).as_posix() for p in self._paths.numpy()]
 
     def fingerprint(self):
-        """SHA-256, in hex, of the paths below the folder of the split, in order, and the labels."""
+        """SHA-256, in hex, of the paths below the root, in order, and of the labels."""
         start = len(os.path.join(os.fsencode(self._root), b""))
         names = [path[start:] for path in self._paths.numpy()]
-        labels = self._labels.numpy().astype("<i4").tobytes()
-        return hashlib.sha256(b"\0".join([*names, labels])).hexdigest()
+        return hashlib.sha256(b"\0".join([*names, self.labels.astype("<i4").tobytes()])).hexdigest()
 
     def decode(self, raw):  # noqa: D102 (see Source)
-        return decode(self.encoded(raw), self.channels), self._labels[raw]
+        return decode(self.encoded(raw), self.channels), self.labels_tensor[raw]
 
     def encoded(self, raw):  # noqa: D102 (see Source)
         return tf.io.read_file(self._paths[raw])
 
-    def describe(self, place):  # noqa: D102 (see Source)
-        return _printable(self._paths[place].numpy())
-
-
-def _printable(path: str | bytes) -> str:
-    """A path as text on one line; bytes that are no UTF-8 and control characters are escaped."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    def describe(self, index):  # noqa: D102 (see Source)
+        return _printable(self._paths[index].numpy())
 
 
 def open_folder(path: str, split: str, channels: int) -> FolderSource:
-    """A source of the images below `path`; the module's docstring tells which layouts it knows.
+    """A source of the images below `path`, in one of the layouts described above.
 
     Raises:
-      UserError: if the folder or the split does not exist, cannot be read or holds no images.
+      DataError: if the folder or the split does not exist, cannot be read or holds no images.
     """
     if "://" in path:
-        raise UserError(
+        raise DataError(
             f"folder:{path} is in a bucket, where folders are not read: copy it to a disk, or "
             "make a TFDS dataset of it, which --config.data.dir (of evaluate and export: "
             "--data_dir) may look for there."
         )
     name = f"folder:{path}/{split}"
     root = _root(Path(path).expanduser(), split)
-    lost: list[str] = []
+    broken: list[str] = []  # broken links, and what has the name of an image but is no file
     entries = _entries(root)
-    flat = [entry.path for entry in entries if _is_image(entry, lost)]
+    flat = [entry.path for entry in entries if _is_image(entry, broken)]
     real = Path(os.path.realpath(root))
-    above = {str(folder) for folder in (real, *real.parents)}  # links to these lead round
-    by_class = {e.name: list(_images(e.path, {*above}, lost)) for e in entries if _is(e.is_dir)}
+    above = {str(folder) for folder in (real, *real.parents)}  # links to these would be circular
+    by_class = {e.name: list(_images(e.path, {*above}, broken)) for e in entries if _is(e.is_dir)}
     empty = [folder for folder, paths in by_class.items() if not paths]
     by_class = {folder: paths for folder, paths in by_class.items() if paths}
     splits = [folder for folder in by_class if folder.lower() in SPLITS]
     if splits and len(splits) == len(by_class):
-        raise UserError(
+        raise DataError(
             f"{root} holds the splits {', '.join(splits)}, not classes; name one of them with "
             "--config.data.train_split (of evaluate: --train_split, of export: --split), or point "
             "folder: at it."
         )
-    notes = []
+    warnings = []
     if not flat and len(by_class) > 1:
         class_names = tuple(map(_printable, by_class))
         pairs = [(p, i) for i, paths in enumerate(by_class.values()) for p in paths]
         if empty:
-            notes.append(f"No class, for want of images: {_some(empty)}.")
+            warnings.append(f"No classes, as they hold no images: {_first_few(empty)}.")
     else:
         class_names = None
         pairs = [(p, -1) for p in flat + [p for paths in by_class.values() for p in paths]]
     if not pairs:
-        raise UserError(f"{root} holds no images; put {', '.join(EXTENSIONS)} files into it.")
-    if lost:
-        notes.append(f"Left out, as they are no files or links that lead nowhere: {_some(lost)}.")
+        raise DataError(f"{root} holds no images; put {', '.join(EXTENSIONS)} files into it.")
+    if broken:
+        warnings.append(f"Skipped, as they are broken links or no files: {_first_few(broken)}.")
     paths, labels = zip(*pairs, strict=True)
     source = FolderSource(name, root, list(paths), list(labels), class_names, channels)
-    source.notes += notes
+    source.warnings += warnings
     return source
 
 
-def _some(paths: list[str], limit: int = 5) -> str:
-    """The first few of a list, and how many more there are."""
+def _printable(path: str | bytes) -> str:
+    """A path as text on one line: invalid UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _first_few(paths: list[str], limit: int = 5) -> str:
+    """The first paths of a list, and how many more there are."""
     more = f" and {len(paths) - limit} more" if len(paths) > limit else ""
     return ", ".join(map(_printable, paths[:limit])) + more
 
 
 def _root(path: Path, split: str) -> Path:
     if not path.exists():
-        raise UserError(f"the folder {path} does not exist; check the path after 'folder:'.")
+        raise DataError(f"the folder {path} does not exist; check the path after 'folder:'.")
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder; name the folder that holds the images.")
+        raise DataError(f"{path} is not a folder; name the folder that holds the images.")
     if (path / split).is_dir():
         others = [e.name for e in _entries(path) if _is(e.is_dir) and e.name.lower() not in SPLITS]
         if split.lower() in SPLITS and others:
-            raise UserError(
-                f"{path / split} looks like a split and the {others[0]!r} beside it like a class; "
+            raise DataError(
+                f"{path / split} looks like a split and {others[0]!r} next to it like a class; "
                 "move one of them elsewhere."
             )
         return path / split
     if split == "train":
         return path
-    raise UserError(
+    raise DataError(
         f"{path} has no split {split!r}: put its images into {path / split}, or name another split."
     )
 
@@ -149,31 +144,31 @@ def _entries(folder: str | Path) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(
-            f"the folder {_printable(os.fspath(folder))} cannot be read ({error.strerror}); mend "
-            "that, or move it elsewhere."
+        raise DataError(
+            f"the folder {_printable(os.fspath(folder))} cannot be read ({error.strerror}); fix "
+            "this, or move it elsewhere."
         ) from error
 
 
 def _is(question: Callable[[], bool]) -> bool:
-    """The answer of DirEntry.is_dir or is_file; no for a link to itself, where they raise."""
+    """The result of DirEntry.is_dir or is_file; False for a link to itself, where they raise."""
     try:
         return question()
     except OSError:
         return False
 
 
-def _is_image(entry: os.DirEntry, lost: list[str]) -> bool:
-    """Whether it is a file with a name of an image; what has only the name is added to `lost`."""
+def _is_image(entry: os.DirEntry, broken: list[str]) -> bool:
+    """Whether it is a file named like an image; if only the name is, it is added to `broken`."""
     if not entry.name.lower().endswith(EXTENSIONS) or _is(entry.is_dir):
         return False
     if not _is(entry.is_file):
-        lost.append(entry.path)
+        broken.append(entry.path)
         return False
     return True
 
 
-def _images(folder: str, visited: set[str], lost: list[str]) -> Iterator[str]:
+def _images(folder: str, visited: set[str], broken: list[str]) -> Iterator[str]:
     """Paths of all images below a folder, sorted. Links are followed, but no folder twice."""
     real = os.path.realpath(folder)
     if real in visited:
@@ -181,6 +176,6 @@ def _images(folder: str, visited: set[str], lost: list[str]) -> Iterator[str]:
     visited.add(real)
     for entry in _entries(folder):
         if _is(entry.is_dir):
-            yield from _images(entry.path, visited, lost)
-        elif _is_image(entry, lost):
+            yield from _images(entry.path, visited, broken)
+        elif _is_image(entry, broken):
             yield entry.path

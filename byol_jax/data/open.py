@@ -1,30 +1,29 @@
-"""How a source is named on the command line, and how the name becomes a source."""
+"""Opens a source by its name on the command line."""
 
 from byol_jax.data.arrays import from_arrays
 from byol_jax.data.npz import open_npz
 from byol_jax.data.source import Source, check_channels
 from byol_jax.data.textures import CLASS_NAMES, load
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError
 
 
 def open_source(spec: str, split: str, *, data_dir: str | None = None, channels: int = 3) -> Source:
     """Opens a source of images.
 
     Args:
-      spec: "tfds:NAME" (a dataset that TFDS has prepared), "folder:PATH" (image files),
-        "npz:PATH" (NumPy arrays) or "embedded" (textures drawn on the fly, 32 x 32, gray). The
-        last two need no TensorFlow.
-      split: "train", "test" or whatever else the source has.
-      data_dir: where TFDS keeps its datasets; None for its own default. Others ignore it.
+      spec: "tfds:NAME" (a data set that TFDS has prepared), "folder:PATH" (image files),
+        "npz:PATH" (NumPy arrays) or "embedded" (generated textures, 32 x 32, gray). The last two
+        need no TensorFlow.
+      split: "train", "test" or any other split of the source.
+      data_dir: where TFDS keeps its data sets; None for its own default. Only tfds: uses it.
       channels: 3 for colour, 1 for gray.
 
     Raises:
-      UserError: if there is no such source or split, or its images have other channels.
+      ConfigError: if the name or the number of channels is not one of these.
+      DataError: if there is no such source or split, or its images have other channels.
     """
     if channels not in (1, 3):
-        raise UserError(
-            f"images have 1 or 3 channels, not {channels}; mend --config.data.channels."
-        )
+        raise ConfigError(f"images have 1 or 3 channels, not {channels}: --config.data.channels.")
     kind, _, rest = spec.partition(":")
     if kind == "tfds" and rest:
         from byol_jax.data.tfds import open_records
@@ -40,4 +39,4 @@ def open_source(spec: str, split: str, *, data_dir: str | None = None, channels:
         images, labels = load(split)
         check_channels(spec, images.shape[-1], channels)
         return from_arrays(images, labels, f"embedded/{split}", CLASS_NAMES)
-    raise UserError(f"unknown source {spec!r}; use tfds:NAME, folder:PATH, npz:PATH or embedded.")
+    raise ConfigError(f"unknown source {spec!r}; use tfds:NAME, folder:PATH, npz:PATH or embedded.")

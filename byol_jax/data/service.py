@@ -1,12 +1,12 @@
-"""Batches made by a tf.data service: other machines decode and crop, the order stays ours.
+"""Training batches from a tf.data service: other machines decode and crop, the order stays ours.
 
-Every element that the service sends is a whole batch with its step. Of a random-access source each
-step is made by whichever worker is free; steps arrive in any order and are put back into theirs.
-What is lost with a worker is made here. A streamed source is read by one worker from beginning to
-end (a second one could only start by reading all that comes before), so each training host keeps
-one worker busy, and a lost worker ends the run with a sentence.
+Every element that the service sends is a complete batch with its step. Of a random-access source,
+each step is made by whichever worker is free; steps arrive in any order and are sorted here, and
+what is lost with a worker is made here. A streamed source is read by one worker from beginning to
+end (another one could only start by reading everything before), so each training process occupies
+one worker, and the loss of a worker ends the run with an error.
 
-Workers read the files themselves, under the same paths, and need this version of TensorFlow.
+Workers read the files themselves, under the same paths, and need the same version of TensorFlow.
 """
 
 import contextlib
@@ -15,200 +15,197 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from byol_jax.data._tensorflow import tf
-from byol_jax.data.training import TrainPipeline
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError, DataError
 
 ADDRESS = re.compile(r"grpc://([^:/\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
 CONNECT_SECONDS = 5.0
 # Until the first batch, and between two.
 PATIENCE_SECONDS = 120.0
-# Batches that may arrive ahead of their turn before the one that is due counts as lost.
+# How many later batches may arrive before the next one counts as lost.
 AHEAD = 16
 STEPS_AT_A_TIME = 2  # of one worker
 THREAD_NAME = "tf.data service"
 
+Arrays = tuple[np.ndarray, ...]
+MakeBatches = Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]
+
 
 def batches(
-    plan: TrainPipeline, first: int, last: int, service: str
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """What `plan.batches(first, last)` holds, made by a service.
+    make: MakeBatches, first: int, last: int, service: str, streamed: bool
+) -> Iterator[Arrays]:
+    """What `make(first, last)` holds, made by a service.
 
     Args:
-      plan: what the batches are.
+      make: makes a data set of the batches of steps first to last - 1.
       first: the first step.
       last: one more than the last step.
       service: "grpc://HOST:PORT", its dispatcher.
+      streamed: whether a step costs reading all steps before, so that one worker makes them all.
 
     Raises:
-      UserError: at the call, the address is malformed or nobody answers there; while iterating,
-        nothing arrives any more.
+      ConfigError: at the call, if the address is malformed.
+      DataError: at the call, if nothing listens there; while iterating, if batches stop arriving.
     """
-    _check_answers(service)
-    made = _tagged(plan, first, last).apply(
+    _check_reachable(service)
+    made = _numbered(make, first, last, streamed).apply(
         tf.data.experimental.service.distribute(
             processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC, service=service
         )
     )
-    return _closing(_Arrivals(made, service), plan, first, last, service)
+    return _in_order(_arrivals(made, service), make, first, last, service, streamed)
 
 
-def _closing(arrivals, *args):
-    with contextlib.closing(arrivals):
-        yield from _in_order(arrivals, *args)
-
-
-def _tagged(plan: TrainPipeline, first: int, last: int) -> tf.data.Dataset:
-    """(step, batch), in pieces that workers can share: the elements of the range."""
-    if plan.source.order_depends_on_hosts:
-        whole = tf.data.Dataset.range(1).flat_map(lambda _: plan.batches(first, last))
-        return whole.enumerate(first)
+def _numbered(make: MakeBatches, first: int, last: int, streamed: bool) -> tf.data.Dataset:
+    """(step, batch), in pieces that workers can divide: the elements of the range."""
+    if streamed:
+        everything = tf.data.Dataset.range(1).flat_map(lambda _: make(first, last))
+        return everything.enumerate(first)
     return tf.data.Dataset.range(first, last).interleave(
-        lambda step: plan.batches(step, step + 1).map(lambda *batch: (step, batch)),
+        lambda step: make(step, step + 1).map(lambda *batch: (step, batch)),
         cycle_length=STEPS_AT_A_TIME,
         num_parallel_calls=STEPS_AT_A_TIME,
         deterministic=True,
     )
 
 
-class _Arrivals:
-    """Called, returns the next (step, batch) to arrive, and None after the last."""
+def _arrivals(made: tf.data.Dataset, service: str) -> Iterator[tuple]:
+    """Yields (step, batch) as they arrive."""
+    elements: queue.Queue = queue.Queue(maxsize=1)
+    closed = threading.Event()
 
-    def __init__(self, made: tf.data.Dataset, service: str):
-        self._service = service
-        self._queue: queue.Queue = queue.Queue(maxsize=1)
-        self._closed = threading.Event()
-        # TensorFlow waits for a lost service without an end, so the waiting is done elsewhere.
-        threading.Thread(target=self._fetch, args=(made,), daemon=True, name=THREAD_NAME).start()
+    def put(element: Any) -> None:
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
+                return elements.put(element, timeout=0.1)
 
-    def __call__(self) -> tuple | None:
-        try:
-            element = self._queue.get(timeout=PATIENCE_SECONDS)
-        except queue.Empty:
-            raise UserError(
-                f"the tf.data service {self._service} has sent nothing for {PATIENCE_SECONDS:g} s; "
-                "see whether its dispatcher and its workers still run, or leave out "
-                "--config.data.service."
-            ) from None
-        if isinstance(element, tf.errors.UnavailableError):
-            raise UserError(
-                f"the tf.data service {self._service} is lost: start it again, or leave out "
-                "--config.data.service."
-            ) from element
-        if isinstance(element, Exception):
-            raise element
-        return element
-
-    def close(self) -> None:
-        """Asks for no more."""
-        self._closed.set()
-
-    def _fetch(self, made):
+    def fetch() -> None:
         try:
             for element in made.as_numpy_iterator():
-                self._put(element)
-                if self._closed.is_set():
+                put(element)
+                if closed.is_set():
                     return
-            self._put(None)
+            put(None)
         except Exception as error:
-            self._put(error)
+            put(error)
 
-    def _put(self, element):
-        while not self._closed.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(element, timeout=0.1)
-                return
+    # TensorFlow waits for a lost service without limit, so a thread waits instead.
+    threading.Thread(target=fetch, daemon=True, name=THREAD_NAME).start()
+    try:
+        while (element := elements.get(timeout=PATIENCE_SECONDS)) is not None:
+            if isinstance(element, Exception):
+                raise element
+            yield element
+    except queue.Empty:
+        raise DataError(
+            f"the tf.data service {service} has sent nothing for {PATIENCE_SECONDS:g} s; check "
+            "that its dispatcher and its workers still run, or leave out --config.data.service."
+        ) from None
+    except tf.errors.UnavailableError as error:
+        raise DataError(
+            f"the tf.data service {service} is lost: start it again, or leave out "
+            "--config.data.service."
+        ) from error
+    finally:
+        closed.set()
 
 
 def _in_order(
-    arrival: Callable[[], tuple | None], plan: TrainPipeline, first: int, last: int, service: str
-) -> Iterator[tuple[np.ndarray, ...]]:
+    arrivals: Iterator[tuple],
+    make: MakeBatches,
+    first: int,
+    last: int,
+    service: str,
+    streamed: bool,
+) -> Iterator[Arrays]:
     """Yields the batches in the order of their steps."""
-    early: dict[int, tuple[np.ndarray, ...]] = {}
+    early: dict[int, Arrays] = {}
     is_over = False
     for step in range(first, last):
         while step not in early and len(early) < AHEAD and not is_over:
             try:
-                element = arrival()
+                element = next(arrivals, None)
             except tf.errors.OpError:
-                if plan.source.order_depends_on_hosts:
+                if streamed:
                     raise
-                # Of whichever step met it first: made here, each step tells of its own in its turn.
+                # It belongs to an unknown step. Steps made here raise their own errors in order.
                 element = None
             is_over = element is None
-            if not is_over and element[0] >= step:  # not one that was made here meanwhile
+            if not is_over and element[0] >= step:  # not one that has been made here
                 early[int(element[0])] = element[1]
         if step in early:
             yield early.pop(step)
-        elif plan.source.order_depends_on_hosts:
-            raise UserError(
-                f"the tf.data service {service} lost the images of step {step + 1}; start again, "
-                "and the run goes on from its last checkpoint."
+        elif streamed:
+            raise DataError(
+                f"the tf.data service {service} lost the images of step {step + 1}; start the run "
+                "again to resume from its last checkpoint."
             )
         else:
-            yield from plan.batches(step, step + 1).as_numpy_iterator()
+            yield from make(step, step + 1).as_numpy_iterator()
 
 
-def _check_answers(service: str) -> None:
-    """Raises UserError unless something listens at the address."""
+def _check_reachable(service: str) -> None:
+    """Raises ConfigError or DataError unless something listens at the address."""
     match = ADDRESS.fullmatch(service)
     if match is None or not 0 < int(match[2]) < 2**16:
-        raise UserError(
+        raise ConfigError(
             f"config.data.service={service!r} is not an address; write grpc://HOST:PORT, that of "
             "the dispatcher, or leave it empty."
         )
     try:
         socket.create_connection((match[1].strip("[]"), int(match[2])), CONNECT_SECONDS).close()
     except OSError as error:
-        raise UserError(
+        raise DataError(
             f"no tf.data service answers at {service} ({error.strerror or error}); start it with "
-            "`python -m byol_jax.cli.data_service --port=N`, or leave out --config.data.service."
+            "`byol-jax data-service --port=N`, or leave out --config.data.service."
         ) from error
 
 
 def start_dispatcher(port: int) -> tf.data.experimental.service.DispatchServer:
-    """Starts the one that hands out the work; it serves until it is collected.
+    """Starts the server that distributes the work; it runs until it is garbage-collected.
 
     Raises:
-      UserError: the port is taken.
+      ConfigError: the port is taken.
     """
-    config = tf.data.experimental.service.DispatcherConfig(port=_free(port))
+    config = tf.data.experimental.service.DispatcherConfig(port=_free_port(port))
     return tf.data.experimental.service.DispatchServer(config)
 
 
 def start_worker(
     dispatcher: str, port: int, host: str
 ) -> tf.data.experimental.service.WorkerServer:
-    """Starts one that does the work; it serves until it is collected.
+    """Starts a server that makes batches; it runs until it is garbage-collected.
 
     Args:
       dispatcher: HOST:PORT of its dispatcher.
       port: where it listens; 0 for any free port.
-      host: where training hosts find it.
+      host: under which name training processes reach it.
 
     Raises:
-      UserError: the port is taken, or there is no such dispatcher.
+      ConfigError: the port is taken.
+      DataError: there is no such dispatcher.
     """
-    _check_answers(f"grpc://{dispatcher}")
-    port = _free(port)
+    _check_reachable(f"grpc://{dispatcher}")
+    port = _free_port(port)
     config = tf.data.experimental.service.WorkerConfig(
         dispatcher_address=dispatcher, worker_address=f"{host}:{port}", port=port
     )
     return tf.data.experimental.service.WorkerServer(config)
 
 
-def _free(port: int) -> int:
-    """The port, or any free one for 0; TensorFlow itself would share one that is taken."""
+def _free_port(port: int) -> int:
+    """The port, or any free one for 0; TensorFlow would silently share one that is taken."""
     try:
         with socket.socket() as probe:
-            # Or connections that a server left behind would count for a minute.
+            # Otherwise a port would count as taken for a minute after a server closed it.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", port))
             return probe.getsockname()[1]
     except OSError as error:
-        raise UserError(
+        raise ConfigError(
             f"port {port} cannot be listened on ({error.strerror}); choose another --port."
         ) from error

@@ -1,37 +1,35 @@
-"""What a source of images is: the contract between datasets and the pipeline.
+"""What a source of images is: the contract between data sets and the pipeline.
 
-A source hands out *raw* examples (an index, or an encoded record) in an order that the pipeline
-asks for, and decodes one raw example when told to. The two are separate so that shuffling, skipping
-and sharing the work between hosts never pay for decoding.
+A source returns *raw* examples (an index, or an encoded record) in the order that the pipeline asks
+for, and decodes one raw example at a time. The two are separate so that shuffling, skipping and
+sharding never pay for decoding.
 
-Each example has a *place* in the source, from 0 to num_examples - 1, that no order changes.
+Each example has an *index* in the source, from 0 to num_examples - 1, which no order changes.
 """
 
-from __future__ import annotations  # TensorFlow's types are named, but not needed, here
+from __future__ import annotations  # annotations name TensorFlow's types without importing it
 
 import abc
+import copy
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from byol_jax.data._tensorflow import tf
 
 
 class ShardOptions(NamedTuple):
-    """What one of several hosts yields of every global batch.
+    """Which part of every global batch one of several processes yields."""
 
-    Attributes:
-      rows: integers (n,), ascending: its rows of the global batch. Hosts have equally many.
-      index: which of the hosts it is, from 0.
-      count: how many hosts there are.
-    """
-
-    rows: np.ndarray
-    index: int
-    count: int
+    rows: (
+        np.ndarray
+    )  # integers (n,), ascending, of the global batch; equally many for all processes
+    index: int  # the number of the process, from 0
+    count: int  # how many processes there are
 
 
 class Source(abc.ABC):
@@ -42,40 +40,44 @@ class Source(abc.ABC):
       num_examples: how many images it holds, at least 1.
       channels: channels of every decoded image: 1 (gray) or 3 (RGB).
       class_names: one name per class, in the order of the labels; None without labels.
-      notes: sentences on what of it is left out, and a user may want to know.
-      order_depends_on_hosts: whether another number of hosts sees other global batches.
+      warnings: lines about what was left out.
+      order_depends_on_processes: whether the global batches depend on the number of processes.
     """
 
-    order_depends_on_hosts = False
+    order_depends_on_processes = False
 
     def __init__(
         self, name: str, num_examples: int, channels: int, class_names: tuple[str, ...] | None
     ):
-        """Keeps the attributes. Raises UserError if there is not a single example."""
+        """Keeps the attributes. Raises DataError if there are no examples."""
         if num_examples < 1:
-            raise UserError(f"{name} holds no images; choose a source with at least one.")
+            raise DataError(f"{name} holds no images; choose a source with at least one.")
         self.name = name
         self.num_examples = num_examples
         self.channels = channels
         self.class_names = class_names
-        self.notes: list[str] = []
+        self.warnings: list[str] = []
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the labels name; None without labels."""
+        """How many classes there are; None without labels."""
         return None if self.class_names is None else len(self.class_names)
 
     def names(self) -> list[str]:
-        """A name for each example, in the source's own order: its place, if it has no better."""
-        return [str(place) for place in range(self.num_examples)]
+        """A name for each example, in the source's own order; by default its index."""
+        return [str(index) for index in range(self.num_examples)]
 
     def fingerprint(self) -> str | None:
-        """A digest of which examples there are, where files can come and go; None elsewhere."""
+        """A digest of the examples, for sources whose files can change; None for others."""
         return None
 
     def shard(self, index: int, count: int) -> Source:
-        """What the host `index` of `count` draws its positions from: all, for random access."""
+        """What process `index` of `count` reads from: all of it, for random access."""
         return self
+
+    def with_class_names(self, class_names: tuple[str, ...]) -> Source:
+        """A copy whose labels count `class_names`, which include all classes of this source."""
+        raise DataError(f"the labels of {self.name} cannot be changed; choose one data set.")
 
     @abc.abstractmethod
     def raw(self, positions: tf.Tensor, shuffle_seed: tf.Tensor | None = None) -> tf.data.Dataset:
@@ -90,19 +92,19 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def get(self, places: tf.Tensor) -> tf.data.Dataset:
-        """The raw examples at some places, int64 (n,), of any number and order.
+    def get(self, indices: tf.Tensor) -> tf.data.Dataset:
+        """The raw examples at some indices, int64 (n,), in any order, repeated or not.
 
-        Where examples are streamed, each costs a part of a file: this is for few.
+        For a few indices only: a streamed source reads a part of a file for each.
         """
 
     @abc.abstractmethod
     def index(self, raw: Any) -> tf.Tensor:
-        """The place of a raw example, int64 ()."""
+        """The index of a raw example, int64 ()."""
 
     @abc.abstractmethod
     def decode(self, raw: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Turns one raw example into an image, uint8 (H, W, channels), and a label, int32 ().
+        """Decodes one raw example: an image, uint8 (H, W, channels), and a label, int32 ().
 
         The label is -1 in a source without labels. Works inside a TensorFlow graph and outside.
         """
@@ -112,12 +114,39 @@ class Source(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def describe(self, place: int) -> str:
-        """Names the example at a place, so that a person can find it."""
+    def describe(self, index: int) -> str:
+        """Names the example at an index, so that a person can find it."""
 
 
 class RandomAccessSource(Source):
-    """A source whose raw example is its place, an int64 scalar: any order costs the same."""
+    """A source whose raw example is its index, an int64 scalar: any order costs the same.
+
+    Attributes:
+      labels: int32 (N,), -1 without labels.
+    """
+
+    def __init__(
+        self, name: str, labels: np.ndarray, channels: int, class_names: tuple[str, ...] | None
+    ):
+        """Keeps the attributes. Raises DataError if there are no examples."""
+        super().__init__(name, len(labels), channels, class_names)
+        self.labels = np.asarray(labels, np.int32)
+
+    @functools.cached_property
+    def labels_tensor(self) -> tf.Tensor:
+        """The labels as a tensor that graphs share."""
+        from byol_jax.data._tensorflow import tf
+
+        with tf.init_scope():  # outside the graph that asks first
+            return tf.constant(self.labels)
+
+    def with_class_names(self, class_names):  # noqa: D102 (see Source)
+        source = copy.copy(self)
+        vars(source).pop("labels_tensor", None)
+        source.class_names = class_names
+        new_labels = np.array([class_names.index(name) for name in self.class_names], np.int32)
+        source.labels = new_labels[self.labels]
+        return source
 
     def raw(self, positions, shuffle_seed=None):  # noqa: D102 (see Source)
         from byol_jax.data._tensorflow import tf
@@ -129,51 +158,60 @@ class RandomAccessSource(Source):
             positions = tf.gather(order, positions)
         return self.get(positions)
 
-    def get(self, places):  # noqa: D102 (see Source)
+    def get(self, indices):  # noqa: D102 (see Source)
         from byol_jax.data._tensorflow import tf
 
-        return tf.data.Dataset.from_tensor_slices(places)
+        return tf.data.Dataset.from_tensor_slices(indices)
 
     def index(self, raw):  # noqa: D102 (see Source)
         return raw
 
 
 def one(raw: tuple) -> Any:
-    """A raw example from the arguments of a function that a dataset maps: it spreads tuples."""
+    """A raw example from the arguments of a mapped function: tf.data spreads tuples."""
     return raw[0] if len(raw) == 1 else raw
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """How many whole batches an epoch has; the examples left over sit out, others in each epoch.
+    """How many full batches an epoch has; each epoch leaves out other examples.
 
     Raises:
-      UserError: if there is not even one.
+      ConfigError: if there is not even one.
     """
     if batch_size < 1:
-        raise UserError(f"the batch size must be at least 1, not {batch_size}.")
+        raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
     if source.num_examples < batch_size:
-        raise UserError(
+        raise ConfigError(
             f"{source.name} has {source.num_examples} examples, fewer than a batch of "
             f"{batch_size}; choose a smaller --config.batch_size (4 at least), or more images."
         )
     return source.num_examples // batch_size
 
 
-def check_same_classes(train: Source, test: Source) -> None:
-    """Raises UserError unless labels of `train` mean the same in `test`."""
+def match_classes(train: Source, test: Source) -> Source:
+    """The test source with labels that mean the same as those of the training source.
+
+    Labels are matched by class name, so the test source may lack classes.
+
+    Raises:
+      DataError: it has no labels, or classes that the training source does not have.
+    """
     if test.class_names is None:
-        raise UserError(f"{test.name} has no labels to test on; choose a split that has.")
-    if train.class_names != test.class_names:
-        raise UserError(
+        raise DataError(f"{test.name} has no labels to test on; choose a split that has.")
+    if train.class_names == test.class_names:
+        return test
+    if not set(test.class_names) <= set(train.class_names or ()):
+        raise DataError(
             f"{train.name} and {test.name} have different classes; choose splits of one data set "
             "(of npz: files, give each the same class_names)."
         )
+    return test.with_class_names(train.class_names)
 
 
 def check_channels(name: str, has: int, wanted: int) -> None:
-    """Raises UserError if a source's images have another number of channels than asked for."""
+    """Raises DataError if a source's images do not have the number of channels asked for."""
     if has != wanted:
-        raise UserError(
+        raise DataError(
             f"{name} has images with {has} channel{'s' if has != 1 else ''} but {wanted} "
             f"{'were' if wanted != 1 else 'was'} asked for; set --config.data.channels={has} when "
             "pre-training."

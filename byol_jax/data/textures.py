@@ -1,61 +1,61 @@
-"""The embedded dataset: ten kinds of texture, drawn on the fly with NumPy, to see BYOL learn.
+"""The embedded data set: ten kinds of texture, generated with NumPy, to see BYOL learn.
 
-BYOL learns what two views of an image share, so what makes a small dataset learnable is the match
-between its images and its views (crops of 30% to 100% of the area, flips, strong jitter of
-brightness and contrast):
+BYOL learns what two views of an image have in common, so a small data set is learnable if its
+images fit its views (crops of 30% to 100% of the area, flips, strong jitter of brightness and
+contrast):
 
-* Classes differ in what such views keep: the kind of texture. No two become each other by a
-  mirror or by magnifying up to 1.8 times, and none has a mean, a contrast or a place of its own.
+* Classes differ in what such views keep: the kind of texture. Neither a flip nor magnifying up to
+  1.8 times turns one into another, and classes do not differ in mean, contrast or position.
 * Images of one class differ in what such views destroy: phase, a little scale, brightness,
   contrast, and the direction and strength of the light. There is no colour: jitter leaves enough
-  of it to tell images apart, and BYOL would learn that instead.
+  of it to distinguish images, and BYOL would learn that instead.
 
-A linear classifier on raw pixels is right for a quarter to a third of the test split. Unlike
-photographs, the dataset says nothing about how well a setting works elsewhere.
+A linear classifier on raw pixels is right for a quarter to a third of the test split. Results do
+not predict how well a setting works on photographs.
 """
 
 import numpy as np
 
-from byol_jax.errors import UserError
+from byol_jax.errors import DataError
 
 SIZE = 32
 SPLITS = {"train": (10_000, 0), "test": (2_000, 1)}  # number of images, seed
 
 
 def load(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a split: images, uint8 (N, 32, 32, 1), and labels, int32 (N,).
+    """Generates a split: images, uint8 (N, 32, 32, 1), and labels, int32 (N,).
 
     Raises:
-      UserError: if the split is neither "train" (10,000 images) nor "test" (2,000).
+      DataError: if the split is neither "train" (10,000 images) nor "test" (2,000).
     """
     if split not in SPLITS:
-        raise UserError(f"embedded has no split {split!r}; choose one of {', '.join(SPLITS)}.")
+        raise DataError(f"embedded has no split {split!r}; choose one of {', '.join(SPLITS)}.")
     return draw(*SPLITS[split])
 
 
 def draw(num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws textures, the ten classes in turns.
+    """Generates textures, with the ten classes in rotation.
 
     Args:
       num_examples: how many images, N.
       seed: the same seed gives the same images.
 
     Returns:
-      Images, uint8 (N, 32, 32, 1), and labels, int32 (N,): the place in CLASS_NAMES.
+      Images, uint8 (N, 32, 32, 1), and labels, int32 (N,), which index CLASS_NAMES.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(num_examples, dtype=np.int32) % len(TEXTURES)
     images = np.empty((num_examples, SIZE, SIZE, 1), np.uint8)
     for label, texture in enumerate(TEXTURES.values()):
-        of_class = labels == label
-        images[of_class, :, :, 0] = _light(texture(rng, np.count_nonzero(of_class)), rng)
+        chosen = labels == label
+        images[chosen, :, :, 0] = _light(texture(rng, np.count_nonzero(chosen)), rng)
     return images, labels
 
 
 def _light(pattern, rng):
-    """Photographs patterns, float (n, 32, 32), each under a light of its own, as uint8."""
+    """Patterns, float (n, 32, 32), each under its own light, as uint8."""
     n = len(pattern)
-    # Without this, a class could be told by its share of dark and bright.
+    # Otherwise classes would differ in how much of an image is dark.
     pattern = pattern - pattern.mean((1, 2), keepdims=True)
     pattern = pattern / (pattern.std((1, 2), keepdims=True) + 1e-6)
     y, x = (np.linspace(-1, 1, SIZE),) * 2
@@ -76,7 +76,7 @@ def _uniform(rng, n, low, high):
 
 
 def _grid(rng, n):
-    """Coordinates x and y of the pixels, (n, 32, 32), origin anywhere, scale within 22% of 1."""
+    """Coordinates x and y of the pixels, (n, 32, 32), random origin, scale within 22% of 1."""
     scale = np.exp(_uniform(rng, n, -0.2, 0.2))
     y, x = np.mgrid[:SIZE, :SIZE]
     return (x * scale + _uniform(rng, n, 0, 200), y * scale + _uniform(rng, n, 0, 200))
@@ -108,9 +108,9 @@ def _vertical_stripes(rng, n):
 
 def _diagonal_stripes(rng, n):
     x, y = _grid(rng, n)
-    # Either way: a mirror makes one of the other.
-    side = np.where(rng.random((n, 1, 1)) < 0.5, 1, -1)
-    return _edge(_wave(x + side * y, 10), 0.5)
+    # In both directions, as a flip exchanges them.
+    direction = np.where(rng.random((n, 1, 1)) < 0.5, 1, -1)
+    return _edge(_wave(x + direction * y, 10), 0.5)
 
 
 def _checkerboard(rng, n):
@@ -120,8 +120,8 @@ def _checkerboard(rng, n):
 
 def _dots(rng, n):
     x, y = _grid(rng, n)
-    aside = 4 * (np.floor(y / 8) % 2)  # every other row is half a step aside
-    return _edge(2.6 - np.hypot(_distance(x + aside, 8), y % 8 - 4), 0.7)
+    shift = 4 * (np.floor(y / 8) % 2)  # every other row is shifted by half a period
+    return _edge(2.6 - np.hypot(_distance(x + shift, 8), y % 8 - 4), 0.7)
 
 
 def _rings(rng, n):
@@ -133,8 +133,8 @@ def _rings(rng, n):
 
 def _bricks(rng, n):
     x, y = _grid(rng, n)
-    aside = 7 * (np.floor(y / 7) % 2)
-    return _edge(np.minimum(_distance(y, 7), _distance(x + aside, 14)) - 0.9, 0.5)
+    shift = 7 * (np.floor(y / 7) % 2)
+    return _edge(np.minimum(_distance(y, 7), _distance(x + shift, 14)) - 0.9, 0.5)
 
 
 def _zigzag(rng, n):
@@ -150,10 +150,10 @@ def _grain(rng, n):
     return _noise(rng, n, 3)
 
 
-def _at(coordinate, share):
-    """The coordinate at a share of the way through the image."""
+def _at(coordinate, fraction):
+    """The coordinate at a fraction of the way through the image."""
     first, last = coordinate.min((1, 2), keepdims=True), coordinate.max((1, 2), keepdims=True)
-    return first + share * (last - first)
+    return first + fraction * (last - first)
 
 
 def _noise(rng, n, period):

@@ -1,8 +1,8 @@
-"""Datasets that TensorFlow Datasets (TFDS) has prepared, read from its TFRecord files.
+"""Data sets that TensorFlow Datasets (TFDS) has prepared, read from its TFRecord files.
 
-A dataset of images of one size is held in memory if it fits into a limit. Any other is streamed:
-files in random order, several of them read in turns, then a shuffle buffer, all before decoding.
-Of several hosts, each reads a part of the shuffled files. Nothing is ever downloaded.
+Images of one size are loaded into memory if they fit into a limit. Others are streamed: files in
+random order, several of them interleaved, then a shuffle buffer, all before decoding. With several
+processes, each reads a shard of the shuffled files. Nothing is downloaded.
 """
 
 import copy
@@ -13,10 +13,9 @@ import numpy as np
 
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.arrays import ArraySource
-from byol_jax.data.decode import decode
-from byol_jax.data.decode_errors import faulty
+from byol_jax.data.decode import decode, first_decode_error
 from byol_jax.data.source import Source, check_channels
-from byol_jax.errors import UserError
+from byol_jax.errors import DataError
 
 # CIFAR-10 takes 146 MiB, STL-10's unlabelled split 2.6 GiB.
 MEMORY_LIMIT = 2**30
@@ -24,18 +23,18 @@ MEMORY_LIMIT = 2**30
 # Examples of ImageNet take about 110 KB each before decoding, so a full buffer takes 1.8 GB there.
 SHUFFLE_BUFFER = 16_384
 
-# How many files are read in turns, and how many examples from one before the next has its turn.
+# How many files are interleaved, and how many consecutive examples come from each.
 INTERLEAVED_FILES = 16
 INTERLEAVED_EXAMPLES = 16
 
 
 class RecordSource(Source):
-    """Examples streamed from TFRecord files. A raw example is its place and its record, a string.
+    """Examples streamed from TFRecord files. A raw example is its index and its record, a string.
 
-    A shuffled order is as good as files, turns and buffer make it, not a uniform permutation.
+    A shuffled order comes from files, interleaving and buffer: it is no uniform permutation.
     """
 
-    order_depends_on_hosts = True
+    order_depends_on_processes = True
 
     def __init__(self, name: str, features, split_info, channels: int):
         """Keeps where the split's examples lie; use `open_records`."""
@@ -44,8 +43,8 @@ class RecordSource(Source):
         labelled = isinstance(dict(features).get("label"), tfds.features.ClassLabel)
         class_names = tuple(features["label"].names) if labelled else None
         super().__init__(name, split_info.num_examples, channels, class_names)
-        # Any other feature (a mask, a second image) would be decoded for nothing; the image is
-        # decoded here, to the number of channels asked for.
+        # Other features (a mask, a second image) are not decoded at all, and the image is decoded
+        # here, to the number of channels asked for.
         used = {key: features[key] for key in (("image", "label") if labelled else ("image",))}
         self._parse = partial(
             tfds.features.FeaturesDict(used).deserialize_example,
@@ -58,18 +57,17 @@ class RecordSource(Source):
             paths=tf.constant([piece.filename for piece in pieces]),
             skips=tf.constant(skips),
             takes=tf.constant(takes),
-            places=tf.constant(np.cumsum(takes) - takes),
+            indices=tf.constant(np.cumsum(takes) - takes),
         )
-        self._part = (0, 1)
+        self._shard = (0, 1)
 
     def shard(self, index, count):
-        """The source of one host: in every epoch, other files, and others than another host's."""
-        part = copy.copy(self)
-        part._part = (index, count)
-        part.num_examples = _cut(self.num_examples, index + 1, count) - _cut(
-            self.num_examples, index, count
-        )
-        return part
+        """The source of one process: disjoint from other processes', other files in each epoch."""
+        shard = copy.copy(self)
+        shard._shard = (index, count)
+        start, stop = (_shard_start(self.num_examples, i, count) for i in (index, index + 1))
+        shard.num_examples = stop - start
+        return shard
 
     def raw(self, positions, shuffle_seed=None):  # noqa: D102 (see Source)
         wanted = tf.scatter_nd(
@@ -77,27 +75,27 @@ class RecordSource(Source):
         )
         records = self.records(shuffle_seed).enumerate()
         records = records.filter(lambda i, _: wanted[i]).map(lambda _, raw: raw)
-        return records.take(tf.size(positions, tf.int64))  # do not read on to the end
+        return records.take(tf.size(positions, tf.int64))  # stops reading after the last
 
-    def get(self, places):  # noqa: D102 (see Source)
-        starts = self._pieces.places
+    def get(self, indices):  # noqa: D102 (see Source)
+        starts = self._pieces.indices
 
-        def one(place):
-            i = tf.searchsorted(starts, place[None], side="right")[0] - 1
-            skip = self._pieces.skips[i] + place - starts[i]
-            return _read(self._pieces.paths[i], skip, 1, place)
+        def read_one(index):
+            i = tf.searchsorted(starts, index[None], side="right")[0] - 1
+            skip = self._pieces.skips[i] + index - starts[i]
+            return _read(self._pieces.paths[i], skip, 1, index)
 
-        return tf.data.Dataset.from_tensor_slices(places).flat_map(one)
+        return tf.data.Dataset.from_tensor_slices(indices).flat_map(read_one)
 
     def records(self, shuffle_seed: tf.Tensor | None = None) -> tf.data.Dataset:
-        """All raw examples, in the order that `shuffle_seed` stands for (see Source.raw)."""
+        """All raw examples of the shard, in the order of `shuffle_seed` (see Source.raw)."""
         pieces = self._pieces
         if shuffle_seed is not None:
             order = tf.random.experimental.stateless_shuffle(
                 tf.range(len(pieces.paths)), shuffle_seed, alg="philox"
             )
             pieces = _Pieces(*(tf.gather(column, order) for column in pieces))
-        files = tf.data.Dataset.from_tensor_slices(tuple(_share(pieces, *self._part)))
+        files = tf.data.Dataset.from_tensor_slices(tuple(_shard_pieces(pieces, *self._shard)))
         records = files.interleave(
             _read,
             cycle_length=INTERLEAVED_FILES,
@@ -114,56 +112,56 @@ class RecordSource(Source):
         return decode(self.encoded(raw), self.channels), self.label(raw)
 
     def label(self, raw) -> tf.Tensor:
-        """The label of a raw example, int32 (); -1 without."""
+        """The label of a raw example, int32 (); -1 without labels."""
         return tf.cast(self._parse(raw[1]).get("label", -1), tf.int32)
 
     def encoded(self, raw):  # noqa: D102 (see Source)
         return self._parse(raw[1])["image"]
 
-    def describe(self, place):  # noqa: D102 (see Source)
-        starts = self._pieces.places.numpy()
-        i = np.searchsorted(starts, place, side="right") - 1
-        number = self._pieces.skips[i].numpy() + place - starts[i]
+    def describe(self, index):  # noqa: D102 (see Source)
+        starts = self._pieces.indices.numpy()
+        i = np.searchsorted(starts, index, side="right") - 1
+        number = self._pieces.skips[i].numpy() + index - starts[i]
         return f"record {number} of {self._pieces.paths[i].numpy().decode()}"
 
 
 class _Pieces(NamedTuple):
-    """Parts of record files, one after the other: tensors with an element for each."""
+    """Consecutive parts of record files: tensors with an element for each part."""
 
     paths: tf.Tensor  # string
     skips: tf.Tensor  # int64: records of the file before the part
     takes: tf.Tensor  # int64: records in the part
-    places: tf.Tensor  # int64: the place of its first record
+    indices: tf.Tensor  # int64: the index of its first record
 
 
-def _read(path, skip, take, place) -> tf.data.Dataset:
+def _read(path, skip, take, index) -> tf.data.Dataset:
     """The raw examples of one piece."""
-    return tf.data.TFRecordDataset(path).skip(skip).take(take).enumerate(place)
+    return tf.data.TFRecordDataset(path).skip(skip).take(take).enumerate(index)
 
 
-def _cut(total, index, count):
-    """Where the part `index` of `count` equal ones begins."""
+def _shard_start(total, index, count):
+    """The first of the records of shard `index` out of `count`."""
     return total * index // count
 
 
-def _share(pieces: _Pieces, index: int, count: int) -> _Pieces:
-    """What a host reads of all pieces: a run of records that begins and ends within files."""
+def _shard_pieces(pieces: _Pieces, index: int, count: int) -> _Pieces:
+    """What one process reads: consecutive records, which begin and end within files."""
     ends = tf.cumsum(pieces.takes)
     starts, total = ends - pieces.takes, ends[-1]
-    before = tf.maximum(_cut(total, index, count) - starts, 0)
-    after = tf.maximum(ends - _cut(total, index + 1, count), 0)
+    before = tf.maximum(_shard_start(total, index, count) - starts, 0)
+    after = tf.maximum(ends - _shard_start(total, index + 1, count), 0)
     takes = pieces.takes - before - after
-    kept = _Pieces(pieces.paths, pieces.skips + before, takes, pieces.places + before)
+    kept = _Pieces(pieces.paths, pieces.skips + before, takes, pieces.indices + before)
     return _Pieces(*(tf.boolean_mask(column, takes > 0) for column in kept))
 
 
 def _shuffle(records: tf.data.Dataset, seed: tf.Tensor) -> tf.data.Dataset:
-    """Shuffles through a buffer, by nothing but `seed`."""
+    """Shuffles through a buffer, as a function of `seed` alone."""
     mixed = tf.random.stateless_uniform((), seed, 0, 2**31 - 1, tf.int64, alg="philox")
 
     def shuffled(buffer_seed):
-        # A shuffle also depends on TensorFlow's global seed, which is not ours to set. In here,
-        # where a graph is being built, this line sets the seed of that graph alone.
+        # A shuffle also depends on TensorFlow's global seed, which belongs to the caller. In a
+        # function that is traced, this line sets the seed of its graph only.
         tf.random.set_seed(1)
         return records.shuffle(SHUFFLE_BUFFER, buffer_seed, reshuffle_each_iteration=False)
 
@@ -175,18 +173,18 @@ def open_records(
 ) -> Source:
     """A source of a split of a prepared TFDS dataset; slices such as "train[:90%]" are splits too.
 
-    Labels are the feature "label" where it is a class label; any other dataset has no labels.
+    Labels are the feature "label" if it is a class label; other data sets have no labels.
 
     Args:
       dataset: TFDS name, "NAME", "NAME/CONFIG" or "NAME:VERSION".
       split: a split of the dataset.
       data_dir: where the dataset is prepared; None for TFDS's own default.
       channels: channels of the images.
-      memory_limit: bytes that the decoded split may take to be held in memory instead of streamed.
+      memory_limit: the largest decoded split, in bytes, to load into memory rather than stream.
 
     Raises:
-      UserError: if the dataset is not prepared there, has no such split, no images, or images with
-        another number of channels.
+      DataError: if the dataset is not prepared there, has no such split or no images, or the number
+        of channels does not fit.
     """
     import tensorflow_datasets as tfds
 
@@ -195,13 +193,13 @@ def open_records(
     try:
         split_info = builder.info.splits[split]
     except (KeyError, ValueError):
-        raise UserError(
+        raise DataError(
             f"tfds:{dataset} has no split {split!r}; choose one of "
             f"{', '.join(builder.info.splits)}, or a slice such as 'train[:90%]'."
         ) from None
     features = builder.info.features
     if not isinstance(dict(features).get("image"), tfds.features.Image):
-        raise UserError(f"tfds:{dataset} has no feature 'image'; choose a dataset of images.")
+        raise DataError(f"tfds:{dataset} has no feature 'image'; choose a dataset of images.")
     shape = features["image"].shape
     if shape[-1] is not None:
         check_channels(name, shape[-1], channels)
@@ -222,11 +220,11 @@ def _builder(dataset: str, data_dir: str | None):
     import tensorflow_datasets as tfds
 
     folder = tfds.core.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    missing = UserError(
+    missing = DataError(
         f"the dataset tfds:{dataset} is not prepared in {folder}; run `tfds build {dataset}`, or "
         "point --config.data.dir (of evaluate and export: --data_dir) at the folder that holds it."
     )
-    # Asked before TFDS is: for a dataset it does not find, it may go and look on the network.
+    # Checked before TFDS is called: it may search the network for a dataset that it does not find.
     if not (folder / dataset.partition(":")[0].partition("/")[0]).exists():
         raise missing
     try:
@@ -236,7 +234,7 @@ def _builder(dataset: str, data_dir: str | None):
     if not builder.is_prepared():
         raise missing
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise UserError(
+        raise DataError(
             f"tfds:{dataset} is stored as {builder.info.file_format.value}, which cannot be read "
             f"here; run `tfds build {dataset} --file_format=tfrecord`."
         )
@@ -244,14 +242,16 @@ def _builder(dataset: str, data_dir: str | None):
 
 
 def _load(source: RecordSource) -> ArraySource:
-    """Decodes all of a source, in its own order."""
+    """Decodes all examples of a source, in its own order."""
     examples = source.records().map(
         lambda *raw: source.decode(raw), num_parallel_calls=tf.data.AUTOTUNE
     )
     try:
         batches = list(examples.batch(1024).as_numpy_iterator())
     except tf.errors.OpError as error:
-        raise UserError(f"{faulty(source, source.records(), error)}; prepare it anew.") from error
+        raise DataError(
+            f"{first_decode_error(source, source.records(), error)}; prepare it again."
+        ) from error
     images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
     # Splits without labels carry -1 (STL-10's "unlabelled", ImageNet's "test").
     if source.class_names is None or labels.min() < 0:

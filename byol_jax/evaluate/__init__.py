@@ -1,8 +1,9 @@
-"""Evaluators: how much a frozen encoder's features know about labels it has never seen.
+"""Evaluation protocols: how well frozen features predict labels that pre-training never used.
 
-Each is `f(train_features, train_labels, test_features, test_labels, *, num_classes, ...) -> dict`
-from NumPy arrays to Python numbers. None of them sees a training state, a file or a device mesh, so
-they work on features from anywhere. `PROTOCOLS` is the table the command line looks names up in.
+Each is `f(train_features, train_labels, test_features, test_labels, *, num_classes, ...) -> dict`,
+from NumPy arrays to Python numbers, and `PROTOCOLS` lists them for the command line. This room
+knows arrays only: no training state, config, file or device mesh, so features may come from
+anywhere. It imports nothing of byol_jax but the errors.
 """
 
 from byol_jax.evaluate.features import collect, pixels

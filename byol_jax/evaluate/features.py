@@ -1,28 +1,97 @@
-"""Features of a whole split, computed once and kept in memory."""
+"""Features of a complete split in memory, and the checks that every protocol makes of them."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
+import jax
 import numpy as np
+
+from byol_jax.errors import DataError
 
 
 def collect(
-    embed: Callable[[np.ndarray], np.ndarray],
+    embed: Callable[[np.ndarray], Any],
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds every batch.
+    num_examples: int,
+) -> tuple[Any, np.ndarray]:
+    """Embeds every batch, into arrays that are allocated once.
 
     Args:
-      embed: uint8 (b, height, width, channels) -> float32 (b, d), such as `pixels`.
+      embed: uint8 (b, height, width, channels) -> float32 (b, d), such as `pixels`; or a pytree of
+        such arrays, for several encoders in one pass over the images.
       batches: images and labels, int32 (b,).
+      num_examples: at least the number n of images in all batches.
 
     Returns:
-      Features, float32 (n, d), and labels, int32 (n,).
+      Features, float32 (n, d) or a pytree as `embed` returns it, and labels, int32 (n,).
+
+    Raises:
+      DataError: there is no image at all.
     """
-    rows = [(embed(images), labels) for images, labels in batches]
-    features, labels = zip(*rows, strict=True)
-    return np.concatenate(features), np.concatenate(labels)
+    features, labels, count = None, np.empty(num_examples, np.int32), 0
+    for images, batch_labels in batches:
+        rows = embed(images)
+        if features is None:
+            features = jax.tree.map(lambda x: np.empty((num_examples, *x.shape[1:]), x.dtype), rows)
+        end = count + len(images)
+        for array, values in zip(jax.tree.leaves(features), jax.tree.leaves(rows), strict=True):
+            array[count:end] = values
+        labels[count:end] = batch_labels
+        count = end
+    if not count:
+        raise DataError("there is no image to evaluate: none of them could be decoded.")
+    return jax.tree.map(lambda x: x[:count], (features, labels))
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
-    """The images themselves as features, in 0..1: what there is to know without any encoder."""
+    """uint8 (b, height, width, channels) -> float32 (b, d) in 0..1: a baseline without encoder."""
     return images.reshape(len(images), -1).astype(np.float32) / 255
+
+
+def check_splits(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    num_classes: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the four arrays as float32 features and int32 labels, copied only where necessary.
+
+    Raises:
+      DataError: features are not non-empty, finite (n, d) arrays with the same d; or labels are not
+        n integers in [0, num_classes).
+    """
+    train = _check_split("train", train_features, train_labels, num_classes)
+    test = _check_split("test", test_features, test_labels, num_classes)
+    if train[0].shape[1] != test[0].shape[1]:
+        raise DataError(
+            f"train features have {train[0].shape[1]} columns and test features "
+            f"{test[0].shape[1]}: compute both with the same encoder."
+        )
+    return *train, *test
+
+
+def _check_split(split, features, labels, num_classes):
+    features, labels = np.asarray(features), np.asarray(labels)
+    if features.ndim != 2 or features.size == 0:
+        raise DataError(
+            f"{split} features have shape {features.shape}: pass a non-empty (n, d) array with one "
+            "row per image."
+        )
+    if labels.shape != features.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{split} labels have shape {labels.shape} and dtype {labels.dtype}: pass "
+            f"{len(features)} integers, one for each row of the features."
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise DataError(
+            f"{split} labels range from {labels.min()} to {labels.max()} but num_classes is "
+            f"{num_classes}: pass the number of classes of this dataset and drop unlabelled images."
+        )
+    features = np.ascontiguousarray(features, dtype=np.float32)
+    if not np.isfinite(features).all():
+        raise DataError(
+            f"{split} features contain NaN or infinity: evaluate a checkpoint from before training "
+            "diverged."
+        )
+    return features, labels.astype(np.int32)

@@ -1,8 +1,8 @@
 """Weighted k-nearest-neighbour classification of frozen features.
 
 Wu, Xiong, Yu and Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
-2018 (arXiv 1805.01978), section 3.4. It has nothing to train and next to nothing to tune, which
-makes it the cheap number to watch during pre-training.
+2018 (arXiv 1805.01978), section 3.4. Nothing is trained and little is tuned, which makes it a cheap
+number to monitor during pre-training.
 """
 
 import functools
@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax.errors import UserError
-from byol_jax.evaluate import checks
+from byol_jax.errors import ConfigError
+from byol_jax.evaluate.features import check_splits
 
 # Similarities held at once: 2**25 float32 are 128 MiB, 655 test rows against CIFAR's 50,000.
 _SIMILARITIES_PER_CHUNK = 2**25
@@ -33,48 +33,48 @@ def knn(
     """Classifies test rows by a weighted vote of their nearest training rows.
 
     A neighbour with cosine similarity s votes for its class with weight exp(s / temperature); the
-    class with the largest sum wins (arXiv 1805.01978, section 3.4: k = 200, temperature .07). Equal
-    similarities are taken in the order of the training set and equal sums go to the lower class, so
-    the result is a function of the input alone.
+    class with the largest sum wins (arXiv 1805.01978, section 3.4: k = 200, temperature .07). Ties
+    are deterministic: equal similarities rank in the order of the training set, and of equal sums
+    the lower class wins.
 
     Args:
-        train_features: (n, d) float32, finite; rows need not be normalised. A row of zeros has
-            similarity 0 to everything.
-        train_labels: (n,) integers in [0, num_classes).
-        test_features: (m, d) float32, finite.
-        test_labels: (m,) integers in [0, num_classes).
-        num_classes: number of classes, >= 1.
-        ks: numbers of neighbours, each >= 1; the distances are computed once for all of them.
-        temperature: > 0; the smaller, the more the closest neighbours count.
+      train_features: (n, d) float32, finite; rows need not be normalised. A row of zeros has
+        similarity 0 to everything.
+      train_labels: (n,) integers in [0, num_classes).
+      test_features: (m, d) float32, finite.
+      test_labels: (m,) integers in [0, num_classes).
+      num_classes: number of classes, >= 1.
+      ks: numbers of neighbours, each >= 1; similarities are computed once for all of them.
+      temperature: > 0; the smaller, the more the closest neighbours count.
 
     Returns:
-        'top1': accuracy in [0, 1] with the first of `ks`; 'k': that number of neighbours;
-        'top1_by_k': {k: accuracy} for all of them, where a k above n appears as n.
+      'top1': accuracy in [0, 1] with the first of `ks`; 'k': that number of neighbours;
+      'top1_by_k': {k: accuracy} for all of them, where a k above n appears as n.
 
     Raises:
-        UserError: for features, labels, ks or a temperature outside the ranges above.
+      DataError: features or labels do not have these shapes or values.
+      ConfigError: `ks` or `temperature` is out of range.
     """
-    train_features, train_labels = checks.check_split(
-        "train", train_features, train_labels, num_classes
+    train_features, train_labels, test_features, test_labels = check_splits(
+        train_features, train_labels, test_features, test_labels, num_classes
     )
-    test_features, test_labels = checks.check_split("test", test_features, test_labels, num_classes)
-    checks.check_same_width(train_features, test_features)
     if not ks or min(ks) < 1:
-        raise UserError(
-            f"ks is {tuple(ks)}: name at least one number of neighbours, each 1 or more."
+        raise ConfigError(
+            f"ks is {tuple(ks)}: pass at least one number of neighbours, each 1 or more."
         )
     if not temperature > 0:
-        raise UserError(f"temperature is {temperature}: it has to be above 0, for example .07.")
+        raise ConfigError(f"temperature is {temperature}: it must be above 0, for example .07.")
 
     num_train, num_test = len(train_features), len(test_features)
     used_ks = tuple(sorted({min(int(k), num_train) for k in ks}))
     rows = min(_MAX_ROWS_PER_CHUNK, max(1, _SIMILARITIES_PER_CHUNK // num_train), num_test)
-    keys, key_labels = jnp.asarray(_unit_rows(train_features)), jnp.asarray(train_labels)
+    # device_put: jnp.asarray would hold a second copy for a moment.
+    keys, key_labels = jax.device_put((_unit_rows(train_features), train_labels))
     queries = _unit_rows(test_features)
     predictions = []
     for start in range(0, num_test, rows):
         chunk = queries[start : start + rows]
-        # The last chunk is padded to the common size: another shape would be compiled again.
+        # The last chunk is padded to the common size: another shape would compile again.
         padded = np.pad(chunk, ((0, rows - len(chunk)), (0, 0)))
         votes = _classify(padded, keys, key_labels, temperature, used_ks, num_classes)
         predictions.append(np.asarray(votes)[:, : len(chunk)])
@@ -95,7 +95,7 @@ def _classify(queries, keys, key_labels, temperature, ks, num_classes):
     # Full float32: the TF32 a GPU would use moves a weight by a percent at temperature .07.
     similarities = jnp.matmul(queries, keys.T, precision="highest")
     # The barrier keeps the slices below out of the top-k: merged with it, XLA on CPU no longer
-    # recognises it and sorts whole rows, thirty times slower.
+    # recognises it and sorts complete rows, thirty times slower.
     nearest, neighbours = jax.lax.optimization_barrier(jax.lax.top_k(similarities, ks[-1]))
     # Dividing all weights of a row by the largest changes no vote and cannot overflow.
     weights = jnp.exp((nearest - nearest[:, :1]) / temperature)

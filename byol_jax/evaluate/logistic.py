@@ -1,17 +1,18 @@
-"""Linear evaluation: multinomial logistic regression on frozen features.
+"""Multinomial logistic regression on frozen features.
 
-The protocol is that of BYOL's transfer experiments (arXiv 2006.07733, the appendix on transfer),
-after Kornblith et al. 2019 (arXiv 1805.08974): logistic regression with the L2 strength chosen on a
-validation split, refitted on all of the training data. The problem, for each strength:
+The protocol of BYOL's transfer experiments (arXiv 2006.07733, the appendix on transfer), after
+Kornblith et al. 2019 (arXiv 1805.08974): the L2 strength is chosen on a validation split, then the
+classifier is refitted on all training data. (The paper's linear evaluation on ImageNet is another
+protocol: SGD with crops and flips.) For each strength:
 
     minimise  f(W, b) = mean_i cross_entropy(x_i W + b, y_i) + l2 / 2 |W|^2
 
 Böhning (1992, "Multinomial logistic regression algorithm") bounds its Hessian for all (W, b) by
-X^T X / (2 n) + l2. A gradient step divided by that bound always descends, and it is blind to how
-correlated the features are, which is what stalls L-BFGS on raw pixels. One eigendecomposition of
-X^T X / n serves every strength. Nesterov momentum with O'Donoghue and Candès' restart (arXiv
-1204.3982, section 3.2) makes it fast, without a line search: one gradient per iteration, all
-strengths at once.
+X^T X / (2 n) + l2. A gradient step divided by that bound always descends, however correlated the
+features are; correlation is what stalls L-BFGS on raw pixels. One eigendecomposition of X^T X / n
+serves every strength. Nesterov momentum with O'Donoghue and Candès' restart (arXiv 1204.3982,
+section 3.2) accelerates it without a line search: one gradient per iteration, all strengths at
+once.
 """
 
 import functools
@@ -23,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byol_jax.errors import UserError
-from byol_jax.evaluate import checks
+from byol_jax.errors import ConfigError
+from byol_jax.evaluate.features import check_splits
 
 L2_STRENGTHS = tuple(float(f"1e{exponent}") for exponent in range(-5, 2))
 
@@ -52,42 +53,40 @@ def logistic(
     validation_fraction: float = 0.1,
     seed: int = 0,
 ) -> dict[str, float | dict[float, float]]:
-    """Accuracy of a linear classifier on frozen features, its L2 strength chosen by validation.
+    """Accuracy of logistic regression on frozen features, its L2 strength chosen by validation.
 
-    A seeded permutation sets `validation_fraction` of the training set aside; one classifier for
-    each strength is fitted to the rest; the most accurate on the part set aside (of equals, the
-    strongest) names the strength that is refitted on the whole training set and tested once.
-    Features are standardised with the mean and standard deviation of the rows being fitted; a
-    constant feature becomes zero. Test labels influence nothing but 'top1'.
+    A seeded permutation holds out `validation_fraction` of the training set; one classifier per
+    strength is fitted to the rest. The strength most accurate on the held-out part (of equals, the
+    strongest) is refitted on the complete training set and tested once. Features are standardised
+    by the rows being fitted. Test labels influence nothing but 'top1'.
 
     Args:
-        train_features: (n, d) float32, finite, n >= 2.
-        train_labels: (n,) integers in [0, num_classes).
-        test_features: (m, d) float32, finite.
-        test_labels: (m,) integers in [0, num_classes).
-        num_classes: number of classes, >= 1.
-        l2: strengths to choose from, each > 0, for a loss that is a mean over examples
-            (scikit-learn's C is 1 / (n l2)).
-        validation_fraction: part of the training set to choose on, in (0, 1).
-        seed: of the permutation that picks it.
+      train_features: (n, d) float32, finite, n >= 2.
+      train_labels: (n,) integers in [0, num_classes).
+      test_features: (m, d) float32, finite.
+      test_labels: (m,) integers in [0, num_classes).
+      num_classes: number of classes, >= 1.
+      l2: strengths to choose from, each > 0, for a loss that is a mean over examples
+        (scikit-learn's C is 1 / (n l2)).
+      validation_fraction: part of the training set to choose on, in (0, 1).
+      seed: of the permutation that picks it.
 
     Returns:
-        'top1': test accuracy in [0, 1]; 'l2': the strength chosen; 'validation_top1': {strength:
-        accuracy in [0, 1]}.
+      'top1': test accuracy in [0, 1]; 'l2': the strength chosen; 'validation_top1': {strength:
+      accuracy in [0, 1]}.
 
     Raises:
-        UserError: for features, labels, strengths or a fraction outside the ranges above.
+      DataError: features or labels do not have these shapes or values.
+      ConfigError: a strength or the fraction is out of range.
     """
-    train_features, train_labels = checks.check_split(
-        "train", train_features, train_labels, num_classes
+    train_features, train_labels, test_features, test_labels = check_splits(
+        train_features, train_labels, test_features, test_labels, num_classes
     )
-    test_features, test_labels = checks.check_split("test", test_features, test_labels, num_classes)
-    checks.check_same_width(train_features, test_features)
     num_train = len(train_features)
     in_range = 0 < validation_fraction < 1
     num_validation = max(1, round(num_train * validation_fraction)) if in_range else 0
     if not 0 < num_validation < num_train:
-        raise UserError(
+        raise ConfigError(
             f"validation_fraction {validation_fraction} of {num_train} training images leaves "
             "nothing to fit or nothing to choose on: use a fraction in (0, 1), for example .1."
         )
@@ -103,23 +102,31 @@ def logistic(
     validation_top1 = dict(zip(map(float, l2), accuracies, strict=True))
     chosen = max(validation_top1, key=lambda strength: (validation_top1[strength], strength))
     (top1,) = _fit_and_score(
-        (train_features, train_labels), (test_features, test_labels), [chosen], num_classes
+        (train_features.copy(), train_labels),
+        (test_features.copy(), test_labels),
+        [chosen],
+        num_classes,
     )
     return {"top1": top1, "l2": chosen, "validation_top1": validation_top1}
 
 
 def standardise(train: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts and scales (n, d) train and (m, d) other to train's zero mean and unit deviation.
+    """Shifts and scales (n, d) train and (m, d) other, in place, by train's mean and deviation.
 
-    Features that are constant in train, up to float32 rounding, are zero in both results: a tiny
-    deviation would otherwise blow up whatever they hold in `other`.
+    In train every column has mean 0 and deviation 1 afterwards. Columns that are constant in train,
+    up to float32 rounding, become zero in both: a tiny deviation would blow up their values in
+    `other`.
     """
     mean = train.mean(axis=0, dtype=np.float64)
-    std = train.std(axis=0, dtype=np.float64)
+    # By blocks of columns, which changes no bit: a float64 copy of all would be twice as large.
+    blocks = np.array_split(train, max(1, train.shape[1] // 64), axis=1)
+    std = np.concatenate([block.std(axis=0, dtype=np.float64) for block in blocks])
     constant = std <= 1e-6 * np.abs(mean)
     scale = np.where(constant, 0, 1 / np.where(constant, 1, std)).astype(np.float32)
-    mean = mean.astype(np.float32)
-    return (train - mean) * scale, (other - mean) * scale
+    for features in (train, other):
+        features -= mean.astype(np.float32)
+        features *= scale
+    return train, other
 
 
 def fit(
@@ -134,24 +141,24 @@ def fit(
     """Minimises f of the module's docstring for all strengths, from zero, without randomness.
 
     Args:
-        features: (n, d) float32, its columns centred (the bias is bounded apart from the weights).
-        labels: (n,) int32 in [0, num_classes).
-        l2: s strengths > 0; the bias is not penalised.
-        num_classes: number of classes.
-        tolerance: stop once no entry of any gradient exceeds it, > 0.
-        max_iterations: stop then in any case; weak strengths on separable data can get here.
+      features: (n, d) float32, columns centred (the bias is bounded separately from the weights).
+      labels: (n,) int32 in [0, num_classes).
+      l2: s strengths > 0; the bias is not penalised.
+      num_classes: number of classes.
+      tolerance: stop once no entry of any gradient exceeds it, > 0.
+      max_iterations: stop here at the latest; weak strengths on separable data can reach it.
 
     Raises:
-        UserError: if there is no strength or one is not above zero.
+      ConfigError: there is no strength, or one is not above zero.
     """
     if not len(l2) or not min(l2) > 0:
-        raise UserError(f"l2 is {tuple(l2)}: name at least one strength, each above 0.")
+        raise ConfigError(f"l2 is {tuple(l2)}: pass at least one strength, each above 0.")
     strengths = jnp.asarray(l2, jnp.float32)
-    # Without full float32, a GPU's TF32 products leave gradients that never get below tolerance.
+    # With a GPU's TF32 products, gradients never fall below the tolerance.
     with jax.default_matmul_precision("float32"):
         features = jnp.asarray(features)
         eigenvalues, basis = jnp.linalg.eigh(features.T @ features / len(features))
-        # Rounding errs by about this much: a bound that is too small would let the steps diverge.
+        # The size of rounding errors: with too small a bound the steps would diverge.
         curvature = jnp.maximum(eigenvalues, 0) / 2 + 1e-6 * eigenvalues[-1]
         weights, biases, gradient, iterations = _minimise(
             features,
@@ -181,7 +188,7 @@ def _minimise(
     features, labels, l2, curvature, basis, tolerance, max_iterations, num_classes
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     def descend(point, gradient):
-        """Divides the gradient by the Hessian's bound; that of the bias, its feature 1, is 1/2."""
+        """Divides the gradient by the Hessian's bound, which is 1/2 for the bias."""
         coordinates = jnp.einsum("de,sdc->sec", basis, gradient[0])
         coordinates /= (curvature + l2[:, None])[:, :, None]
         weight_step = jnp.einsum("de,sec->sdc", basis, coordinates)
@@ -191,7 +198,7 @@ def _minimise(
         gradient = _gradient(state.ahead, features, labels, l2)
         point = descend(state.ahead, gradient)
         moved = optax.tree.sub(point, state.point)
-        # Momentum that points uphill is dropped, for each strength by itself.
+        # Momentum that points uphill is dropped, for each strength separately.
         uphill = sum(
             jnp.sum(g * m, axis=range(1, g.ndim)) for g, m in zip(gradient, moved, strict=True)
         )
@@ -233,8 +240,7 @@ def _gradient(point, features, labels, l2):
     rows = min(num_rows, max(1, _LOGITS_PER_CHUNK // (num_strengths * num_classes)))
 
     def add_chunk(index, total):
-        # The last chunk starts early enough to be full; rows it shares with its neighbour count
-        # once.
+        # The last chunk starts early enough to be full; rows shared with the previous count once.
         start = jnp.minimum(index * rows, num_rows - rows)
         chunk = jax.lax.dynamic_slice_in_dim(features, start, rows)
         targets = jax.lax.dynamic_slice_in_dim(labels, start, rows)
@@ -245,10 +251,10 @@ def _gradient(point, features, labels, l2):
         return total[0] + jnp.einsum("nd,nsc->sdc", chunk, errors), total[1] + errors.sum(axis=0)
 
     num_chunks = -(-num_rows // rows)
-    of_weights, of_biases = jax.lax.fori_loop(
+    weights_gradient, biases_gradient = jax.lax.fori_loop(
         0, num_chunks, add_chunk, optax.tree.zeros_like((weights, biases))
     )
-    return of_weights + l2[:, None, None] * weights, of_biases
+    return weights_gradient + l2[:, None, None] * weights, biases_gradient
 
 
 def _fit_and_score(
@@ -257,13 +263,16 @@ def _fit_and_score(
     l2: Sequence[float],
     num_classes: int,
 ) -> list[float]:
-    """Accuracy on other's (features, labels) of a fit to train's, for each strength."""
-    train_features, other_features = standardise(train[0], other[0])
-    weights, biases, *_ = fit(train_features, train[1], l2, num_classes)
-    accuracies = []
-    for strength_weights, strength_biases in zip(
-        np.asarray(weights), np.asarray(biases), strict=True
-    ):
-        predictions = (other_features @ strength_weights + strength_biases).argmax(axis=1)
-        accuracies.append(float(np.mean(predictions == other[1])))
-    return accuracies
+    """Accuracy on other's (features, labels) of a fit to train's, for each strength.
+
+    The features are overwritten.
+    """
+    (features, labels), (other_features, other_labels) = train, other
+    del train  # so that the features on the host are freed once they are on the device
+    features, other_features = standardise(features, other_features)
+    features = jax.device_put(features)
+    weights, biases, *_ = map(np.asarray, fit(features, labels, l2, num_classes))
+    return [
+        float(np.mean((other_features @ w + b).argmax(axis=1) == other_labels))
+        for w, b in zip(weights, biases, strict=True)
+    ]

@@ -1,11 +1,19 @@
 """Encoders and the layers that they share, as Flax modules.
 
-A family of encoders is a file here; `ENCODERS` gives its members their names on the command line.
-Nothing here reads a config, a file or data, or knows about devices.
+A family of encoders is a file here, such as resnet.py; encoders.py gives its members the names that
+`config.encoder.name` takes. layers.py has batch norm and the MLP heads, networks.py the online and
+the target network. Nothing here reads a config, a file or data, or knows about devices.
 """
 
+from byol_jax.models.encoders import ENCODERS, make_encoder, settings
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
-from byol_jax.models.networks import OnlineNetwork, Outputs, TargetNetwork, encode
+from byol_jax.models.networks import (
+    OnlineNetwork,
+    Outputs,
+    TargetNetwork,
+    encode,
+    matmul_precision,
+)
 from byol_jax.models.resnet import (
     BasicBlock,
     Bottleneck,
@@ -19,17 +27,6 @@ from byol_jax.models.resnet import (
     ResNet152,
     ResNet200,
 )
-
-ENCODERS = {  # by the name that config.encoder.name takes
-    "resnet8": ResNet8,
-    "resnet10": ResNet10,
-    "resnet18": ResNet18,
-    "resnet34": ResNet34,
-    "resnet50": ResNet50,
-    "resnet101": ResNet101,
-    "resnet152": ResNet152,
-    "resnet200": ResNet200,
-}
 
 __all__ = [
     "ENCODERS",
@@ -51,4 +48,7 @@ __all__ = [
     "TargetNetwork",
     "dropout_by_position",
     "encode",
+    "make_encoder",
+    "matmul_precision",
+    "settings",
 ]

@@ -4,6 +4,7 @@ An encoder is any Flax module from a batch of views to one vector per example. A
 another pytree that the encoder takes, with the batch axis first in every leaf.
 """
 
+import contextlib
 import inspect
 from typing import Any, ClassVar, NamedTuple
 
@@ -28,12 +29,15 @@ class TargetNetwork(nn.Module):
 
     encoder: nn.Module
     projector: nn.Module
+    precision: str = "default"  # of float32 products: see matmul_precision
     parts: ClassVar = ("encoder", "projector")  # what it shares with the online network
 
     def __call__(self, view: Tree, train: bool) -> Outputs:
         """Embeds and projects a batch of views."""
-        embedding = encode(self.encoder, view, train)
-        return Outputs(embedding, self.projector(embedding, train).astype(jnp.float32))
+        with matmul_precision(self.precision):
+            embedding = encode(self.encoder, view, train)
+            projection = self.projector(embedding, train)
+        return Outputs(embedding, projection.astype(jnp.float32))
 
 
 class OnlineNetwork(nn.Module):
@@ -43,22 +47,36 @@ class OnlineNetwork(nn.Module):
     projector: nn.Module
     predictor: nn.Module | None  # None (an ablation): q is the identity
     probe: nn.Module | None = None
+    precision: str = "default"  # of float32 products: see matmul_precision
 
     def __call__(self, view: Tree, train: bool) -> Outputs:
         """Embeds, projects and predicts a batch of views."""
-        embedding = encode(self.encoder, view, train)
-        projection = self.projector(embedding, train)
-        prediction = projection if self.predictor is None else self.predictor(projection, train)
         logits = None
-        if self.probe is not None:
-            # The probe learns from the labels; the encoder must not.
-            logits = self.probe(jax.lax.stop_gradient(embedding)).astype(jnp.float32)
+        with matmul_precision(self.precision):
+            embedding = encode(self.encoder, view, train)
+            projection = self.projector(embedding, train)
+            prediction = projection if self.predictor is None else self.predictor(projection, train)
+            if self.probe is not None:
+                # The probe learns from the labels; the encoder must not.
+                logits = self.probe(jax.lax.stop_gradient(embedding)).astype(jnp.float32)
         projection, prediction = projection.astype(jnp.float32), prediction.astype(jnp.float32)
         return Outputs(embedding, projection, prediction, logits)
 
     def on_each(self, views: tuple[Tree, ...], train: bool) -> list[Outputs]:
         """Calls the network on one view after the other."""
         return [self(view, train) for view in views]
+
+
+def matmul_precision(precision: str) -> contextlib.AbstractContextManager:
+    """A context in which float32 matrix products are traced with this precision.
+
+    Args:
+      precision: 'high' or 'highest', or 'default', which leaves `jax.default_matmul_precision` as
+        it is: unless changed, TF32 on NVIDIA GPUs since Ampere.
+    """
+    if precision == "default":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(precision)
 
 
 def encode(encoder: nn.Module, view: Tree, train: bool) -> jax.Array:
@@ -80,7 +98,7 @@ def encode(encoder: nn.Module, view: Tree, train: bool) -> jax.Array:
             "replace it by 'train', which is True in training and False in evaluation."
         )
     embedding = encoder(view, train=train) if "train" in arguments else encoder(view)
-    size = len(jax.tree.leaves(view)[0])
+    size = jax.tree.leaves(view)[0].shape[0]  # `len` fails for the symbolic sizes of jax.export
     shape = getattr(embedding, "shape", ())
     if len(shape) != 2 or shape[0] != size:
         returned = shape or type(embedding).__name__

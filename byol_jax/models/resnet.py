@@ -7,7 +7,7 @@ as in torchvision and in the authors' code. Parameters and batch-norm statistics
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -100,14 +100,28 @@ class ResNet(nn.Module):
     block: type[BasicBlock] | type[Bottleneck]
     stem_channels: int = 64
     stage_channels: Sequence[int] = (64, 128, 256, 512)
-    width_multiplier: float = 1
-    stem: str = "imagenet"
-    padding: str = "torch"
+    width_multiplier: float = 1.0
+    stem: Literal["imagenet", "cifar", "strided"] = "imagenet"
+    padding: Literal["torch", "same"] = "torch"
     first_shortcut: bool = False
     zero_init_scale: bool = False
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+
+    def __post_init__(self):
+        """Raises ValueError unless every convolution has channels."""
+        stages, count = tuple(self.stage_channels), len(self.stage_sizes)
+        if len(stages) != count or not all(isinstance(n, int) for n in stages):
+            raise ValueError(
+                f"stage_channels={stages} must be {count} whole numbers, one for each stage."
+            )
+        for key, least in (("stem_channels", self.stem_channels), ("stage_channels", min(stages))):
+            if least < 1:
+                raise ValueError(f"{key}={getattr(self, key)} must be at least 1.")
+        if round(min(self.stem_channels, *stages) * self.width_multiplier) < 1:
+            raise ValueError(f"width_multiplier={self.width_multiplier:g} leaves no channel.")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

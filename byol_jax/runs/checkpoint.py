@@ -1,11 +1,11 @@
-"""Saving and restoring the state: the only file that knows Orbax.
+"""Saves and restores the state. Only this file imports Orbax.
 
-STEP/state/       the arrays, as Orbax writes them
-STEP/manifest/    what they must be when they are read (manifest.py), and what goes with them
+STEP/state/       the arrays, written by Orbax
+STEP/manifest/    dtype, shape and digest of every array (manifest.py), and the loop state
 
-Orbax writes a folder under another name, and renames it when it is whole. What becomes of the
-files after that it hardly checks: a flipped byte can load as another weight. So every leaf that is
-read is compared with the manifest, which comes in the same commit.
+Orbax writes into a temporary folder and renames it when the checkpoint is complete. It hardly
+checks the files later: a flipped byte can load as a different weight. So every leaf is compared
+with the manifest, which is part of the same commit, when it is read.
 """
 
 import asyncio
@@ -15,9 +15,12 @@ import errno
 import hashlib
 import itertools
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,69 +28,67 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from byol_jax import byol
-from byol_jax.runs import manifest
-from byol_jax.runs import processes
-from byol_jax.runs import orbax_noise
-from byol_jax.runs import manifest
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError, UserError
+from byol_jax.runs import manifest, processes
 
 MANIFEST = "manifest.json"
-# What Orbax and TensorStore raise when they cannot write; they have no types of their own for it.
+# Orbax and TensorStore raise these when they cannot write; they have no own types for it.
 WRITE_ERRORS = (OSError, ValueError, RuntimeError)
-
-orbax_noise.silence()
 
 
 class RetentionPolicy(NamedTuple):
-    """Which checkpoints stay; the others are deleted as newer ones become whole."""
+    """Which checkpoints are kept; the others are deleted when a newer one is complete."""
 
-    newest: int  # how many of the newest
-    every_steps: int = 0  # all whose step is a multiple of this; 0: none for that reason
-    best: bool = False  # the one saved with the highest kNN accuracy, the newer of equals
+    newest: int  # number of newest checkpoints
+    every_steps: int = 0  # all whose step is a multiple of this; 0: none
+    best: bool = False  # the checkpoint with the highest kNN accuracy; the newer one of equals
+
+    def kept(self, steps: Sequence[int], knn: dict[int, float]) -> set[int]:
+        """The steps to keep, given the kNN accuracies by step."""
+        best = sorted((knn[step], step) for step in steps if step in knn)[-1:]
+        return {
+            *sorted(steps)[-self.newest :],
+            *(step for step in steps if self.every_steps and step % self.every_steps == 0),
+            *(step for _, step in best if self.best),
+        }
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     step: int
     state: byol.State  # on the first local device
-    loop: dict[str, float]  # numbers of the training loop
+    loop_state: dict[str, float]  # numbers of the training loop
 
 
 class Checkpoints:
     """The checkpoints of one run, by step.
 
-    Saving goes on in the background, and a checkpoint appears under its name only when it is
-    whole. Use as a context manager, or call `close`. Where several processes train together, each
-    opens the same folder, and all make the same calls of `save`, `wait` and `restore_newest`.
+    Checkpoints are saved in the background; each appears under its name only when it is complete.
+    Use as a context manager, or call `close`. If several processes train together, all open the
+    same folder and make the same calls of `save`, `wait`, `restore_newest` and `best_knn`.
     """
 
     def __init__(self, directory: Path | epath.Path, keep: RetentionPolicy | None = None):
         """Opens the checkpoints of a run.
 
         Args:
-          directory: where they are; also an `etils.epath.Path` such as gs://bucket/run/checkpoints.
-          keep: which stay when others are saved. None opens them to read: nothing is made, deleted
-            or moved.
+          directory: local, or an `etils.epath.Path` such as gs://bucket/run/checkpoints.
+          keep: which checkpoints are kept when others are saved. None opens the folder read-only:
+            nothing is created, deleted or moved.
 
         Raises:
-          UserError: `keep` is given, and the folder cannot be made.
+          CheckpointError: `keep` is given and the folder cannot be created.
         """
         local = "://" not in str(directory)
         self._directory = epath.Path(directory).absolute() if local else epath.Path(directory)
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
-        self._last: int | None = None  # the step of the last call of `save`
-        # Not Orbax's `Checkpointer`, which after reading waits for all processes: if one of them
-        # finds damage, the others would wait for ever.
-        self._reader = ocp.PyTreeCheckpointHandler(
-            type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-                (np.ndarray, _LeafReader())
-            )
-        )
+        self._saving: int | None = None  # the step that is being saved
+        # From `save` to a successful `wait`: after an error other writes go on without a known end.
+        self._quiet = contextlib.ExitStack()
         if keep is not None:
             self._open()
 
@@ -95,196 +96,180 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-        # One of several processes that fails does not wait for the others, who may wait for it.
+        # If one of several processes fails, it must not wait for others who may be waiting for it.
         if kind is None or jax.process_count() == 1:
             self.close()
 
     def close(self) -> None:
-        """Waits for what is being saved; raises what `wait` raises."""
+        """Waits for the checkpoint that is being saved; raises what `wait` raises."""
         try:
             self.wait()
         finally:
             self._close_manager()
-            self._reader.close()
 
     def steps(self) -> list[int]:
-        """All steps that have a whole checkpoint, ascending; one damaged since is among them.
-
-        Where this was opened to write, as of the last call of `save` or `wait`.
-        """
-        return self._listed() if self._manager is None else self._whole
+        """The steps of all complete checkpoints, ascending; some may be damaged."""
+        found = ocp.path.step.standard_name_format().find_all(self._directory)
+        return sorted(metadata.step for metadata in found)
 
     def latest_step(self) -> int | None:
         """The last of `steps`, or None."""
         return max(self.steps(), default=None)
 
+    def best_knn(self) -> float | None:
+        """The highest kNN accuracy of the saved checkpoints, with the one that is being saved.
+
+        The same in every process. None if no checkpoint has one.
+        """
+        knn = self._read_knn() if self._manager is None else self._knn
+        saved = {*self.steps(), self._saving}
+        best = max((value for step, value in knn.items() if step in saved), default=None)
+        return json.loads(processes.from_first(json.dumps(best)))
+
     def save(
         self,
         step: int,
         state: byol.State,
-        loop: dict[str, float] | None = None,
+        loop_state: dict[str, float] | None = None,
         knn: float | None = None,
     ) -> None:
         """Saves a state in the background, unless this step is saved already.
 
-        Waits for what is still being saved. The state may be donated afterwards.
+        Waits for the previous checkpoint. The state may be donated afterwards.
 
         Args:
-          step: the number of updates.
-          state: whole on every device of every process; or NumPy arrays.
-          loop: finite numbers of the training loop, which come back with the state.
-          knn: the accuracy of this state, which `Keep.best` goes by.
+          step: number of updates.
+          state: replicated on all devices of all processes; or NumPy arrays.
+          loop_state: finite numbers of the training loop, restored along with the state.
+          knn: kNN accuracy of this state, for `RetentionPolicy.best`.
 
         Raises:
-          UserError: this checkpoint, or the one that was still being saved, could not be written;
-            what was whole before still is.
+          CheckpointError: this checkpoint or the previous one could not be written; earlier ones
+            are still complete.
         """
-        # Not by its folder alone, which other processes may see a moment later.
-        if step == self._last:
-            return
         self.wait()
-        if _of_first_process(step in self.steps()):
+        if json.loads(processes.from_first(json.dumps(step in self.steps()))):
             return
         if self._manager is None:
             self._open()
-        # A dictionary, so that a reader needs no class of ours to make sense of the files.
-        tree = state._asdict()
-        record = {"step": step, "loop": loop or {}, "knn": knn}
         if knn is not None:
             self._knn[step] = knn
-        self._last = step
-        try:
+        tree = state._asdict()  # so that the files can be read without our classes
+        record = {"step": step, "loop": loop_state or {}, "knn": knn}
+        self._saving = step
+        self._quiet.enter_context(_quiet_orbax())
+        with self._write_errors():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree), manifest=_WriteManifest(record, tree)
+                    state=ocp.args.StandardSave(tree), manifest=_SaveManifest(record, tree)
                 ),
                 force=True,  # the caller decides which steps are saved
             )
-        except jax.errors.JaxRuntimeError:  # of another process, not of the disk
-            raise
-        except WRITE_ERRORS as error:
-            raise self._not_written(error) from error
 
     def check(self) -> None:
-        """Raises what `wait` raises, if it is known already; without waiting."""
-        if self._manager is None:
-            return
-        try:
-            self._manager.check_for_errors()
-        except WRITE_ERRORS as error:
-            raise self._not_written(error) from error
+        """Raises what `wait` raises, if it is known already, without waiting."""
+        if self._saving is not None:
+            with self._write_errors():
+                self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns when what was saved is whole on disk.
+        """Returns when the checkpoint that is being saved is complete on disk.
 
         Raises:
-          UserError: it could not be written; what was whole before still is.
+          CheckpointError: it could not be written; earlier ones are still complete.
         """
-        if self._manager is None:
+        if self._saving is None:
             return
-        try:
+        with self._write_errors():
             self._manager.wait_until_finished()
-        except jax.errors.JaxRuntimeError:
-            raise
-        except WRITE_ERRORS as error:
-            raise self._not_written(error) from error
-        if self._last is not None and self._last not in self._whole:
-            self._whole = self._listed()
+        self._saving = None
+        self._quiet.close()
 
     def restore(self, step: int, abstract: byol.State) -> Restored:
-        """Reads a checkpoint, and compares every leaf with what was saved.
-
-        Of several processes, each reads for itself.
+        """Reads a checkpoint and compares every leaf with what was saved, in this process alone.
 
         Args:
           step: one of `steps`.
           abstract: the shapes and dtypes that the state must have.
 
         Raises:
-          UserError: the files are damaged, or hold a state of other names, shapes or dtypes.
+          CheckpointError: the files are damaged, or hold a state of other names, shapes or dtypes.
         """
         try:
             return self._restore(step, abstract)
         except _DamagedError as error:
             others = [other for other in self.steps() if other != step]
-            raise UserError(f"{error}. Use another step, of {others}.") from error
+            raise CheckpointError(f"{error}. Use another step, of {others}.") from error
 
-    def restore_newest(self, abstract: byol.State, say: Callable[[str], None]) -> Restored | None:
-        """Reads the newest checkpoint that is undamaged, in every process.
+    def restore_newest(self, abstract: byol.State, log: Callable[[str], None]) -> Restored | None:
+        """Reads the newest checkpoint that is undamaged in every process.
 
-        Where this was opened to write, the newer ones, which are damaged, are moved out of the way,
-        so that their steps can be saved again. When none is good, all stay where they are.
+        With a retention policy, newer damaged ones are moved out of the way, so that their steps
+        can be saved again. If all are damaged, all stay where they are.
 
         Args:
           abstract: the shapes and dtypes that the state must have.
-          say: given a sentence for each damaged checkpoint.
+          log: called with one line for each damaged checkpoint.
 
         Returns:
-          What it holds; None where there is no checkpoint.
+          The content of the checkpoint; None if there is no checkpoint.
 
         Raises:
-          UserError: all are damaged, the files hold another state, or cannot be moved.
+          CheckpointError: all are damaged, hold another state, or cannot be moved.
         """
         problems: dict[int, str] = {}
         steps = self.steps()
-        while (step := _of_first_process(max(steps, default=-1))) >= 0:
-            saved, damage = None, None
+        # Folders may appear a moment later in other processes.
+        while (step := int(processes.from_first(str(max(steps, default=-1))))) >= 0:
             try:
-                saved = self._restore(step, abstract)
+                restored = processes.run_on_all_processes(partial(self._restore, step, abstract))
             except _DamagedError as error:
-                damage = error
-            try:
-                processes.run_on_all_processes(lambda damage=damage: _refuse(damage))
-            except UserError as error:
                 problems[step] = str(error)
                 steps = [other for other in steps if other < step]
                 continue
             for problem in problems.values():
-                say(f"{problem}. Going back to that of step {step}.")
+                log(f"{problem}. Going back to that of step {step}.")
             if problems and self._keep is not None:
-                say(f"What is damaged was moved to {self._move_aside(list(problems))}.")
-            return saved
+                log(f"Damaged checkpoints were moved to {self._move_aside(list(problems))}.")
+            return restored
         if problems:
-            raise UserError(
-                f"{'; '.join(problems.values())}. No other is left: put back a copy of one, or "
-                "start anew in another folder."
+            raise CheckpointError(
+                f"{'; '.join(problems.values())}. No other checkpoint is left: put back a copy of "
+                "one, or start from scratch in another folder."
             )
         return None
 
     def _open(self) -> None:
-        self._whole = self._listed()
-        self._knn: dict[int, float] = {}  # by step, for those that were measured
+        self._knn = self._read_knn()
+
+        def should_preserve(checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+            del context
+            steps = [checkpoint.step for checkpoint in checkpoints]
+            kept = self._keep.kept(steps, self._knn)
+            return [step in kept for step in steps]
+
         try:
             self._manager = ocp.CheckpointManager(
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
                     create=True,
-                    cleanup_tmp_directories=True,  # what a process left that was killed
-                    preservation_policy=_Preservation(self._keep, self._knn),
-                    # Orbax's own metadata may be damaged, and nothing here needs it.
+                    cleanup_tmp_directories=True,  # left by a killed process
+                    preservation_policy=types.SimpleNamespace(should_preserve=should_preserve),
+                    # Orbax's own metadata may be damaged, and is not needed.
                     lightweight_initialize=True,
                     async_options=ocp.AsyncOptions(
-                        # Where a folder cannot be made, this fails at once; else the writers would
-                        # wait for it, for five minutes.
+                        # If a folder cannot be created, fail at once. Otherwise the writers would
+                        # wait five minutes for it.
                         create_directories_asynchronously=False,
                         barrier_sync_fn=_wait_for_all,
                     ),
                 ),
             )
         except OSError as error:
-            raise UserError(
-                f"{self._directory} cannot be made ({_reason(error)}): choose another folder."
+            raise CheckpointError(
+                f"{self._directory} cannot be created ({_reason(error)}): choose another folder."
             ) from error
-        for step in self._whole:
-            with contextlib.suppress(_DamagedError):  # found when it is to be restored
-                knn = self._manifest(step).knn
-                if knn is not None:
-                    self._knn[step] = knn
-
-    def _listed(self) -> list[int]:
-        found = ocp.path.step.standard_name_format().find_all(self._directory)
-        return sorted(metadata.step for metadata in found)
 
     def _close_manager(self) -> None:
         if self._manager is not None:
@@ -292,17 +277,32 @@ class Checkpoints:
                 self._manager.close()
             self._manager = None
 
-    def _not_written(self, error: Exception) -> UserError:
-        self._close_manager()  # it goes by what should be on disk; the next looks what is there
-        step, self._last = self._last, None
-        if processes.is_first():  # what is half-written may be what fills the disk
-            with contextlib.suppress(OSError):
-                for path in ocp.path.step.all_temporary_paths(self._directory):
-                    path.get().rmtree(missing_ok=True)
-        return UserError(
-            f"The checkpoint of step {step} could not be written to {self._directory} "
-            f"({_reason(error)}); earlier ones are whole. Mend that, and the run goes on from them."
-        )
+    def _read_knn(self) -> dict[int, float]:
+        knn = {}
+        for step in self.steps():
+            with contextlib.suppress(_DamagedError):  # reported when it is restored
+                knn[step] = self._read_manifest(step)["knn"]
+        return {step: value for step, value in knn.items() if value is not None}
+
+    @contextlib.contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        """Turns an error of the disk into a CheckpointError and removes the incomplete files."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # another process failed, not the disk
+            raise
+        except WRITE_ERRORS as error:
+            self._close_manager()  # it would assume the files exist; the next one lists the folder
+            step, self._saving = self._saving, None
+            if processes.is_first():  # the incomplete files may be what fills the disk
+                with contextlib.suppress(OSError):
+                    for path in ocp.path.step.all_temporary_paths(self._directory):
+                        path.get().rmtree(missing_ok=True)
+            raise CheckpointError(
+                f"The checkpoint of step {step} could not be written to {self._directory} "
+                f"({_reason(error)}); earlier ones are complete. Fix this, and the run resumes "
+                "from them."
+            ) from error
 
     def _move_aside(self, steps: list[int]) -> epath.Path:
         aside = self._directory.parent / f"damaged_{self._directory.name}"
@@ -313,7 +313,7 @@ class Checkpoints:
                 for step in steps:
                     (self._directory / str(step)).rename(_unused(aside / str(step)))
             except OSError as error:
-                raise UserError(
+                raise CheckpointError(
                     f"The damaged checkpoints of steps {steps} cannot be moved to {aside} "
                     f"({_reason(error)}): move or delete them."
                 ) from error
@@ -324,36 +324,35 @@ class Checkpoints:
         return aside
 
     def _restore(self, step: int, abstract: byol.State) -> Restored:
-        manifest = self._manifest(step)
-        wanted = abstract._asdict()
-        difference = manifest.difference(manifest.arrays, manifest.leaves(wanted))
+        record, wanted = self._read_manifest(step), abstract._asdict()
+        difference = manifest.difference(record["arrays"], manifest.leaves(wanted))
         if difference:
-            raise UserError(
+            raise CheckpointError(
                 f"The checkpoint of step {step} in {self._directory} is of another network: "
                 f"{difference}. Use the config and the version that it was saved with."
             )
-        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)  # neither cast nor on a device yet
         try:
-            tree = self._reader.restore(
-                self._directory / str(step) / "state",
-                args=ocp.args.PyTreeRestore(
-                    item=wanted, restore_args=jax.tree.map(lambda _: as_numpy, wanted)
-                ),
-            )
-        except Exception as error:  # damaged metadata can be wrong in any way
+            tree = _read_arrays(self._directory / str(step) / "state", wanted)
+        except Exception as error:  # damaged metadata can raise anything
             what = str(error) if isinstance(error, _LeafError) else "its _METADATA cannot be read"
             raise self._damaged(step, what) from error
-        difference = manifest.first_difference(manifest.describe(tree), manifest.leaves)
+        difference = manifest.first_difference(manifest.describe(tree), record["leaves"])
         if difference:
             raise self._damaged(step, difference)
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return Restored(step, byol.State(**jax.device_put(tree, here)), manifest.loop)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return Restored(step, byol.State(**jax.device_put(tree, device)), record["loop"])
 
-    def _manifest(self, step: int) -> "_Manifest":
+    def _read_manifest(self, step: int) -> dict[str, Any]:
+        """The record that `save` wrote, and its leaves as "arrays" of shapes and dtypes."""
         try:
             record = json.loads((self._directory / str(step) / "manifest" / MANIFEST).read_bytes())
-            if record.pop("sha256") == _digest_of(record) and record["step"] == step:
-                return _Manifest.from_json(record)
+            if record.pop("sha256") == _digest(record) and record["step"] == step:
+                arrays = {
+                    name: jax.ShapeDtypeStruct(leaf["shape"], leaf["dtype"])
+                    for name, leaf in record["leaves"].items()
+                }
+                loop_state = {key: float(value) for key, value in record["loop"].items()}
+                return record | {"arrays": arrays, "loop": loop_state, "knn": record["knn"]}
             what = "is not as it was written"
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             what = "cannot be read"
@@ -366,69 +365,47 @@ class Checkpoints:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Writes a tree of arrays into a new folder, for Orbax's own `StandardCheckpointer` to read.
+    """Writes a tree of arrays into a new folder that Orbax's `StandardCheckpointer` can read.
 
-    Returns when it is whole on disk.
+    Returns when it is complete on disk.
 
     Raises:
-      UserError: it could not be written.
+      CheckpointError: it could not be written.
     """
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute(), tree)
     except WRITE_ERRORS as error:
-        raise UserError(
-            f"{path}: the arrays could not be written ({_reason(error)}). Mend that and try again."
+        raise CheckpointError(
+            f"{path}: the arrays could not be written ({_reason(error)}). Fix this and try again."
         ) from error
 
 
-class _DamagedError(Exception):
+class _DamagedError(UserError):
     """A checkpoint is not as it was written; the one before may be."""
 
 
 class _LeafError(Exception):
-    """A leaf cannot be read at all."""
+    """A leaf cannot be read."""
 
 
-class _Manifest(NamedTuple):
-    """What a manifest says, besides the step and the digest of itself."""
-
-    leaves: manifest.Description
-    arrays: dict[str, jax.ShapeDtypeStruct]  # the same, as shapes and dtypes
-    loop: dict[str, float]
-    knn: float | None
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "_Manifest":
-        leaves = record["leaves"]
-        arrays = {
-            name: jax.ShapeDtypeStruct(leaf["shape"], leaf["dtype"])
-            for name, leaf in leaves.items()
-        }
-        return cls(leaves, arrays, dict(record["loop"]), record["knn"])
-
-
-class _Preservation:
-    """Answers Orbax which checkpoints stay."""
-
-    def __init__(self, keep: RetentionPolicy, knn: dict[int, float]):
-        self._keep = keep
-        self._knn = knn  # by step; grows as checkpoints are saved
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        stay = set(sorted(steps)[-self._keep.newest :])
-        if self._keep.every_steps:
-            stay |= {step for step in steps if step % self._keep.every_steps == 0}
-        measured = [(self._knn[step], step) for step in steps if step in self._knn]
-        if self._keep.best and measured:
-            stay.add(max(measured)[1])
-        return [step in stay for step in steps]
+def _read_arrays(directory: epath.Path, wanted: Any) -> Any:
+    """Reads a tree as NumPy arrays, neither cast nor put on a device; raises _LeafError."""
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    with _quiet_orbax():
+        # Orbax's `Checkpointer` would wait for all processes after reading: if one of them finds
+        # damage, the others would wait forever.
+        registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, _LeafReader()))
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+        with contextlib.closing(handler):
+            restore_args = jax.tree.map(lambda _: as_numpy, wanted)
+            return handler.restore(
+                directory, args=ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args)
+            )
 
 
 class _LeafReader(ocp.type_handlers.NumpyHandler):
-    """Reads each leaf by itself, so that an error has the leaf's name."""
+    """Reads the leaves one by one, so that an error names its leaf."""
 
     async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[np.ndarray]:
         read = super().deserialize
@@ -444,38 +421,63 @@ class _LeafReader(ocp.type_handlers.NumpyHandler):
 
 
 class _ManifestHandler(ocp.AsyncCheckpointHandler):
-    """Writes the manifest as a part of a checkpoint, the digests being computed meanwhile."""
+    """Writes the manifest as a part of a checkpoint; computes the digests in the background."""
 
-    async def async_save(self, directory: epath.Path, args: "_WriteManifest") -> list[Any]:
+    async def async_save(self, directory: epath.Path, args: "_SaveManifest") -> list[Any]:
         if not processes.is_first():
             return []
-        leaves = _on_host(args.tree)  # now: the state is donated as soon as this returns
+        leaves = _copy_to_host(args.tree)  # now: the state is donated as soon as this returns
 
         async def write() -> None:
             record = args.record | {"leaves": manifest.describe(leaves)}
-            record["sha256"] = _digest_of(record)
+            record["sha256"] = _digest(record)
             (directory / MANIFEST).write_text(json.dumps(record))
 
         return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="manifest")]
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("written by async_save only")
-
-    def restore(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("read without Orbax")
+    save = restore = None  # written in the background, read without Orbax
 
 
 @ocp.args.register_with_handler(_ManifestHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass
-class _WriteManifest(ocp.args.CheckpointArgs):
-    record: dict[str, Any]  # all but the leaves and the digest of itself
+class _SaveManifest(ocp.args.CheckpointArgs):
+    record: dict[str, Any]  # the manifest without the leaves and its own digest
     tree: Any
 
 
-def _wait_for_all(*, key: str, timeout_ms: int) -> None:
-    """Waits until every process is here; on the way out of an error, goes on with that instead.
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Drops what Orbax and TensorStore print about an error that they also raise.
 
-    Orbax comes here in that case, too, where processes without an error never come.
+    Orbax logs each exception with its traceback. At the first error it also closes its event loop
+    while other reads or writes continue, which then print that the loop is closed, or that nobody
+    retrieved their exceptions.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname and "orbax" not in record.getMessage()
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    before, sys.unraisablehook = sys.unraisablehook, hook
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = before
+        for logger in loggers:
+            logger.removeFilter(is_other)
+
+
+def _wait_for_all(*, key: str, timeout_ms: int) -> None:
+    """Waits for all processes; while an exception is handled, raises it again instead.
+
+    Orbax calls this in that case too, where processes without an error never come.
     """
     if jax.process_count() == 1:
         return
@@ -485,39 +487,27 @@ def _wait_for_all(*, key: str, timeout_ms: int) -> None:
     ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
-def _digest_of(record: dict[str, Any]) -> str:
+def _digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _on_host(tree: Any) -> Any:
-    """The leaves of a tree as NumPy arrays; Orbax asks the same shards, and finds them copied."""
-    arrays = jax.tree.map(
-        lambda x: x.addressable_shards[0].data if isinstance(x, jax.Array) else x, tree
+def _copy_to_host(tree: Any) -> Any:
+    """The leaves of a tree as NumPy arrays, copied once: Orbax reads the same shards."""
+    return jax.device_get(
+        jax.tree.map(
+            lambda x: x.addressable_shards[0].data if isinstance(x, jax.Array) else x, tree
+        )
     )
-    for array in jax.tree.leaves(arrays):
-        if isinstance(array, jax.Array):
-            array.copy_to_host_async()
-    return jax.tree.map(np.asarray, arrays)
-
-
-def _of_first_process(number: int) -> int:
-    """The number that the first process has, in all: folders may be listed a moment apart."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-
-
-def _refuse(damage: _DamagedError | None) -> None:
-    if damage is not None:
-        raise UserError(str(damage))
 
 
 def _unused(path: epath.Path) -> epath.Path:
-    """The path, or where that exists the first of PATH-2, PATH-3... that does not."""
+    """The path, or if it exists the first of PATH-2, PATH-3... that does not."""
     others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(other for other in itertools.chain([path], others) if not other.exists())
 
 
 def _reason(error: Exception) -> str:
-    """What the system says in an error, where it does; TensorStore wraps that in much else."""
+    """The system's message in an error, if there is one; TensorStore adds a lot to it."""
     text = str(error) or type(error).__name__
     known = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES))
     return next((reason for reason in known if reason in text), text.splitlines()[0][:200])

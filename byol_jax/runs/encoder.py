@@ -1,7 +1,8 @@
 """Trained networks in evaluation mode, and `load`, which opens them.
 
-`Encoder` is what most uses need: images to embeddings f(x). A run, ours or an imported one, keeps
-the heads too, and opens as a `Model`, which also projects and predicts.
+An `Encoder` computes embeddings f(x) of images. A run, ours or imported, also keeps the heads, and
+opens as a `Model`, which projects and predicts too. `load` of an export needs neither Orbax nor
+TensorFlow.
 """
 
 import functools
@@ -11,44 +12,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flax
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from byol_jax.runs import build
-from byol_jax import byol
-from byol_jax.runs import paths
+from byol_jax import byol, models
 from byol_jax.augment import image as image_augment
+from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from byol_jax.runs import config as config_lib
-from byol_jax.errors import UserError
-from byol_jax.runs import paths
+from byol_jax.runs import manifest, paths
 
-if TYPE_CHECKING:  # runs knows checkpoints, which a reader of exports need not have installed
+if TYPE_CHECKING:  # it imports Orbax
     from byol_jax.runs.run import Trained
 
-from byol_jax.runs import manifest
-
-FORMAT = "byol_jax.encoder.2"
+FORMAT = "byol_jax.encoder.3"
 
 
 class Encoder:
     """A trained encoder in evaluation mode.
 
     Attributes:
-      config: a dictionary of 'encoder' (the fields of config.encoder), 'dtype', 'image_size',
-        'channels', 'mean' and 'std' of each channel for values in 0..1, and 'training' (how the
-        encoder came about).
-      module: the Flax module; call it with `variables` to go on training or to differentiate.
+      config: a dictionary of 'encoder' (the section of a config), 'dtype', 'matmul_precision'
+        (optional), 'image_size', 'channels', 'mean' and 'std' of each channel for values in 0..1,
+        and 'training' (where the encoder comes from).
+      module: the Flax module; call it with `variables` to train it further or to differentiate.
       variables: {'params': ..., 'batch_stats': ...}, float32.
     """
 
     def __init__(self, config: dict[str, Any], variables: dict[str, Any]):
         self.config = config
-        tree = config_lib.default()
-        tree.encoder.update(config["encoder"])
-        tree.dtype = config["dtype"]
-        self.module = build.encoder(tree)
+        try:
+            dtype = jnp.dtype(config["dtype"])
+            self.module = models.make_encoder(**config["encoder"], dtype=dtype)
+        except ValueError as error:
+            raise ConfigError(f"encoder.{error}") from error
         self.variables = variables
 
     @property
@@ -63,13 +63,14 @@ class Encoder:
         Args:
           images: uint8 (n, height, width, channels), n >= 1; best of the size that the encoder was
             trained at (`config['image_size']`), though any works.
-          batch_size: images at a time.
+          batch_size: images at a time. Smaller batches are padded to a power of two, so that few
+            sizes are compiled.
 
         Returns:
           Float32 (n, features).
 
         Raises:
-          UserError: another dtype or shape, no image, or a batch size below 1.
+          DataError: another dtype or shape, no image, or a batch size below 1.
         """
         return self._in_batches("embed", self._embed, images, batch_size)
 
@@ -83,90 +84,93 @@ class Encoder:
         try:
             images = np.asarray(images)
         except ValueError:
-            raise UserError(
+            raise DataError(
                 f"{name} was given images of several sizes: bring them to one size first."
             ) from None
         channels = self.config["channels"]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != channels:
-            raise UserError(
+            raise DataError(
                 f"{name} takes uint8 images (n, height, width, {channels}), not {images.dtype} "
                 f"{images.shape}."
             )
         if not len(images) or batch_size < 1:
-            raise UserError(
+            raise DataError(
                 f"{name} was given {len(images)} images and batch_size={batch_size}: both must be "
                 "at least 1."
             )
-        batches = range(0, len(images), batch_size)
-        return np.concatenate([function(images[i : i + batch_size]) for i in batches])
+        outputs = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            size = min(batch_size, 2 ** (len(batch) - 1).bit_length())
+            padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+            outputs.append(np.asarray(function(padded))[: len(batch)])
+        return np.concatenate(outputs)
 
     @functools.cached_property
     def _embed(self) -> Callable[[np.ndarray], jax.Array]:
         mean, std = self.config["mean"], self.config["std"]
+        precision = self.config.get("matmul_precision", "default")
 
         @jax.jit
         def embed(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-            return self.module.apply(variables, image_augment.normalize(images, mean, std), train=False)
+            with models.matmul_precision(precision):
+                images = image_augment.normalize(images, mean, std)
+                return models.encode(self.module.bind(variables), images, train=False)
 
         return functools.partial(embed, self.variables)
 
 
 class Model(Encoder):
-    """The whole online network of a run at one of its checkpoints, in evaluation mode.
+    """The online network of a run at one of its checkpoints, in evaluation mode.
 
     Attributes:
-      learner: what was trained, and how; with `state` it goes on by `byol.update`.
+      learner: the learner of the run; `byol.update` trains `state` further.
       state: everything that changes during training.
     """
 
     def __init__(self, config: dict[str, Any], learner: byol.Learner, state: byol.State):
         variables = {
             "params": state.online_params["encoder"],
-            "batch_stats": state.online_stats["encoder"],
+            "batch_stats": state.online_stats.get("encoder", {}),
         }
         super().__init__(config, variables)
         self.learner = learner
         self.state = state
 
     def project(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """Projections z = g(f(x)), float32 (n, output_size); takes and refuses what embed does."""
-        return self._in_batches("project", self._project, images, batch_size)
+        """Projections z = g(f(x)), float32 (n, output_size); arguments and errors as of embed."""
+        return self._in_batches(
+            "project", lambda images: self._infer(images).projection, images, batch_size
+        )
 
     def predict(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """Predictions q(z), float32 (n, output_size); takes and refuses what embed does.
+        """Predictions q(z), float32 (n, output_size); arguments and errors as of embed.
 
         Raises:
-          UserError: the run was trained without a predictor.
+          ConfigError: the run was trained without a predictor.
         """
         if "predictor" not in self.state.online_params:
-            raise UserError(
+            raise ConfigError(
                 "This run was trained without a predictor (config.heads.predictor_layers=0): use "
                 "project."
             )
-        return self._in_batches("predict", self._predict, images, batch_size)
+        return self._in_batches(
+            "predict", lambda images: self._infer(images).prediction, images, batch_size
+        )
 
     @functools.cached_property
-    def _project(self) -> Callable[[np.ndarray], jax.Array]:
-        return self._compiled("projection")
-
-    @functools.cached_property
-    def _predict(self) -> Callable[[np.ndarray], jax.Array]:
-        return self._compiled("prediction")
-
-    def _compiled(self, output: str) -> Callable[[np.ndarray], jax.Array]:
-        @jax.jit
-        def infer(state: byol.State, images: jax.Array) -> jax.Array:
-            return getattr(byol.infer(self.learner, state, images), output)
-
+    def _infer(self) -> Callable[[np.ndarray], models.Outputs]:
+        infer = jax.jit(lambda state, images: byol.infer(self.learner, state, images))
         return functools.partial(infer, self.state)
 
 
 def from_trained(trained: "Trained") -> Model:
-    """The model of a run at a checkpoint, such as `run_lib.restore` returns."""
+    """The model of a run at a checkpoint, as from `run.restore`."""
     config, state = trained.run.config, trained.state
     record = {
         "encoder": config.encoder.to_dict(),
         "dtype": config.dtype,
+        "matmul_precision": config.matmul_precision,
         "image_size": config.data.image_size,
         "channels": config.data.channels,
         "mean": list(config.views.mean),
@@ -179,7 +183,7 @@ def from_trained(trained: "Trained") -> Model:
             "config": config.to_dict(),
         },
     }
-    # As JSON gives it back, so that a run and its export say the same.
+    # Through JSON, so that it equals the record of an export.
     return Model(json.loads(json.dumps(record)), trained.learner, state)
 
 
@@ -187,38 +191,38 @@ def load(directory: str | Path, step: int | None = None) -> Encoder:
     """Opens an exported encoder, or a run at one of its checkpoints.
 
     Args:
-      directory: what `byol_jax.cli.export` wrote in its own format, or the --workdir of a
-        pre-training run, or what `byol_jax.cli.import_reference` wrote.
-      step: of a run, which checkpoint; the newest by default.
+      directory: an export in our own format, or the folder (--workdir) of a pre-training run, or
+        an imported run.
+      step: of a run's checkpoint; None for the newest.
 
     Returns:
       An `Encoder` of an export, a `Model` of a run.
 
     Raises:
-      UserError: it is neither, or damaged; a run without that checkpoint; a step of an export.
+      CheckpointError: the folder is neither, or damaged; the run has no such checkpoint; a step of
+        an export.
     """
     directory = paths.path(directory)
     if not (directory / "config.json").is_file():
-        raise UserError(
+        raise CheckpointError(
             f"{directory} is neither a pre-training run nor an exported encoder (no config.json): "
-            "make one with python -m byol_jax.cli.pretrain, or export one with python -m "
-            "experiments.export --checkpoint=RUN --output=OUT."
+            "make one with byol-jax pretrain, or export one with byol-jax export --checkpoint=RUN "
+            "--output=OUT."
         )
     if _is_run(directory):
-        from byol_jax.runs import run as run_lib
+        from byol_jax.runs import run as run_lib  # imports Orbax
 
         return from_trained(run_lib.restore(directory, step))
     if step is not None:
-        raise UserError(
+        raise CheckpointError(
             f"{directory} is an exported encoder, which has no steps to choose from (step={step}): "
             "leave step out, or name the folder of the run."
         )
-    
     return read(directory)
 
 
 def _is_run(directory: Path) -> bool:
-    """Whether config.json is a run's; what cannot be read is left to the reader of exports."""
+    """Whether config.json is a run's; if it is damaged, whether there are checkpoints."""
     try:
         record = paths.read_record(directory)
     except (OSError, ValueError):
@@ -226,40 +230,39 @@ def _is_run(directory: Path) -> bool:
     return "config" in record and "format" not in record
 
 
-
 def save(encoder: Encoder, directory: Path) -> None:
-    """Writes an encoder into a folder, which is made if need be.
+    """Writes an encoder into a folder, which is made if needed.
 
-    An earlier export there is replaced once all of the new one is written.
+    An earlier export there is replaced once the new one is complete.
 
     Raises:
-      UserError: the folder cannot be written, or holds something else.
+      CheckpointError: the folder cannot be written, or holds something else.
     """
     flat = flax.traverse_util.flatten_dict(encoder.variables, sep="/")
     arrays = {name: np.asarray(array, order="C") for name, array in flat.items()}
-    with paths.writing_folder(directory, {"format": FORMAT} | encoder.config) as place:
-        safetensors.numpy.save_file(arrays, place / "model.safetensors")
+    with paths.write_folder(directory, {"format": FORMAT} | encoder.config) as staging:
+        safetensors.numpy.save_file(arrays, staging / "model.safetensors")
 
 
 def read(directory: Path) -> Encoder:
     """Opens a folder that `save` wrote.
 
     Raises:
-      UserError: it is not such a folder, or its weights do not fit its config.
+      CheckpointError: it is not such a folder, or its weights do not fit its config.
     """
     for name in ("config.json", "model.safetensors"):
         if not (directory / name).is_file():
-            raise UserError(
+            raise CheckpointError(
                 f"{directory} is not an exported encoder (no {name}): make one with "
-                "python -m byol_jax.cli.export --checkpoint=RUN --output=OUT."
+                "byol-jax export --checkpoint=RUN --output=OUT."
             )
     try:
         config = paths.read_record(directory)
     except (OSError, ValueError) as error:
-        raise UserError(f"{directory}/config.json cannot be read: {error}.") from error
+        raise CheckpointError(f"{directory}/config.json cannot be read: {error}.") from error
     found = config.pop("format", None)
     if found != FORMAT:
-        raise UserError(
+        raise CheckpointError(
             f"{directory}/config.json has format {found!r}, and this version reads {FORMAT}: "
             "export it again with --format=byol_jax."
         )
@@ -268,66 +271,63 @@ def read(directory: Path) -> Encoder:
         encoder = Encoder(config, variables={})
         expected = _shapes(encoder)
     except UserError as error:
-        raise UserError(f"{directory}/config.json describes no encoder: {error}") from error
-    # What Flax and JAX raise where a size is none.
+        raise CheckpointError(f"{directory}/config.json describes no encoder: {error}") from error
+    # What Flax and JAX raise for impossible sizes.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{directory}/config.json lacks or garbles {error}.") from error
+        raise CheckpointError(f"{directory}/config.json lacks or garbles {error}.") from error
     arrays = read_safetensors(directory / "model.safetensors")
     wrong = manifest.difference(arrays, expected)
     if wrong:
-        raise UserError(f"{directory}/model.safetensors does not fit its config.json: {wrong}.")
+        raise CheckpointError(
+            f"{directory}/model.safetensors does not fit its config.json: {wrong}."
+        )
     encoder.variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
     return encoder
 
 
 def _check_config(config: dict[str, Any]) -> None:
-    """Raises UserError, KeyError or TypeError unless the fields are what `Encoder` says."""
+    """Raises ConfigError, KeyError or TypeError unless the fields are those of an `Encoder`."""
     tree = config_lib.default()
-    tree.encoder.update(config["encoder"])
     tree.dtype = config["dtype"]
+    tree.matmul_precision = config.get("matmul_precision", "default")
     tree.data.image_size, tree.data.channels = config["image_size"], config["channels"]
     tree.views.mean, tree.views.std = tuple(config["mean"]), tuple(config["std"])
-    # What an encoder has no need of, and `resolve` asks for.
+    # What `resolve` asks for and an encoder does not need.
     tree.data.source, tree.steps = config_lib.UNKNOWN_SOURCE, 1
     config_lib.resolve(tree)
     training = config["training"]
     if not isinstance(training, dict) or not {"method", "step"} <= training.keys():
-        raise UserError("'training' does not say how the encoder came about.")
+        raise ConfigError("'training' lacks 'method' or 'step'.")
     if not isinstance(training.get("data") or {}, dict):
-        raise UserError("'data' of 'training' does not say on what.")
+        raise ConfigError("'data' of 'training' is not an object.")
     crop = (training.get("config") or tree.to_dict())["crop"]["test_fraction"]
     if not isinstance(crop, int | float) or not 0 < crop <= 1:
-        raise UserError(f"its crop.test_fraction={crop!r} must be above 0 and at most 1.")
+        raise ConfigError(f"its crop.test_fraction={crop!r} must be above 0 and at most 1.")
 
 
 def _shapes(encoder: Encoder) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays that an encoder's variables need, by path."""
     size, channels = encoder.config["image_size"], encoder.config["channels"]
     image = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
-    variables = jax.eval_shape(
-        lambda x: encoder.module.init(jax.random.key(0), x, train=False), image
-    )
+    init = nn.init(functools.partial(models.encode, train=False), encoder.module)
+    variables = jax.eval_shape(init, jax.random.key(0), image)
     return flax.traverse_util.flatten_dict(variables, sep="/")
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a *.safetensors file, by name.
+    """The arrays of a *.safetensors file, by name; names may be anything, and are not paths.
 
-    The format holds no code. Its header is checked against the size of the file, so that nothing
-    larger than that is set aside in memory; names may be anything, and are no paths.
+    The format holds no code, and its header is checked against the size of the file, so that a
+    damaged file does not use more memory than its size.
 
     Raises:
-      UserError: the file cannot be read, is damaged, or holds numbers that NumPy has not (8 bits).
+      CheckpointError: the file cannot be read, is damaged, or holds a dtype that NumPy lacks.
     """
     try:
         return safetensors.numpy.load_file(path)
-    # The last four: types of numbers that NumPy lacks, by version of the package.
+    # The last four, by version of the package: a dtype that NumPy lacks.
     except (
-        OSError,
-        safetensors.SafetensorError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
+        *(OSError, safetensors.SafetensorError),
+        *(AttributeError, KeyError, TypeError, ValueError),
     ) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}.") from error
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}.") from error

@@ -6,25 +6,23 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from byol_jax import byol
-from byol_jax import parallel
+from byol_jax import byol, data, parallel
 from byol_jax.data import on_device
+from byol_jax.errors import DataError
 from byol_jax.runs import config as config_lib
-from byol_jax import data
-from byol_jax.errors import UserError
 
-EVAL_BATCH_SIZE = 256  # of a device; a batch of 4096 is a run's over many of them
+EVAL_BATCH_SIZE = 256  # at most, for each device
 
 
 def open_split(config: ConfigDict, split: str) -> data.Source:
     """A split of the config's source.
 
     Raises:
-      UserError: it cannot be opened, or the config is of an imported run, which names none.
+      DataError: it cannot be opened, or the config is of an imported run, which names no data.
     """
     if config.data.source == config_lib.UNKNOWN_SOURCE:
-        raise UserError(
-            "This run was imported and does not say what it was trained on: name images, such as "
+        raise DataError(
+            "This run was imported and does not record its training data: name images, such as "
             "--data=folder:PATH or --data=tfds:NAME."
         )
     return data.open_source(
@@ -36,13 +34,12 @@ def open_split(config: ConfigDict, split: str) -> data.Source:
 
 
 def open_sources(config: ConfigDict) -> tuple[data.Source, data.Source | None]:
-    """The training images, and the held-out ones for kNN where there are labels to hold out."""
+    """The training images, and the held-out ones for kNN if both have labels."""
     source = open_split(config, config.data.train_split)
     if source.num_classes is None or not config.data.test_split or not config.knn.every_steps:
         return source, None
     test_source = open_split(config, config.data.test_split)
-    data.check_same_classes(source, test_source)
-    return source, test_source
+    return source, data.match_classes(source, test_source)
 
 
 def train_batches(
@@ -50,12 +47,12 @@ def train_batches(
     source: data.Source,
     start_step: int,
     total_steps: int,
-    bad: Callable[[int, str], None] | None = None,
+    on_decode_error: Callable[[int, str], None] | None = None,
 ) -> Iterator[byol.Batch]:
-    """The batches from `start_step` to the end of the run, on the devices: this process's rows.
+    """This process's rows of the batches from `start_step` to `total_steps`, on its devices.
 
-    Made there, or made on the host and sent. With `bad`, images that cannot be decoded are replaced
-    and told; see input.train_batches.
+    With `on_decode_error`, which receives the step and a message, images that cannot be decoded are
+    replaced; without it they raise DataError. `config.data.placement` is "host" or "device".
     """
     plan = {
         "batch_size": config.batch_size,
@@ -72,24 +69,28 @@ def train_batches(
     }
     if config.data.placement == "device":
         return on_device.train_batches(source, **plan, accum_steps=config.accum_steps)
-    share = data.ShardOptions(
+    shard = data.ShardOptions(
         parallel.rows(config.batch_size, config.accum_steps),
         jax.process_index(),
         jax.process_count(),
     )
     batches = data.train_batches(
-        source, **plan, share=share, bad=bad, service=config.data.service
+        source,
+        **plan,
+        shard=shard,
+        on_decode_error=on_decode_error,
+        service=config.data.service,
     )
-    # The loop asks for a batch while an update runs, so that it is sent meanwhile.
+    # The loop asks for the next batch during an update, which hides its transfer.
     return (parallel.device_put_batch(batch, config.accum_steps) for batch in batches)
 
 
-def faster_input(config: ConfigDict, source: data.Source) -> str:
-    """What would make the training batches of a run come faster, in a sentence."""
+def input_bound_hint(config: ConfigDict, source: data.Source) -> str:
+    """What would make the training batches of a run come faster."""
     if config.data.placement == "device":
-        return "The device cuts the views itself: what is left is the host's own time for a step."
+        return "The device computes the crops itself: the time left is the host's own for a step."
     if isinstance(source, data.ArraySource) and on_device.fits(source):
-        return "In a new run, config.data.placement=device lets the device cut the views itself."
+        return "In a new run, config.data.placement=device lets the device compute the crops."
     return (
         "Give it more processor cores, let other machines decode (config.data.service), or store "
         "the images in files not much larger than config.data.image_size."
@@ -97,7 +98,7 @@ def faster_input(config: ConfigDict, source: data.Source) -> str:
 
 
 def eval_batch_size(config: ConfigDict) -> int:
-    """Images at a time where nothing is learned: a micro-batch, or fewer where that is large."""
+    """Images of a batch in evaluation: a micro-batch, but at most EVAL_BATCH_SIZE per device."""
     return min(config_lib.micro_batch_size(config), EVAL_BATCH_SIZE * jax.device_count())
 
 
@@ -107,17 +108,19 @@ def eval_batches(
     *,
     limit: int | None = None,
     image_size: int | None = None,
-    bad: Callable[[str], None] | None = None,
+    on_decode_error: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Central views and labels, of `limit` examples or all, at the config's size or another.
+    """Central crops, of the config's size or another, and labels; see `data.eval_batches`.
 
-    With `bad`, images that cannot be decoded are left out and told; see input.eval_batches.
+    With `on_decode_error`, which receives a message, images that cannot be decoded are left out;
+    without it they raise DataError. Without a limit it yields all examples.
     """
+    on_error = on_decode_error and (lambda _, message: on_decode_error(message))
     return data.eval_batches(
         source,
         batch_size=eval_batch_size(config),
         image_size=image_size or config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,
-        bad=bad,
+        on_decode_error=on_error,
     )

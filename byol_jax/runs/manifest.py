@@ -1,8 +1,7 @@
-"""Trees of arrays, leaf by leaf under their names: dtypes, shapes and SHA-256 digests.
+"""Trees of arrays as leaves by name, each with its dtype, shape and SHA-256 digest.
 
-Kept next to the arrays, the digests show later whether they are still the same. SHA-256, as
-processors have instructions for it: there it is twice as fast as BLAKE2, and any other program can
-check it.
+Stored next to the arrays, the digests show later whether the arrays are still the same. Processors
+have instructions for SHA-256, which make it twice as fast as BLAKE2.
 """
 
 import hashlib
@@ -12,53 +11,60 @@ from typing import Any
 import jax
 import numpy as np
 
+Description = dict[str, dict[str, Any]]
 
-def name_of(path: tuple) -> str:
+
+def leaf_name(path: tuple) -> str:
     """The name of the leaf at a path of `jax.tree_util`, such as 'params/conv1/kernel'."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def leaves(tree: Any) -> dict[str, Any]:
     """The leaves by name."""
-    return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def difference(got: Any, wanted: Any, ignore: Callable[[str], bool] = lambda _: False) -> str:
-    """The first leaf, by name, in one tree only or of another dtype or shape; '' where none is.
+def difference(got: Any, wanted: Any, ignore: Callable[[str], bool] = lambda name: False) -> str:
+    """The first leaf that is missing, unexpected, or of another dtype or shape; '' if none is.
 
     Args:
-      got: a tree of arrays.
-      wanted: another, or of `jax.ShapeDtypeStruct`.
-      ignore: of a name, whether it may differ.
+      got: a tree of arrays or of `jax.ShapeDtypeStruct`.
+      wanted: likewise.
+      ignore: returns whether the leaf of this name may differ.
     """
     got, wanted = leaves(got), leaves(wanted)
 
-    def of(found: dict[str, Any], name: str) -> str:
-        return f"{found[name].dtype} {found[name].shape}" if name in found else "absent"
+    def spec(tree: dict[str, Any], name: str) -> str:
+        return f"{tree[name].dtype} {tree[name].shape}" if name in tree else "absent"
 
     for name in sorted(got | wanted):
-        if not ignore(name) and of(got, name) != of(wanted, name):
-            return f"{name} is {of(got, name)} and should be {of(wanted, name)}"
+        if not ignore(name) and spec(got, name) != spec(wanted, name):
+            return f"{name} is {spec(got, name)} and should be {spec(wanted, name)}"
     return ""
 
 
-Description = dict[str, dict[str, Any]]
-
-
 def describe(tree: Any) -> Description:
-    """Describes each leaf in what JSON can hold.
+    """The 'dtype' (a name), 'shape' (a list) and 'sha256' of each leaf by name, for JSON.
 
     Args:
       tree: a tree of arrays on the host.
-
-    Returns:
-      By the name of the leaf (manifest.py), its 'dtype' (a name), 'shape' (a list) and 'sha256'.
     """
-    return {name: _describe(np.asarray(leaf)) for name, leaf in leaves(tree).items()}
+    return {
+        name: {
+            "dtype": array.dtype.name,
+            "shape": list(array.shape),
+            # As bytes, because hashlib does not accept bfloat16.
+            "sha256": hashlib.sha256(
+                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            ).hexdigest(),
+        }
+        for name, leaf in leaves(tree).items()
+        for array in (np.asarray(leaf),)
+    }
 
 
 def first_difference(found: Description, saved: Description) -> str:
-    """The first leaf, by name, that is not as it was saved, and in what; '' where none is."""
+    """The first leaf by name that is not as it was saved, and how it differs; '' if none is."""
     for name in sorted(found | saved):
         if name not in found:
             return f"{name} is missing"
@@ -68,13 +74,3 @@ def first_difference(found: Description, saved: Description) -> str:
             if saved[name].get(key) != value:
                 return f"{name} has another {key} than was saved"
     return ""
-
-
-def _describe(leaf: np.ndarray) -> dict[str, Any]:
-    # As bytes: hashlib takes no bfloat16.
-    data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-    return {
-        "dtype": leaf.dtype.name,
-        "shape": list(leaf.shape),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }

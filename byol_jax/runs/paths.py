@@ -1,4 +1,4 @@
-"""Paths of runs: in this machine's file system, or in a bucket (gs://, s3://)."""
+"""Paths of runs and exports, local or in a bucket (gs://, s3://), and how to write to them safely."""
 
 import contextlib
 import json
@@ -11,97 +11,94 @@ from typing import Any
 
 from etils import epath
 
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError, ConfigError
 
 AnyPath = Path | epath.Path
 BUCKETS = ("gs://", "s3://")
 _STAGING = ".export-"
 
 
-def path(where: str | os.PathLike) -> AnyPath:
-    """The path that a user named; one of a bucket where it begins with gs:// or s3://.
+def path(name: str | os.PathLike) -> AnyPath:
+    """Returns a path that a user named; in a bucket if it begins with gs:// or s3://.
 
     Raises:
-      UserError: the packages to reach a bucket are not installed.
+      ConfigError: it begins with another scheme, or the packages for its bucket are not installed.
+      CheckpointError: the bucket cannot be reached.
     """
-    text = os.fspath(where)
+    text = os.fspath(name)
     if "://" not in text:
         return Path(text).expanduser()
     if not text.startswith(BUCKETS):
-        raise UserError(f"{text} is neither a path nor in a bucket ({' or '.join(BUCKETS)}).")
+        raise ConfigError(f"{text} is neither a path nor in a bucket ({' or '.join(BUCKETS)}).")
     try:
-        there = epath.Path(text)
-        there.exists()
+        found = epath.Path(text)
+        found.exists()
     except ImportError as error:
-        raise UserError(f"{text} cannot be reached: pip install {error.name}.") from error
+        raise ConfigError(f"{text} cannot be reached: pip install {error.name}.") from error
     except Exception as error:  # each file system raises its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{text} cannot be reached ({reason[:200]}): see to the network and the credentials."
+        raise CheckpointError(
+            f"{text} cannot be reached ({reason[:200]}): check the network and the credentials."
         ) from error
-    return there
+    return found
 
 
 def is_local(path: AnyPath) -> bool:
-    """Whether a path is of this machine's file system: a file there can be locked and added to."""
+    """Whether a path is in a local file system, where files can be locked and appended to."""
     return isinstance(path, Path)
 
 
 @contextlib.contextmanager
-def writing(path: AnyPath) -> Iterator[None]:
-    """Turns an error of the disk, while a file is written inside, into a UserError."""
+def translate_write_errors(path: AnyPath) -> Iterator[None]:
+    """Turns an error of the disk, raised while `path` is written, into a CheckpointError."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}): mend that, and the same "
-            "command goes on from the last checkpoint, if there is one."
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror or error}): fix this, and the same command "
+            "resumes from the last checkpoint, if there is one."
         ) from error
 
 
-def write_whole(path: AnyPath, data: bytes) -> None:
-    """Writes a file so that no fault can leave it half-written.
+def write_atomically(path: AnyPath, data: bytes) -> None:
+    """Writes a file so that it is never incomplete.
 
     Raises:
-      UserError: it cannot be written; what was there before still is.
+      CheckpointError: it cannot be written; the previous file is unchanged.
     """
-    with writing(path):
+    with translate_write_errors(path):
         if not is_local(path):
-            path.write_bytes(data)  # objects of a bucket are whole or not there
+            path.write_bytes(data)  # objects in a bucket are complete or absent
             return
-        unfinished = path.with_name(f"{path.name}.tmp")
+        temporary = path.with_name(f"{path.name}.tmp")
         try:
-            with unfinished.open("wb") as file:
+            with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(unfinished, path)
+            os.replace(temporary, path)
         except OSError:
             with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             raise
 
 
-
 @contextlib.contextmanager
-def writing_folder(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
-    """A place to write the files of an export in; they move into `directory` as the block ends.
+def write_folder(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
+    """Yields an empty folder; its files, and config.json, move into `directory` as the block ends.
 
-    When the block fails, `directory` is left as it was. Files that the user has put beside an
-    earlier export stay.
+    If the block fails, `directory` is unchanged. Files that the user added to an earlier export
+    stay.
 
     Args:
-      directory: made if need be.
-      record: what config.json shall say; its "format" names the kind.
-
-    Yields:
-      An empty folder on the same disk.
+      directory: created if it does not exist.
+      record: the content of config.json; its "format" names the kind of export.
 
     Raises:
-      UserError: `directory` cannot be written, or holds something else than an earlier export of
+      CheckpointError: `directory` cannot be written, or holds anything but an earlier export of
         this kind.
     """
-    _check_ours_or_new(directory, record["format"])
+    _check_replaceable(directory, record["format"])
     existed = directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -118,24 +115,27 @@ def writing_folder(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
                     os.rename(path, directory / path.name)
             except OSError:
                 for path in old.iterdir():
-                    _move_over(path, directory / path.name)
+                    target = directory / path.name
+                    if target.is_dir():
+                        shutil.rmtree(target)
+                    os.replace(path, target)
                 raise
     except OSError as error:
-        raise UserError(
+        raise CheckpointError(
             f"--output={directory} cannot be written ({error.strerror or error}): choose another "
             "folder."
         ) from error
     finally:
         if not existed:
-            with contextlib.suppress(OSError):  # not empty: all went well
+            with contextlib.suppress(OSError):  # not empty: the export is complete
                 directory.rmdir()
 
 
 def read_record(directory: Path) -> dict[str, Any]:
-    """What config.json says.
+    """Returns the content of config.json.
 
     Raises:
-      OSError, ValueError: it cannot be read, or is no JSON object.
+      OSError, ValueError: it cannot be read, or is not a JSON object.
     """
     try:
         record = json.loads((directory / "config.json").read_text())
@@ -146,25 +146,19 @@ def read_record(directory: Path) -> dict[str, Any]:
     return record
 
 
-def _move_over(path: Path, place: Path) -> None:
-    """Moves a file or folder to a place where another may be."""
-    if place.is_dir():
-        shutil.rmtree(place)
-    os.replace(path, place)
-
-
-def _check_ours_or_new(directory: Path, kind: str) -> None:
+def _check_replaceable(directory: Path, kind: str) -> None:
+    """Raises CheckpointError unless the folder is new, empty or an earlier export of this kind."""
     try:
-        # What a process that was killed has left of its attempt is nothing to keep.
+        # A killed process may have left its staging folder.
         if not directory.exists() or all(p.name.startswith(_STAGING) for p in directory.iterdir()):
             return
-        ours = read_record(directory).get("format") == kind
-    except NotADirectoryError:  # a file on the way: `writing_folder` says so
+        replaceable = read_record(directory).get("format") == kind
+    except NotADirectoryError:  # a file on the way: `write_folder` reports it
         return
     except (OSError, ValueError):
-        ours = False
-    if not ours:
-        raise UserError(
+        replaceable = False
+    if not replaceable:
+        raise CheckpointError(
             f"--output={directory} holds something else than an earlier export of this kind "
             f"({kind}): choose another folder."
         )

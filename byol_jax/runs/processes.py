@@ -1,8 +1,8 @@
-"""Several processes of one run: joining them, agreeing on what happens, and leaving together.
+"""Several processes of one run: how they join, agree on what happens, and exit together.
 
-All processes do the same in the same order, since whatever they decide by is the same on all of
-them (replicated over devices, or agreed on here). A process that fails on its own cannot tell the
-others, who may be waiting for it within an update; they notice that it is gone.
+All processes make the same calls in the same order, because whatever they decide by is the same in
+all of them: replicated over devices, or agreed on here. A process that fails on its own cannot
+notify the others, who may be waiting for it within an update; they notice that it is gone.
 """
 
 import contextlib
@@ -20,33 +20,30 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from byol_jax.errors import UserError
-from byol_jax.runs.paths import AnyPath
-from byol_jax.runs.paths import is_local
-from byol_jax.runs.paths import writing
+from byol_jax.errors import ConfigError, ProcessLostError, UserError
+from byol_jax.runs import paths
 
 T = TypeVar("T")
-# Until a process that hangs, or whose machine is gone without a word, counts as lost.
-HEARTBEAT_SECONDS = 30
-SHARED_SECONDS = 20  # until a file must be seen by all; network file systems take their time
-ANSWER_SECONDS = 180  # until process 0 must be there
-TEXT_BYTES = 2048  # of a sentence that is passed on to other processes
+HEARTBEAT_SECONDS = 30  # after which a process that hangs, or whose machine is gone, counts as lost
+SHARED_SECONDS = 20  # until all processes must see a new file; network file systems are slow
+CONNECT_SECONDS = 180  # until process 0 must listen
+TEXT_BYTES = 2048  # of a text that is sent to other processes
 
 LOST = (
-    "another process of this run was lost; what it printed says why. Nothing that was saved is "
-    "lost: start all processes again, and the run goes on from its last checkpoint"
+    "another process of this run was lost; its own output has the reason. Saved checkpoints are "
+    "not affected: start all processes again, and the run resumes from the last one"
 )
-# Where a process is lost, JAX ends the others from C++ by an abort, which no Python survives to
-# explain. This small program does: it reads the process's pipe until that is closed, and speaks if
-# there was no farewell in it.
-ALONE = "(To train alone: --coordinator_address=localhost:8476 --num_processes=1 --process_id=0.)"
-_WITNESS = f"""
+SINGLE = "(To train alone: --coordinator_address=localhost:8476 --num_processes=1 --process_id=0.)"
+# If a process is lost, JAX ends the others by an abort in C++, in which no Python code can run.
+# This small program survives it: it reads a pipe from its process until that is closed, and prints
+# the reason unless the process has written a clean-exit marker.
+_EXIT_REPORTER = f"""
 import sys
 if not sys.stdin.buffer.read():
     print("error: this process was ended from outside or by JAX. If it was not killed itself, "
-          "some of the processes never came, or " + {LOST!r} + ".", file=sys.stderr)
+          "some processes never joined, or " + {LOST!r} + ".", file=sys.stderr)
 """
-_witness: subprocess.Popen | None = None
+_exit_reporter: subprocess.Popen | None = None
 
 
 def join(
@@ -54,17 +51,18 @@ def join(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Joins the other processes of this run, if there are any; before anything else uses JAX.
+    """Joins the other processes of this run, if there are any; call it before anything uses JAX.
 
-    TPU pods, Slurm and Kubernetes are found by themselves (`jax.distributed.initialize`).
+    TPU pods, Slurm and Kubernetes are detected by `jax.distributed.initialize`.
 
     Args:
-      coordinator_address: HOST:PORT at which process 0 can be reached by all.
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
+      coordinator_address: HOST:PORT at which all can reach process 0.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
 
     Raises:
-      UserError: some of the three are given and others not, or they cannot be.
+      ConfigError: only some of the three are given, or their values are invalid.
+      ProcessLostError: the other processes cannot be reached.
     """
     given = {
         "coordinator_address": coordinator_address,
@@ -73,196 +71,214 @@ def join(
     }
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
-        raise UserError(
+        raise ConfigError(
             f"{' and '.join(missing)} missing: give all of --coordinator_address, --num_processes "
-            "and --process_id, or none where the cluster is found by itself."
+            "and --process_id, or none of them if the cluster is detected."
         )
-    # Its handler would take SIGTERM away from ours, and swallow it before ours is there.
+    # Its handler would replace ours for SIGTERM, and swallow the signal until ours is installed.
     jax.config.update("jax_enable_preemption_service", False)
-    how = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
-    count = _tasks()
     if not missing:
-        _check(coordinator_address, num_processes, process_id)
-        how |= given | {"cluster_detection_method": "deactivate"}
-        count = num_processes
-    elif _is_alone_on_its_machine() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
-        # JAX gives a Slurm or MPI task one device; none named, it has all that it sees.
-        how["local_device_ids"] = []
+        _check(**given)
+        count, name = num_processes, f"Process {process_id}"
+        options = given | {"cluster_detection_method": "deactivate"}
+    else:
+        count, name = _launched_tasks(), "One"
+        options = {}
+        if "SLURM_JOB_ID" in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
+            if count == 1:
+                return
+            options["num_processes"] = count  # JAX would take SLURM_NTASKS
+        if _is_only_task_on_node() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+            # JAX gives each Slurm or MPI task one device; an empty list leaves it all that it sees.
+            options["local_device_ids"] = []
     if count > 1:
-        _start_witness()
-        who = "One" if missing else f"Process {process_id}"
-        print(f"{who} of {count} processes; waiting for the others. {ALONE}", flush=True)
+        _start_exit_reporter()
+        print(f"{name} of {count} processes; waiting for the others. {SINGLE}", flush=True)
     if process_id:
-        _wait_for_answer(coordinator_address)
+        _wait_for_coordinator(coordinator_address)
     try:
-        jax.distributed.initialize(**how)
-    except Exception as error:  # what is looked up in a cluster can fail in any way
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options)
+    except Exception as error:  # detecting a cluster can raise anything
         if missing and "coordinator_address" in str(error):
             return  # no cluster: one process
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"the processes of this run cannot be joined ({reason}). {ALONE}"
+        raise ProcessLostError(
+            f"the processes of this run cannot be joined ({reason}). {SINGLE}"
         ) from error
     if jax.process_count() > 1:
-        _start_witness()
+        _start_exit_reporter()
 
 
-def _check(address: str, count: int, process: int) -> None:
-    """Raises UserError unless this can be one of so many processes at such an address."""
-    host, _, port = address.rpartition(":")
+def _check(coordinator_address: str, num_processes: int, process_id: int) -> None:
+    """Raises ConfigError unless the three values are valid."""
+    host, _, port = coordinator_address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise UserError(
-            f"--coordinator_address={address} must be HOST:PORT, the same on all processes."
+        raise ConfigError(
+            f"--coordinator_address={coordinator_address} must be HOST:PORT, the same on all "
+            "processes."
         )
-    if not 0 <= process < count:
-        raise UserError(
-            f"--process_id={process} must be at least 0 and below --num_processes={count}."
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(
+            f"--process_id={process_id} must be at least 0 and below "
+            f"--num_processes={num_processes}."
         )
 
 
-def _wait_for_answer(address: str) -> None:
+def _launched_tasks() -> int:
+    """The number of processes that mpirun or srun started for this job step; 1 without them.
+
+    SLURM_NTASKS does not tell: sbatch and salloc set it, too, for a script that runs once.
+    """
+    for name in ("OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 1
+
+
+def _is_only_task_on_node() -> bool:
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]  # such as 1(x4)
+    return (tasks or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")) == "1"
+
+
+def _wait_for_coordinator(address: str) -> None:
     """Returns when process 0 listens; JAX itself would wait longer, and then abort."""
     host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + ANSWER_SECONDS
+    deadline = time.monotonic() + CONNECT_SECONDS
     while True:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise UserError(
-                    f"nobody answers at --coordinator_address={address} ({error.strerror or error})"
-                    ": is process 0 started, is that its machine, and is the port open?"
+                raise ProcessLostError(
+                    f"no answer at --coordinator_address={address} ({error.strerror or error}): is "
+                    "process 0 running, is this its machine, and is the port open?"
                 ) from error
             time.sleep(1)
 
 
-def _start_witness() -> None:
-    global _witness
-    if _witness is None:
-        # An abort would print the stack and 150 modules besides.
-        faulthandler.disable()
-        # In a session of its own: signals are meant for the run.
-        _witness = subprocess.Popen(
-            [sys.executable, "-S", "-c", _WITNESS], stdin=subprocess.PIPE, start_new_session=True
+def _start_exit_reporter() -> None:
+    global _exit_reporter
+    if _exit_reporter is None:
+        faulthandler.disable()  # an abort would print the stack and 150 module names
+        _exit_reporter = subprocess.Popen(
+            [sys.executable, "-S", "-c", _EXIT_REPORTER],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # signals are meant for the run only
         )
-
-
-def _tasks() -> int:
-    """How many processes Slurm or MPI has started for this job step; 1 without them."""
-    for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 1
-
-
-def _is_alone_on_its_machine() -> bool:
-    """Whether Slurm or MPI has started no other task of this job step here."""
-    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]  # such as 1(x4)
-    return (tasks or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")) == "1"
 
 
 def joined() -> bool:
     """Whether this is one of several processes."""
-    return _witness is not None
+    return _exit_reporter is not None
 
 
-def leave(code: int) -> None:
-    """Says that this process, one of several, ends as it should, or has said why not.
+def shutdown(exit_code: int) -> None:
+    """Marks the exit of this process, one of several, as clean: it is done or printed its error.
 
-    With an exit code other than 0 it ends here: Python's own way out would wait for the others.
+    If the exit code is not 0, the process ends here, because Python's exit would wait for the
+    other processes.
     """
-    with contextlib.suppress(OSError):  # it may have been killed
-        _witness.stdin.write(b"bye")
-        _witness.stdin.close()
+    with contextlib.suppress(OSError):  # the reporter may have been killed
+        _exit_reporter.stdin.write(b"clean exit")
+        _exit_reporter.stdin.close()
     sys.stdout.flush()
     sys.stderr.flush()
-    if code:
+    if exit_code:
         if jax.distributed.is_initialized() and is_first():
-            # It is where the others meet: gone at once, it would cut them off in mid-sentence.
+            # The others depend on its coordinator: give them time to print their errors.
             time.sleep(2)
-        os._exit(code)
+        os._exit(exit_code)
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes logs and pictures."""
+    """Whether this is the process that writes logs and plots."""
     return jax.process_index() == 0
 
 
 def run_on_all_processes(action: Callable[[], T]) -> T:
-    """The result of `action`; where it fails on one process, all raise what that one did.
+    """Returns the result of `action`; if it fails in one process, all raise an error of that type.
 
-    To be called by all processes.
+    All processes must call it.
 
     Raises:
-      UserError: `action` raised it, here or elsewhere.
+      UserError, or a direct subclass: `action` raised it, here or in another process.
     """
     if jax.process_count() == 1:
         return action()
-    result, failure = None, ""
+    result, failure = None, None
     try:
         result = action()
     except UserError as error:
-        failure = str(error)
-    for process, text in enumerate(_texts(failure)):
+        failure = error
+    texts = _gather_texts(f"{type(failure).__name__}\n{failure}" if failure else "")
+    if failure:
+        raise failure
+    for process, text in enumerate(texts):
         if text:
-            raise UserError(failure or f"process {process}: {text}")
+            name, _, message = text.partition("\n")
+            kinds = {kind.__name__: kind for kind in UserError.__subclasses__()}
+            raise kinds.get(name, UserError)(f"process {process}: {message}")
     return result
 
 
+def from_first(text: str) -> str:
+    """The text of process 0, in all processes; all must call it."""
+    return text if jax.process_count() == 1 else _gather_texts(text)[0]
+
+
 def check_same(what: str, text: str) -> None:
-    """Raises UserError unless all processes come with the same text."""
+    """Raises ConfigError unless all processes pass the same text."""
     if jax.process_count() > 1:
-        texts = _texts(text)
+        texts = _gather_texts(text)
         others = [process for process, other in enumerate(texts) if other != texts[0]]
         if others:
-            raise UserError(
+            raise ConfigError(
                 f"process {others[0]} was started with other {what} than process 0: give all "
                 "processes the same flags and the same data."
             )
 
 
-def _texts(text: str) -> list[str]:
-    """The text of each process."""
-    mine = np.zeros(TEXT_BYTES, np.uint8)
+def _gather_texts(text: str) -> list[str]:
+    """The text of each process, cut to TEXT_BYTES."""
     encoded = np.frombuffer(text.encode()[:TEXT_BYTES], np.uint8)
-    mine[: len(encoded)] = encoded
-    everyones = np.asarray(multihost_utils.process_allgather(mine))
-    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in everyones]
+    padded = np.pad(encoded, (0, TEXT_BYTES - len(encoded)))
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in gathered]
 
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turns what JAX raises inside for want of memory or of another process into a UserError."""
+    """Turns an error of JAX for lack of memory or of another process into a UserError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         text = (str(error).splitlines() or [""])[0][:200]
         if "RESOURCE_EXHAUSTED" in text:
-            raise UserError(
+            raise ConfigError(
                 f"the device has too little memory ({text}): make config.batch_size smaller, or "
                 "config.accum_steps larger for the same batch in smaller parts."
             ) from error
         if jax.process_count() == 1:
             raise
-        raise UserError(f"{LOST} ({text}).") from error
+        raise ProcessLostError(f"{LOST} ({text}).") from error
 
 
-def check_shared(folder: AnyPath) -> None:
-    """Raises UserError unless all processes see the same folder; process 0 can write there."""
-    if jax.process_count() == 1 or not is_local(folder):
+def check_shared(folder: paths.AnyPath) -> None:
+    """Raises ConfigError unless all processes see the same folder; process 0 can write there."""
+    if jax.process_count() == 1 or not paths.is_local(folder):
         return
-    mark = folder / "lock"  # process 0 holds it
+    file = folder / "lock"  # process 0 holds it
     if is_first():
-        with writing(mark):
-            mark.write_text(secrets.token_hex(8))
-    (token, *_) = _texts(mark.read_text() if is_first() else "")
+        with paths.translate_write_errors(file):
+            file.write_text(secrets.token_hex(8))
+    token = from_first(file.read_text() if is_first() else "")
 
     def look() -> None:
         deadline = time.monotonic() + SHARED_SECONDS
-        while not (mark.exists() and mark.read_text() == token):
+        while not (file.exists() and file.read_text() == token):
             if time.monotonic() > deadline:
-                raise UserError(
+                raise ConfigError(
                     f"--workdir={folder} is not the same folder here as for process 0: name one "
                     "that all processes share."
                 )

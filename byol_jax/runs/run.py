@@ -1,10 +1,10 @@
-"""What a run keeps in its folder, besides checkpoints and metrics: config.json, and how to return.
+"""A run and its folder: what is fixed at its start, config.json, and restoring a checkpoint.
 
-config.json      the whole config, the data, the length, and the versions that made it
-metrics.jsonl    one line for each reading (writers.py)
-checkpoints/     the state, by step (checkpoint.py); damaged_checkpoints/ what was found damaged
-decode_errors.jsonl the images that were replaced, with config.data.on_decode_error=skip (decode_error_log.py)
-eval/            what `byol_jax.cli.evaluate` found
+config.json            the config, the data, the length, and the versions that wrote it
+metrics.jsonl          metrics by step
+checkpoints/           the state by step; damaged_checkpoints/ has those found damaged
+decode_errors.jsonl    images that were replaced (config.data.on_decode_error=skip)
+eval/                  results of evaluations
 """
 
 import contextlib
@@ -22,18 +22,14 @@ import optax
 from ml_collections import ConfigDict
 
 import byol_jax
-from byol_jax.runs import build
-from byol_jax import byol
+from byol_jax import byol, data
+from byol_jax.errors import CheckpointError, ConfigError, DataError
+from byol_jax.runs import build, paths
 from byol_jax.runs import config as config_lib
-from byol_jax import data
 from byol_jax.runs.checkpoint import Checkpoints
-from byol_jax.errors import UserError
-from byol_jax.runs.paths import AnyPath
-from byol_jax.runs.paths import is_local
-from byol_jax.runs.paths import write_whole
 
-# What may change from one start of a run to the next: it cannot change what is learned (but for
-# what is done about data or numbers that an undisturbed run does not meet).
+# Settings that may change when a run resumes: they do not change what is learned, except how data
+# errors and non-finite updates are handled. And where equal data lie: see `_is_same_data`.
 MUTABLE_ON_RESUME = (
     *("data.dir", "data.service", "data.on_decode_error", "on_nonfinite", "max_skipped_updates"),
     *("encoder.remat", "log_every_steps", "checkpoint.", "knn.", "health."),
@@ -41,16 +37,16 @@ MUTABLE_ON_RESUME = (
 
 
 class Run(NamedTuple):
-    """What is fixed when a run starts, and cannot change when it goes on."""
+    """What is fixed when a run starts."""
 
     config: ConfigDict  # resolved
-    # name, num_examples, num_classes and class_names (None without labels), listing
+    # name, num_examples, num_classes and class_names (None without labels), fingerprint (or None)
     data: dict[str, Any]
     steps_per_epoch: int
 
     @property
     def total_steps(self) -> int:
-        """Updates in the whole run."""
+        """Updates in the complete run."""
         return config_lib.total_steps(self.config, self.steps_per_epoch)
 
     @property
@@ -59,7 +55,7 @@ class Run(NamedTuple):
         return config_lib.warmup_steps(self.config, self.steps_per_epoch)
 
     def learning_rate(self) -> optax.Schedule:
-        """The learning rate by step; raises UserError where the warm-up outlasts the run."""
+        """The learning rate by step; raises ConfigError if the warm-up is longer than the run."""
         return build.learning_rate(self.config, self.steps_per_epoch)
 
     def learner(self, axis_name: str | None = None) -> byol.Learner:
@@ -81,7 +77,7 @@ class Trained(NamedTuple):
     state: byol.State
 
 
-def make_run(config: ConfigDict, source: "input_lib.Source") -> Run:
+def make_run(config: ConfigDict, source: data.Source) -> Run:
     """The run of a resolved config on its training images."""
     description = {
         "name": source.name,
@@ -94,101 +90,112 @@ def make_run(config: ConfigDict, source: "input_lib.Source") -> Run:
 
 
 def fingerprint(run: Run) -> str:
-    """A text that is the same for all processes of a run, and hardly for another run."""
-    config = run.config.copy_and_resolve_references()
-    config.data.dir = config.data.service = ""  # these may be a machine's own
-    text = json.dumps([config.to_dict(), run.data, run.steps_per_epoch], sort_keys=True)
+    """A digest that is the same on all processes of a run, and differs from other runs'.
+
+    Each process may have the data in a place of its own, if their fingerprint shows them equal.
+    """
+    config, description = run.config.copy_and_resolve_references(), dict(run.data)
+    config.data.dir = config.data.service = ""
+    if description.get("fingerprint") is not None:
+        config.data.source = description["name"] = ""
+    text = json.dumps([config.to_dict(), description, run.steps_per_epoch], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextlib.contextmanager
-def lock_workdir(workdir: AnyPath) -> Iterator[None]:
-    """Makes the folder if need be, and keeps other processes from training in it.
-
-    The lock goes with the process, however it ends. In a bucket nothing can be locked.
-
-    Raises:
-      UserError: another process holds it, or the folder cannot be written.
-    """
+def _writing(workdir: paths.AnyPath) -> Iterator[None]:
+    """Turns an OSError inside into a CheckpointError."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / "lock").open("w") if is_local(workdir) else contextlib.nullcontext()
+        yield
     except OSError as error:
-        raise UserError(
+        raise CheckpointError(
             f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
         ) from error
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: paths.AnyPath) -> Iterator[None]:
+    """Makes the folder if needed, and keeps other processes from training in it.
+
+    The lock ends with the process, even if that is killed. Folders in a bucket are not locked.
+
+    Raises:
+      CheckpointError: another process holds the lock, or the folder cannot be written.
+    """
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        is_local = paths.is_local(workdir)
+        lock = (workdir / "lock").open("w") if is_local else contextlib.nullcontext()
     with lock as file:
         try:
             if file is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
+            raise CheckpointError(
                 f"Another process is training in {workdir}: wait for its end, or choose another "
                 "--workdir."
             ) from None
-        except OSError:  # some network file systems know no locks: as in a bucket
+        except OSError:  # some network file systems have no locks
             pass
         yield
 
 
-def prepare_workdir(workdir: AnyPath, run: Run, order_depends_on_hosts: bool = False) -> list[str]:
-    """Writes config.json into a folder, after a check that what is there is of the same run.
+def prepare_workdir(
+    workdir: paths.AnyPath, run: Run, order_depends_on_processes: bool = False
+) -> list[str]:
+    """Writes config.json into a folder, if the folder is empty or holds the same run.
 
     Args:
       workdir: the folder.
       run: what is about to be trained in it.
-      order_depends_on_hosts: whether its data come in another order with other processes.
+      order_depends_on_processes: whether the order of its data depends on the number of processes.
 
     Returns:
-      What to tell: which settings are others than at the last start, of those that may be.
+      Lines for the log about settings that changed since the last start.
 
     Raises:
-      UserError: the folder cannot be written, or it holds a run with another config; the fields
-        that differ are named.
+      ConfigError: the folder holds a run with other settings; they are named.
+      DataError: the folder holds a run on other images.
+      CheckpointError: the folder cannot be read or written.
     """
-    news = []
-    try:
+    config_changes = []
+    with _writing(workdir):
         has_config = (workdir / "config.json").exists()
-        # Without a checkpoint nothing is lost, and a first attempt may well have been a mistake.
+        # Without a checkpoint nothing is lost: a failed first attempt may be overwritten.
         if has_checkpoint(workdir):
             if not has_config:
-                raise UserError(
-                    f"{workdir} has checkpoints, but no config.json says of what: put back a copy, "
-                    "such as the one that this command writes into another --workdir."
+                raise CheckpointError(
+                    f"{workdir} has checkpoints, but no config.json: put back a copy, such as the "
+                    "one that this command writes into another --workdir."
                 )
-            news = _changes(workdir, read(workdir), run)
-            before = json.loads((workdir / "config.json").read_text()).get("processes")
-            if order_depends_on_hosts and before != jax.process_count():
-                news.append(
-                    f"This run had {before} processes and goes on with {jax.process_count()}: each "
-                    "reads its own part of the records, so from here the images come in another "
-                    "order, and the result will not be the same to the bit."
+            config_changes = _config_changes(workdir, read(workdir), run)
+            before = paths.read_record(workdir).get("processes")
+            if order_depends_on_processes and before != jax.process_count():
+                config_changes.append(
+                    f"This run had {before} processes and now has {jax.process_count()}: each "
+                    "reads its own part of the records, so from here on the order of the images "
+                    "differs, and the result will not be the same to the bit."
                 )
-            if not news:
+            if not config_changes:
                 return []
         elif has_config:
-            read(workdir)  # refuses what is not ours to overwrite
-        write_whole(workdir / "config.json", (json.dumps(_as_json(run), indent=2) + "\n").encode())
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
-        ) from error
-    return news
+            read(workdir)  # do not overwrite a config.json of another program
+        text = json.dumps(_record(run), indent=2) + "\n"
+        paths.write_atomically(workdir / "config.json", text.encode())
+    return config_changes
 
 
-def has_checkpoint(workdir: AnyPath) -> bool:
-    """Whether there is anything to go on from."""
+def has_checkpoint(workdir: paths.AnyPath) -> bool:
+    """Whether there is a checkpoint to resume from."""
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
-def _as_json(run: Run) -> dict[str, Any]:
-    packages = ("jax", "flax", "optax", "tensorflow", "tensorflow-cpu")
+def _record(run: Run) -> dict[str, Any]:
+    """The content of config.json."""
     versions = {"byol_jax": byol_jax.__version__}
-    for package in packages:
-        try:
+    for package in ("jax", "flax", "optax", "tensorflow", "tensorflow-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "config": run.config.to_dict(),
         "data": run.data,
@@ -200,103 +207,97 @@ def _as_json(run: Run) -> dict[str, Any]:
     }
 
 
-def read(workdir: AnyPath) -> Run:
-    """The run that a folder's config.json describes.
+def read(workdir: paths.AnyPath) -> Run:
+    """The run that a folder's config.json describes, of this version or an earlier one.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      CheckpointError: there is none, or it cannot be read.
     """
-    path = workdir / "config.json"
     try:
-        record = json.loads(path.read_text())
-        # Through default(), so that numbers and tuples have the types they had.
-        config = config_lib.default()
-        missing = sorted(_flat(config.to_dict()).keys() - _flat(record["config"]).keys())
-        if missing:
-            version = record.get("versions", {}).get("byol_jax")
-            raise UserError(
-                f"{workdir} is a run of byol_jax {version}, which had no config.{missing[0]}: use "
-                f"that version, as this one ({byol_jax.__version__}) cannot read its checkpoints."
-            )
-        config.update(record["config"])
-        try:
-            config, _ = config_lib.resolve(config)
-        except UserError as error:
-            raise _not_a_config(path, str(error).rstrip(".")) from error
-        run = Run(config, record["data"], record["steps_per_epoch"])
-        _check_data(path, run)
-        return run
-    except UserError:
-        raise
+        record = paths.read_record(workdir)
+        _check_record(record)
+        description = dict(record["data"])
+        if "listing" in description:  # its name in version 0.4
+            description["fingerprint"] = description.pop("listing")
+        return Run(
+            config_lib.from_record(record["config"]),
+            {"fingerprint": None} | description,
+            record["steps_per_epoch"],
+        )
     except FileNotFoundError:
-        raise UserError(
+        raise CheckpointError(
             f"{workdir} holds no run (no config.json): name the --workdir of a pre-training run."
         ) from None
-    except (
-        OSError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise _not_a_config(path, repr(error)) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{workdir / 'config.json'} is not a config of this program "
+            f"({str(error).rstrip('.')}): put back a copy, such as the one that the run's own "
+            "command writes into another --workdir."
+        ) from error
 
 
-def _not_a_config(path: AnyPath, reason: str) -> UserError:
-    return UserError(
-        f"{path} is not a config of this program ({reason}): put back a copy, such as the one that "
-        "the run's own command writes into another --workdir."
-    )
+def _check_record(record: dict[str, Any]) -> None:
+    """Raises ValueError unless the parts of config.json are there and of the right types."""
+    description, steps = record.get("data"), record.get("steps_per_epoch")
+    if not isinstance(record.get("config"), dict) or not isinstance(description, dict):
+        raise ValueError("'config' or 'data' is missing or garbled")
+    classes = description.get("num_classes", 0)
+    fits = classes is None or (type(classes) is int and classes >= 1)
+    if not fits or not isinstance(description.get("name"), str):
+        raise ValueError("'data' is garbled")
+    if type(steps) is not int or steps < 1:
+        raise ValueError("'steps_per_epoch' is missing or garbled")
 
 
-def _check_data(path: AnyPath, run: Run) -> None:
-    """Raises UserError, KeyError or TypeError unless the data are as `Run` says."""
-    classes, steps = run.data["num_classes"], run.steps_per_epoch
-    fits = isinstance(run.data["name"], str) and (classes is None or type(classes) is int)
-    if not fits or (classes or 1) < 1 or type(steps) is not int or steps < 1:
-        raise _not_a_config(path, "'data' or 'steps_per_epoch' is garbled")
+def _is_same_data(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether the fingerprint shows that data under another name are the same."""
+    keys = ("num_examples", "num_classes", "class_names", "fingerprint")
+    is_equal = all(before.get(key) == now.get(key) for key in keys)
+    return is_equal and now.get("fingerprint") is not None
 
 
-def _changes(workdir: AnyPath, before: Run, now: Run) -> list[str]:
-    """The free settings that are others now; raises UserError where another one is."""
-    old, new = _flat(before.config.to_dict()), _flat(now.config.to_dict())
+def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
+    """A line about changed settings that may change, if any.
+
+    Raises:
+      ConfigError: other settings changed.
+      DataError: the images changed.
+    """
+    old, new = (config_lib.flat(run.config) for run in (before, now))
     changed = {
         key: f"config.{key} ({old.get(key)} -> {new.get(key)})"
         for key in sorted(old | new)
         if old.get(key) != new.get(key)
     }
-    wrong = [text for key, text in changed.items() if not key.startswith(MUTABLE_ON_RESUME)]
-    others = [key for key in now.data if before.data.get(key) != now.data[key]]
-    if others in (["fingerprint"], ["num_examples", "fingerprint"]) and not wrong:
-        raise UserError(
+    mutable, differing = MUTABLE_ON_RESUME, []
+    if _is_same_data(before.data, now.data):
+        mutable += ("data.source",)
+    else:
+        differing = [key for key in now.data if before.data.get(key) != now.data[key]]
+    refused = [text for key, text in changed.items() if not key.startswith(mutable)]
+    if differing in (["fingerprint"], ["num_examples", "fingerprint"]) and not refused:
+        raise DataError(
             f"The images of {now.data['name']} are not those that the run in {workdir} began with "
             f"({before.data['num_examples']} then, {now.data['num_examples']} now, or under other "
             "names): put back what was removed or renamed (any image under the old name will do), "
-            "and take out what was added; or start anew in another --workdir."
+            "and take out what was added; or start from scratch in another --workdir."
         )
-    wrong += [f"{key} of the data ({before.data.get(key)} -> {now.data[key]})" for key in others]
-    if wrong:
-        raise UserError(
-            f"{workdir} holds a run with other settings: {', '.join(wrong)}. Go on with the old "
-            "ones, or start anew in another --workdir."
+    refused += [
+        f"{key} of the data ({before.data.get(key)} -> {now.data[key]})" for key in differing
+    ]
+    if refused:
+        raise ConfigError(
+            f"{workdir} holds a run with other settings: {', '.join(refused)}. Resume with the old "
+            "ones, or start from scratch in another --workdir."
         )
-    return [f"Changed since the last start: {', '.join(changed.values())}."] if changed else []
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return leaves
+    if not changed:
+        return []
+    moved = "; the images are the same by their fingerprint" if "data.source" in changed else ""
+    return [f"Changed since the last start: {', '.join(changed.values())}{moved}."]
 
 
 def initial_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
-    """The state before the first update."""
+    """The state before the first update, from random weights."""
     batch = build.example_batch(config)
     return jax.jit(lambda: byol.init(learner, config.seed, batch))()
 
@@ -306,25 +307,29 @@ def abstract_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     return jax.eval_shape(lambda: initial_state(learner, config))
 
 
-def checkpoints_of(workdir: AnyPath) -> Checkpoints:
-    """The checkpoints of a run, to read.
+def checkpoints_of(workdir: paths.AnyPath) -> Checkpoints:
+    """The checkpoints of a run, for reading.
 
     Raises:
-      UserError: there is none.
+      CheckpointError: there is none.
     """
     if not has_checkpoint(workdir):
-        raise UserError(f"{workdir} has no checkpoint yet: let its pre-training save one first.")
+        raise CheckpointError(
+            f"{workdir} has no checkpoint yet: let its pre-training save one first."
+        )
     return Checkpoints(workdir / "checkpoints")
 
 
-def restore(workdir: AnyPath, step: int | None = None) -> Trained:
+def restore(workdir: paths.AnyPath, step: int | None = None) -> Trained:
     """A run at a checkpoint, on the first local device.
 
-    Without a step at the newest that is not damaged; what is wrong with newer ones is said on
-    stderr.
+    Args:
+      workdir: folder of the run.
+      step: of the checkpoint; None for the newest that is not damaged. Damage to newer ones is
+        reported on stderr.
 
     Raises:
-      UserError: no run, no checkpoint, or not the one asked for, or it is damaged.
+      CheckpointError: no run, no checkpoint, none of this step, or it is damaged.
     """
     run = read(workdir)
     learner = run.learner()
@@ -335,7 +340,7 @@ def restore(workdir: AnyPath, step: int | None = None) -> Trained:
         elif step in checkpoints.steps():
             saved = checkpoints.restore(step, abstract)
         else:
-            raise UserError(
+            raise CheckpointError(
                 f"{workdir} has no checkpoint of step {step}; it has {checkpoints.steps()}."
             )
     return Trained(run, learner, saved.state)

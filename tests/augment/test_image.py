@@ -1,4 +1,4 @@
-"""Each photometric operation against a plain reference, and the policy as a whole."""
+"""Each photometric operation against a plain reference, and the complete policy."""
 
 import colorsys
 import dataclasses
@@ -49,7 +49,7 @@ def test_saturation_is_scaled_in_hsv(image, factor):
     )
 
 
-def test_hue_and_saturation_are_changed_at_once(image):
+def test_hue_and_saturation_change_together(image):
     want = in_hsv(image, lambda h, s, v: ((h - 0.2) % 1, min(s * 1.3, 1), v))
     np.testing.assert_allclose(
         image_augment.adjust_hue_and_saturation(image, -0.2, 1.3), want, atol=2e-6
@@ -125,8 +125,8 @@ def jittered(image):
     return np.asarray(outs)
 
 
-@pytest.mark.parametrize("place", range(24))
-def test_jitter_applies_the_operations_in_order_and_clips_after_each(image, jittered, place):
+@pytest.mark.parametrize("index", range(24))
+def test_jitter_applies_the_operations_in_order_and_clips_after_each(image, jittered, index):
     def contrast(x):
         mean = x.mean(axis=(1, 2), keepdims=True)
         return mean + (1 - 0.8 * 0.5) * (x - mean)
@@ -138,9 +138,9 @@ def test_jitter_applies_the_operations_in_order_and_clips_after_each(image, jitt
         lambda x: in_hsv(x, lambda h, s, v: ((h - 0.4 * 0.2) % 1, s, v)),
     ]
     want = image.astype(np.float64)
-    for name in list(itertools.permutations(range(4)))[place]:
+    for name in list(itertools.permutations(range(4)))[index]:
         want = np.clip(operations[name](want), 0, 1)
-    np.testing.assert_allclose(jittered[place], want, atol=1e-6)
+    np.testing.assert_allclose(jittered[index], want, atol=1e-6)
 
 
 # The test image is small: a tenth of it would be no blur at all.
@@ -155,10 +155,10 @@ def many(config, image, count=2000):
 
 
 @pytest.mark.parametrize("name", ["gray", "blur", "solarize", "jitter"])
-def test_probabilities_are_kept(image, name):
+def test_operations_have_their_probabilities(image, name):
     outs = many(dataclasses.replace(OFF, **{f"{name}_prob": 0.2}), jnp.asarray(image))
-    share = np.mean([not np.allclose(out, image, atol=1e-6) for out in outs])
-    assert abs(share - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 2000)
+    fraction = np.mean([not np.allclose(out, image, atol=1e-6) for out in outs])
+    assert abs(fraction - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 2000)
 
 
 def test_strengths_are_uniform_in_their_range():
@@ -169,7 +169,7 @@ def test_strengths_are_uniform_in_their_range():
     np.testing.assert_allclose(np.quantile(deltas, [0.25, 0.5, 0.75]), [-0.15, 0, 0.15], atol=0.03)
 
 
-def test_the_four_are_jittered_in_all_orders(image):
+def test_jitter_has_all_orders(image):
     """Extreme amounts, so that orders show: 18 results, since hue and saturation commute."""
     config = image_augment.View(brightness=0.6, contrast=0.9, saturation=0.9, hue=0.4)
     orders = jax.random.uniform(jax.random.key(0), (4800, 4))
@@ -184,7 +184,7 @@ def test_the_four_are_jittered_in_all_orders(image):
     assert np.sum((counts - expected) ** 2 / expected) < 45  # chi-squared, 17 degrees: p = 2e-4
 
 
-def test_gray_images_skip_colour(image):
+def test_gray_images_skip_colour_operations(image):
     one = jnp.asarray(image[:1])
     out = many(image_augment.IMAGENET.view2, one, 50)
     assert out.shape == (50, 1, 9, 11) and out.min() >= 0 and out.max() <= 1
@@ -203,18 +203,18 @@ def test_views_depend_on_key_and_position_alone():
     images, positions = batch(np.random.default_rng(0))
     augment = jax.jit(lambda key, x, p: augment_batch(image_augment.IMAGENET, key, x, p))
     key = jax.random.key(3)
-    whole = augment(key, images, positions)
+    expected = augment(key, images, positions)
     order = np.array([4, 2, 0, 5, 1, 3])
     shuffled = augment(key, images[order], positions[order])
-    for a, b in zip(whole, shuffled, strict=True):
+    for a, b in zip(expected, shuffled, strict=True):
         np.testing.assert_allclose(np.asarray(a)[order], b, atol=1e-6)
     same = augment(key, np.repeat(images[:1], 6, axis=0), positions)
     assert all(np.abs(np.diff(a, axis=0)).max(axis=(1, 2, 3)).min() > 0.01 for a in same)
     other = augment(jax.random.key(4), images, positions)
-    assert all(np.abs(np.asarray(a) - b).max() > 0.1 for a, b in zip(whole, other, strict=True))
+    assert all(np.abs(np.asarray(a) - b).max() > 0.1 for a, b in zip(expected, other, strict=True))
 
 
-def test_the_two_views_draw_apart():
+def test_the_two_views_are_drawn_independently():
     images, positions = batch(np.random.default_rng(0))
     images[:, 1] = images[:, 0]
     always = image_augment.View(jitter_prob=1.0, gray_prob=0.0, blur_prob=0.0)
@@ -242,7 +242,7 @@ def equations(jaxpr):
                     yield from equations(getattr(inner, "jaxpr", inner))
 
 
-def test_a_view_branches_nowhere_and_changes_colours_in_three_steps():
+def test_a_view_has_no_branches_and_changes_colours_in_three_steps():
     """Under vmap all branches are computed, and a convolution has a kernel for each image."""
     images, positions = batch(np.random.default_rng(0))
     augment = functools.partial(augment_batch, image_augment.IMAGENET, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""The look at a source before a long run: what it lists, its words and exit codes."""
+"""The check of a source before a long run: its findings, messages and exit codes."""
 
 import io
 import shutil
@@ -38,17 +38,17 @@ def mixed(path):
     (path / "8 half.png").write_bytes((path / "1 good.png").read_bytes()[:60])
 
 
-def test_every_image_is_found_out(tmp_path):
+def test_every_image_has_a_finding(tmp_path):
     mixed(tmp_path)
     findings = list(check(open_source(f"folder:{tmp_path}", "train"), workers=2))
     assert [finding.name for finding in findings] == [str(p) for p in sorted(tmp_path.iterdir())]
-    assert [finding.fault for finding in findings] == [None] * 6 + [
+    assert [finding.decode_error for finding in findings] == [None] * 6 + [
         "it is empty",
-        "it is damaged or cut short",
+        "it is damaged or truncated",
     ]
-    assert [finding.oddities for finding in findings] == [
+    assert [finding.warnings for finding in findings] == [
         (),
-        ("its CMYK colours are turned into RGB without their profile",),
+        ("its CMYK colours are converted to RGB without their profile",),
         ("only the upper 8 of its 16 bits are used",),
         ("it is turned upright (EXIF orientation 6)",),
         ("it is only 1 x 1 pixels",),
@@ -60,20 +60,20 @@ def test_every_image_is_found_out(tmp_path):
 
 def test_other_sources(shared):
     source = from_arrays(np.zeros((3, 20, 9, 1), np.uint8))
-    assert {f.oddities for f in check(source, 1)} == {("it is only 9 x 20 pixels",)}
+    assert {f.warnings for f in check(source, 1)} == {("it is only 9 x 20 pixels",)}
     source = open_records("cifar10", "test[:20]", str(shared("tfds")), 3, memory_limit=0)
     findings = list(check(source, 3))
-    assert len(findings) == 20 and not any(f.fault or f.oddities for f in findings)
+    assert len(findings) == 20 and not any(f.decode_error or f.warnings for f in findings)
 
 
-def test_it_stops_where_the_caller_does(tmp_path):
+def test_the_caller_may_stop_early(tmp_path):
     mixed(tmp_path)
     findings = check(open_source(f"folder:{tmp_path}", "train"), workers=1)
     next(findings)
     findings.close()
 
 
-def test_a_record_file_that_is_damaged_is_a_finding(tmp_path, shared):
+def test_a_damaged_record_file_is_a_finding(tmp_path, shared):
     damaged = shutil.copytree(shared("tfds") / "cifar10", tmp_path / "cifar10")
     (file,) = damaged.glob("*/cifar10-test.tfrecord*")
     content = bytearray(file.read_bytes())
@@ -81,21 +81,21 @@ def test_a_record_file_that_is_damaged_is_a_finding(tmp_path, shared):
     file.write_bytes(content)
     source = open_records("cifar10", "test", str(tmp_path), 3, memory_limit=0)
     *good, last = check(source, 2)
-    assert 0 < len(good) < source.num_examples and not any(f.fault for f in good)
+    assert 0 < len(good) < source.num_examples and not any(f.decode_error for f in good)
     assert last == (source.name, "it cannot be read any further: its record is damaged", ())
 
 
-def test_what_pillow_takes_for_a_bomb_is_an_oddity(tmp_path, monkeypatch):
+def test_what_pillow_takes_for_a_bomb_is_a_warning(tmp_path, monkeypatch):
     put(tmp_path / "1.png", Image.new("RGB", (32, 24)))
     source = open_source(f"folder:{tmp_path}", "train")
-    for limit, oddities in [(700, ()), (100, ("Pillow cannot read it",))]:
+    for limit, expected in [(700, ()), (100, ("Pillow cannot read it",))]:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # a warning; from twice that an error
-        assert [finding.oddities for finding in check(source, 2)] == [oddities]
+        assert [finding.warnings for finding in check(source, 2)] == [expected]
 
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "byol_jax.cli.check_data", *arguments],
+        [sys.executable, "-m", "byol_jax.cli", "check-data", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -103,13 +103,13 @@ def run(*arguments):
     )
 
 
-def test_the_command_lists_and_leaves_with_1(tmp_path):
+def test_the_command_lists_and_exits_with_1(tmp_path):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
     put(tmp_path / "train" / "1.png", Image.new("RGB", (32, 24)))
     mixed(tmp_path / "test")
     result = run(
-        "--config=byol_jax/presets/cifar10.py",  # with a test split
+        "--config=cifar10",  # with a test split
         f"--config.data.source=folder:{tmp_path}",
         "--workers=2",
     )
@@ -123,12 +123,12 @@ def test_the_command_lists_and_leaves_with_1(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "code", "message"),
     [
-        ("nosuch.py", "error: --config=nosuch.py cannot be loaded: is it a file with a get_config"),
-        ("byol_jax/presets/folder.py", "error: config.data.source is empty: say where"),
+        ("nosuch.py", 2, "error: flag --config=nosuch.py: there is no such file."),
+        ("folder", 1, "error: config.data.source is empty: name the images"),
     ],
 )
-def test_the_command_says_what_is_wrong_with_a_config(config, words):
+def test_the_command_reports_a_config_without_images(config, code, message):
     result = run(f"--config={config}")
-    assert result.returncode == 1 and result.stderr.startswith(words)
+    assert result.returncode == code and result.stderr.startswith(message)

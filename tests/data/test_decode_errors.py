@@ -1,4 +1,4 @@
-"""Images that cannot be decoded, or are odd: the words, the pixels, and what replaces them."""
+"""Decoded pixels; images that cannot be decoded: the messages, and what replaces them."""
 
 import io
 import json
@@ -14,10 +14,9 @@ from PIL import Image, ImageOps
 
 from byol_jax.data import ShardOptions, eval_batches, open_source, train_batches
 from byol_jax.data._tensorflow import tf
-from byol_jax.data.decode import decode
-from byol_jax.data.decode_errors import fault
-from byol_jax.errors import UserError
-from byol_jax.train.decode_error_log import DecodeErrorLog
+from byol_jax.data.decode import decode, decode_error
+from byol_jax.errors import DataError
+from byol_jax.train.metrics import DecodeErrorLog
 
 
 def smooth(seed=0, size=(24, 16)):
@@ -33,7 +32,7 @@ def encoded(image, kind, **kwargs):
 
 
 def pillow(data, channels):
-    """How Pillow reads it."""
+    """The pixels that Pillow decodes."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"), np.int32)
     return pixels.reshape(*pixels.shape[:2], channels)
@@ -52,7 +51,7 @@ def with_alpha():
 
 
 # With tolerances: the two interpolate the colours of a JPEG differently.
-NOT_REPLACED = {
+IMAGES = {
     "jpeg": (lambda: encoded(smooth(), "JPEG", quality=95), 12),
     "progressive": (lambda: encoded(smooth(), "JPEG", quality=95, progressive=True), 12),
     "gray jpeg": (lambda: encoded(smooth().convert("L"), "JPEG"), 2),
@@ -80,9 +79,9 @@ NOT_REPLACED = {
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", NOT_REPLACED)
-def test_pixels_are_those_that_pillow_reads(name, channels):
-    make, tolerance = NOT_REPLACED[name]
+@pytest.mark.parametrize("name", IMAGES)
+def test_pixels_equal_those_of_pillow(name, channels):
+    make, tolerance = IMAGES[name]
     check_like_pillow(make(), channels, tolerance)
 
 
@@ -120,7 +119,7 @@ def test_exif_turns_images_upright(orientation, endian):
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
-def test_an_orientation_that_does_not_exist_means_upright(value):
+def test_an_invalid_orientation_means_upright(value):
     plain = decode(tf.constant(rotated(1)), 3)
     np.testing.assert_array_equal(decode(tf.constant(rotated(value)), 3), plain)
 
@@ -135,23 +134,23 @@ def test_a_damaged_exif_directory_means_upright(offset):
     )
 
 
-BAD = {
+UNDECODABLE = {
     "empty": (b"", "it is empty"),
     "zeros": (bytes(1000), "it is not a JPEG, PNG, GIF, BMP or WebP image"),
     "text": (b"<html>not found</html>", "it is not a JPEG, PNG, GIF, BMP or WebP image"),
     "tiff": (encoded(smooth(), "TIFF"), "it is not a JPEG, PNG, GIF, BMP or WebP image"),
-    "half a jpeg": (encoded(smooth(), "JPEG")[:-200], "it is damaged or cut short"),
-    "a jpeg without end": (encoded(smooth(), "JPEG")[:-2], "it is damaged or cut short"),
-    "half a png": (encoded(smooth(), "PNG")[:-300], "it is damaged or cut short"),
-    "a png without end": (encoded(smooth(), "PNG")[:-4], "it is damaged or cut short"),
-    "start of a jpeg": (b"\xff\xd8\xff", "it is damaged or cut short"),
+    "half a jpeg": (encoded(smooth(), "JPEG")[:-200], "it is damaged or truncated"),
+    "a jpeg without end": (encoded(smooth(), "JPEG")[:-2], "it is damaged or truncated"),
+    "half a png": (encoded(smooth(), "PNG")[:-300], "it is damaged or truncated"),
+    "a png without end": (encoded(smooth(), "PNG")[:-4], "it is damaged or truncated"),
+    "start of a jpeg": (b"\xff\xd8\xff", "it is damaged or truncated"),
 }
 
 
-def folder(path, count=12, bad=()):
-    """A source of numbered images, PNG; those in `bad` are empty."""
+def folder(path, count=12, empty=()):
+    """A source of different images, PNG; the files numbered in `empty` are empty."""
     for i in range(count):
-        (path / f"{i:02}.png").write_bytes(b"" if i in bad else encoded(smooth(i), "PNG"))
+        (path / f"{i:02}.png").write_bytes(b"" if i in empty else encoded(smooth(i), "PNG"))
     return open_source(f"folder:{path}", "train")
 
 
@@ -161,25 +160,25 @@ def train(source, num_steps=6, **kwargs):
     )
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_decoded_is_named_with_the_reason(tmp_path, name):
-    data, reason = BAD[name]
+@pytest.mark.parametrize("name", UNDECODABLE)
+def test_an_undecodable_image_is_named_with_the_reason(tmp_path, name):
+    data, reason = UNDECODABLE[name]
     (tmp_path / "a picture é.jpg").write_bytes(data)
     source = open_source(f"folder:{tmp_path}", "train")
-    words = rf"a picture é\.jpg cannot be decoded: {reason}; repair it, or leave it out with --on"
-    with pytest.raises(UserError, match=words):
+    message = rf"a picture é\.jpg cannot be decoded: {reason}; repair it, or leave it out with --on"
+    with pytest.raises(DataError, match=message):
         list(eval_batches(source, batch_size=1, image_size=8))
 
 
 def test_training_names_it_and_offers_to_skip(tmp_path):
-    source = folder(tmp_path, bad=[7])
+    source = folder(tmp_path, empty=[7])
     with pytest.raises(
-        UserError, match=r"07\.png .*: it is empty; .*--config\.data\.on_decode_error=skip"
+        DataError, match=r"07\.png .*: it is empty; .*--config\.data\.on_decode_error=skip"
     ):
         train(source)
 
 
-def test_names_that_are_no_utf8_or_have_control_characters_are_printable(tmp_path):
+def test_invalid_utf8_and_control_characters_in_names_are_escaped(tmp_path):
     for name in (b"caf\xe9 1.png", "日本 2.png".encode(), b"two\nlines\x1b.png"):
         with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
             file.write(encoded(smooth(), "PNG"))
@@ -189,22 +188,22 @@ def test_names_that_are_no_utf8_or_have_control_characters_are_printable(tmp_pat
     np.testing.assert_array_equal(images[0], images[1])
     with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9 1.png"), "wb"):
         pass
-    with pytest.raises(UserError, match=r"caf\\xe9 1\.png cannot be decoded: it is empty"):
+    with pytest.raises(DataError, match=r"caf\\xe9 1\.png cannot be decoded: it is empty"):
         next(eval_batches(source, batch_size=2, image_size=8))
 
 
-def test_a_file_that_is_removed_or_replaced_while_training(tmp_path):
+def test_a_file_is_removed_or_replaced_while_training(tmp_path):
     source = folder(tmp_path, 4)
     batches = train_batches(source, batch_size=4, image_size=8, seed=1, num_steps=1000)
     next(batches)
     (tmp_path / "02.png").unlink()
-    with pytest.raises(UserError, match=r"02\.png cannot be decoded: it is not there any more"):
+    with pytest.raises(DataError, match=r"02\.png cannot be decoded: it is not there any more"):
         list(batches)
     (tmp_path / "02.png").write_bytes(encoded(smooth(9), "PNG"))
     assert len(train(source, 1)) == 1  # another image under its name
 
 
-def test_classes_without_images_and_links_to_nowhere_are_told(tmp_path):
+def test_classes_without_images_and_broken_links_are_warned_of(tmp_path):
     for name in ("cat", "dog", "empty", "full of text"):
         (tmp_path / name).mkdir()
     for name in ("cat", "dog"):
@@ -215,93 +214,92 @@ def test_classes_without_images_and_links_to_nowhere_are_told(tmp_path):
     (tmp_path / "round").symlink_to(tmp_path / "round")
     source = open_source(f"folder:{tmp_path}", "train")
     assert source.class_names == ("cat", "dog") and source.num_examples == 2
-    classes, links = source.notes
-    assert classes == "No class, for want of images: empty, full of text."
+    classes, links = source.warnings
+    assert classes == "No classes, as they hold no images: empty, full of text."
     assert "lost.png" in links and "itself.png" in links
 
 
-def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     folder(tmp_path, 1)
 
     def denied(path):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("os.scandir", denied)
-    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+    with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
         open_source(f"folder:{tmp_path}", "train")
 
 
 # Skipping.
 
 
-def same(left, right):
+def assert_same(left, right):
     for a, b in zip(left, right, strict=True):
         np.testing.assert_array_equal(a.examples, b.examples)
         np.testing.assert_array_equal(a.positions, b.positions)
 
 
-def test_skipping_changes_nothing_where_all_is_good(tmp_path):
+def test_skipping_changes_nothing_if_all_images_can_be_decoded(tmp_path):
     source = folder(tmp_path)
-    told = []
-    same(train(source, bad=lambda *words: told.append(words)), train(source))
-    assert not told
+    errors = []
+    assert_same(train(source, on_decode_error=lambda *e: errors.append(e)), train(source))
+    assert not errors
 
 
-def test_bad_images_are_replaced_told_and_resumed(tmp_path):
-    good = train(folder(tmp_path))
-    source = folder(tmp_path, bad=[3, 7])
-    told = []
-    whole = train(source, bad=lambda *words: told.append(words))
-    steps, names = zip(*told, strict=True)
+def test_undecodable_images_are_replaced_and_reported_at_every_resume(tmp_path):
+    without_errors = train(folder(tmp_path))
+    source = folder(tmp_path, empty=[3, 7])
+    errors = []
+    complete = train(source, on_decode_error=lambda *e: errors.append(e))
+    steps, names = zip(*errors, strict=True)
     assert set(names) == {f"{tmp_path}/03.png: it is empty", f"{tmp_path}/07.png: it is empty"}
-    assert sorted(set(steps)) == list(dict.fromkeys(steps)) and len(told) == 4  # in each epoch
+    assert sorted(set(steps)) == list(dict.fromkeys(steps)) and len(errors) == 4  # in each epoch
     different = [
         (step, row)
-        for step, (a, b) in enumerate(zip(good, whole, strict=True), 1)
+        for step, (a, b) in enumerate(zip(without_errors, complete, strict=True), 1)
         for row in range(4)
         if not np.array_equal(a.examples[row], b.examples[row])
     ]
     assert sorted(step for step, _ in different) == sorted(steps)
-    # At any step, and on other hosts.
+    # At any step, and in other processes.
     later = []
-    same(train(source, bad=lambda *words: later.append(words), start_step=2), whole[2:])
-    assert later == [(step, name) for step, name in told if step > 2]
+    resumed = train(source, on_decode_error=lambda *e: later.append(e), start_step=2)
+    assert_same(resumed, complete[2:])
+    assert later == [(step, name) for step, name in errors if step > 2]
     rows = np.array([1, 3])
-    part = train(source, bad=lambda *words: None, share=ShardOptions(rows, 1, 2))
-    for a, b in zip(part, whole, strict=True):
+    part = train(source, on_decode_error=lambda *e: None, shard=ShardOptions(rows, 1, 2))
+    for a, b in zip(part, complete, strict=True):
         np.testing.assert_array_equal(a.examples, b.examples[rows])
 
 
-def test_evaluation_leaves_bad_images_out(tmp_path):
+def test_evaluation_leaves_undecodable_images_out(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
-        folder(tmp_path / name, 4, bad=[1] if name == "cat" else [])
+        folder(tmp_path / name, 4, empty=[1] if name == "cat" else [])
     (tmp_path / "dog" / "00.png").write_bytes(b"no image")
     source = open_source(f"folder:{tmp_path}", "train")
-    told = []
-    batches = list(eval_batches(source, batch_size=4, image_size=8, bad=told.append))
+    errors = []
+    batches = list(eval_batches(source, batch_size=4, image_size=8, on_decode_error=errors.append))
     assert [len(images) for images, _ in batches] == [3, 3]
     np.testing.assert_array_equal(
         np.concatenate([labels for _, labels in batches]), [0] * 3 + [1] * 3
     )
-    assert [name.rpartition("/")[2][:7] for name in told] == ["01.png:", "00.png:"]
+    assert [name.rpartition("/")[2][:7] for name in errors] == ["01.png:", "00.png:"]
 
 
-def test_where_everything_is_bad_there_is_no_endless_search(tmp_path):
-    source = folder(tmp_path, bad=range(12))
-    with pytest.raises(
-        UserError, match=r"png cannot be decoded: it is empty, and nor can 16 others"
-    ):
-        train(source, bad=lambda *words: None)
+def test_the_search_for_a_replacement_is_limited(tmp_path):
+    source = folder(tmp_path, empty=range(12))
+    with pytest.raises(DataError, match=r"png cannot be decoded: it is empty, nor can 16 others"):
+        train(source, on_decode_error=lambda *e: None)
 
 
-# The list of what was replaced.
+# The log of what was replaced.
 
 
-def test_the_list_carries_on_where_the_run_does(tmp_path):
+def test_the_log_resumes_with_the_run(tmp_path):
     path = tmp_path / "decode_errors.jsonl"
     images = DecodeErrorLog(tmp_path, 0)
-    assert images.summary() is None and not path.exists()
+    assert images.summary() == "All images could be decoded." and not path.exists()
     for step, image in [(1, "a: b"), (1, "a: b"), (1, "c: d"), (3, "a: b"), (5, "e: f")]:
         images(step, image)
     assert "replaced 4 times, 3 different ones (a: b; c: d; e: f)" in images.summary()
@@ -327,12 +325,12 @@ def test_the_summary_names_a_few(tmp_path):
     assert images.summary().count(".png") == 5 and "; and 4 more)" in images.summary()
 
 
-# The front door.
+# Any bytes.
 
 
 @pytest.fixture(scope="module")
 def one_file(tmp_path_factory):
-    """A folder of one file, its path, and what opens it."""
+    """The path of the only file of a folder, and the folder as a source."""
     path = tmp_path_factory.mktemp("fuzz")
     (path / "x.png").write_bytes(encoded(smooth(), "PNG"))
     return path / "x.png", open_source(f"folder:{path}", "train")
@@ -345,7 +343,7 @@ def one_file(tmp_path_factory):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_any_bytes_end_in_an_image_or_a_sentence(one_file, data):
+def test_any_bytes_give_an_image_or_a_reason(one_file, data):
     path, source = one_file
     seeds = [
         encoded(smooth(), "PNG"),
@@ -362,10 +360,10 @@ def test_any_bytes_end_in_an_image_or_a_sentence(one_file, data):
         if at < len(content):
             content[at] = value
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    place = tf.constant(0, tf.int64)
-    reason = fault(source, place)
+    raw = tf.constant(0, tf.int64)
+    reason = decode_error(source, raw)
     if reason is None:
-        image, _ = source.decode(place)
+        image, _ = source.decode(raw)
         assert image.dtype == tf.uint8 and image.shape.rank == 3 and image.shape[-1] == 3
     else:
-        assert re.fullmatch("it is (empty|damaged or cut short|not a JPEG.*)", reason)
+        assert re.fullmatch("it is (empty|damaged or truncated|not a JPEG.*)", reason)

@@ -1,10 +1,10 @@
-"""NumPy archives: what is in them, the splits of a folder, and what is refused."""
+"""NumPy archives: their content, the splits of a folder, and what is refused."""
 
 import numpy as np
 import pytest
 
 from byol_jax import data
-from byol_jax.errors import UserError
+from byol_jax.errors import DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -16,7 +16,7 @@ def test_a_file_is_the_training_split(tmp_path):
     np.testing.assert_array_equal(source.images, IMAGES)
     np.testing.assert_array_equal(source.labels, LABELS)
     assert source.class_names == ("a", "b", "c") and source.num_examples == 6
-    with pytest.raises(UserError, match=r"stands for the split 'train': for 'test', put train.npz"):
+    with pytest.raises(DataError, match=r"stands for the split 'train': for 'test', put train.npz"):
         data.open_source(f"npz:{tmp_path / 'mine.npz'}", "test")
 
 
@@ -26,20 +26,20 @@ def test_a_folder_has_splits(tmp_path):
     train = data.open_source(f"npz:{tmp_path}", "train", channels=1)
     assert train.images.shape == (6, 4, 5, 1) and train.num_classes is None
     assert data.open_source(f"npz:{tmp_path}", "test").num_examples == 2
-    with pytest.raises(UserError, match=r"no split 'other' \(it has test, train\)"):
+    with pytest.raises(DataError, match=r"no split 'other' \(it has test, train\)"):
         data.open_source(f"npz:{tmp_path}", "other")
-    with pytest.raises(UserError, match="1 channel but 3 were asked for"):
+    with pytest.raises(DataError, match="1 channel but 3 were asked for"):
         data.open_source(f"npz:{tmp_path}", "train")
 
 
-def test_other_images_under_the_same_name_are_another_listing(tmp_path):
-    listings = set()
+def test_other_images_under_the_same_name_have_another_fingerprint(tmp_path):
+    fingerprints = set()
     for first in (0, 1, 1):
         images = IMAGES.copy()
         images[0, 0, 0, 0] = first
         np.savez(tmp_path / "train.npz", images=images)
-        listings.add(data.open_source(f"npz:{tmp_path}", "train").fingerprint())
-    assert len(listings) == 2
+        fingerprints.add(data.open_source(f"npz:{tmp_path}", "train").fingerprint())
+    assert len(fingerprints) == 2
 
 
 @pytest.mark.parametrize(
@@ -55,27 +55,27 @@ def test_other_images_under_the_same_name_are_another_listing(tmp_path):
         ({"images": np.array([None, {}], object)}, "cannot be read"),  # a pickle
     ],
 )
-def test_what_cannot_be_used_is_said(tmp_path, content, message):
+def test_unusable_content_is_refused(tmp_path, content, message):
     path = tmp_path / "mine.npz"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.savez(path, **content)
-    with pytest.raises(UserError, match=message) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         data.open_source(f"npz:{path}", "train")
     assert "mine.npz" in str(raised.value)
 
 
-def test_damage_and_absence_are_said(tmp_path):
-    with pytest.raises(UserError, match="does not exist: check the path after 'npz:'"):
+def test_missing_and_damaged_files_are_refused(tmp_path):
+    with pytest.raises(DataError, match="does not exist: check the path after 'npz:'"):
         data.open_source(f"npz:{tmp_path / 'none.npz'}", "train")
     path = tmp_path / "mine.npz"
     np.savez(path, images=IMAGES)
-    whole = path.read_bytes()
-    for place in range(0, len(whole), 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+    intact = path.read_bytes()
+    for i in range(0, len(intact), 7):
+        path.write_bytes(intact[:i] + bytes([intact[i] ^ 0xFF]) + intact[i + 1 :])
         try:
             source = data.open_source(f"npz:{path}", "train")
-        except UserError:
+        except DataError:
             continue
-        np.testing.assert_array_equal(source.images, IMAGES)  # it was in what nobody reads
+        np.testing.assert_array_equal(source.images, IMAGES)  # a byte that nothing reads

@@ -1,4 +1,4 @@
-"""A data set on the devices: the same examples and the host's distribution, and nothing is sent."""
+"""A data set on the devices: examples, distribution of crops, and no transfers."""
 
 import functools
 import os
@@ -18,31 +18,31 @@ from byol_jax.byol import Batch
 from byol_jax.data import on_device
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.crop import center_crop
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs
 from byol_jax.train.compile_cache import Compilations
 
 N, SIZE, BATCH = 50, 8, 12
 STEPS = N // BATCH  # of an epoch
-WHOLE = data.Crop(area=(1, 1), ratio=(1, 1), flip=0)
+COMPLETE = data.Crop(area=(1, 1), ratio=(1, 1), flip=0)
 
 
 def source(channels=3):
-    """Images that differ in every pixel, so that each can be told."""
+    """Images of noise, no two alike."""
     images = np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, channels), np.uint8)
     return data.from_arrays(images, np.arange(N) % 7)
 
 
 def joined(batch):
-    """A placed batch as rows of the global one."""
+    """A batch on the devices as rows of the global one."""
     views, labels, positions = (np.asarray(x) for x in batch)
     order = np.argsort(positions.ravel())
     views = views.reshape(-1, *views.shape[2:])
     return views[order], labels.ravel()[order], positions.ravel()[order]
 
 
-def batches(start=0, stop=STEPS, crop=WHOLE, seed=0, accum_steps=1, **other):
+def batches(start=0, stop=STEPS, crop=COMPLETE, seed=0, accum_steps=1, **other):
     made = on_device.train_batches(
         source(),
         batch_size=BATCH,
@@ -57,18 +57,18 @@ def batches(start=0, stop=STEPS, crop=WHOLE, seed=0, accum_steps=1, **other):
     return [joined(batch) for batch in made]
 
 
-def test_an_epoch_has_every_example_once_and_the_next_another_order():
+def test_an_epoch_has_no_example_twice_and_the_next_has_another_order():
     images, labels = source().images, source().labels
     orders = []
     for epoch in range(2):
         seen = []
-        for pairs, of_batch, positions in batches(epoch * STEPS, (epoch + 1) * STEPS):
+        for pairs, batch_labels, positions in batches(epoch * STEPS, (epoch + 1) * STEPS):
             np.testing.assert_array_equal(positions, np.arange(BATCH))
-            for first, second, label in zip(pairs[:, 0], pairs[:, 1], of_batch, strict=True):
+            for first, second, label in zip(pairs[:, 0], pairs[:, 1], batch_labels, strict=True):
                 np.testing.assert_array_equal(first, second)
-                (place,) = np.flatnonzero((images == first).all((1, 2, 3)))
-                assert label == labels[place]
-                seen.append(place)
+                (index,) = np.flatnonzero((images == first).all((1, 2, 3)))
+                assert label == labels[index]
+                seen.append(index)
         assert len(set(seen)) == len(seen) == STEPS * BATCH
         orders.append(seen)
     assert orders[0] != orders[1]
@@ -77,17 +77,17 @@ def test_an_epoch_has_every_example_once_and_the_next_another_order():
 
 def test_batches_depend_on_the_step_alone():
     crop = data.Crop(area=(0.2, 1.0))
-    whole = batches(0, 2 * STEPS + 1, crop)
+    complete = batches(0, 2 * STEPS + 1, crop)
     for start in (1, STEPS, STEPS + 1):
-        for got, want in zip(batches(start, 2 * STEPS + 1, crop), whole[start:], strict=True):
+        for got, want in zip(batches(start, 2 * STEPS + 1, crop), complete[start:], strict=True):
             jax.tree.map(np.testing.assert_array_equal, got, want)
-    for got, want in zip(batches(0, 2, crop, accum_steps=3), whole, strict=False):
+    for got, want in zip(batches(0, 2, crop, accum_steps=3), complete, strict=False):
         jax.tree.map(np.testing.assert_array_equal, got, want)
     other = batches(0, 1, crop, seed=1)[0]
-    assert not np.array_equal(other[0], whole[0][0])
+    assert not np.array_equal(other[0], complete[0][0])
 
 
-def test_a_micro_batch_is_the_same_examples_as_from_the_host():
+def test_a_micro_batch_has_the_same_rows_as_from_the_host():
     made = on_device.train_batches(
         source(), batch_size=24, image_size=SIZE, seed=0, num_steps=1, accum_steps=3
     )
@@ -103,7 +103,7 @@ def test_without_labels():
     assert next(made).labels is None
 
 
-def test_batches_lie_as_those_from_the_host():
+def test_batches_are_sharded_like_those_from_the_host():
     """So that the update compiles once for both."""
     made = on_device.train_batches(source(), batch_size=BATCH, image_size=SIZE, seed=0, num_steps=1)
     batch = next(made)
@@ -111,19 +111,21 @@ def test_batches_lie_as_those_from_the_host():
         Batch(np.zeros((BATCH, 2, SIZE, SIZE, 3), np.uint8), None, np.zeros(BATCH, np.int32))
     )
     for name in ("examples", "positions"):
-        ours, hosts = getattr(batch, name), getattr(from_host, name)
-        assert (ours.sharding, ours.shape, ours.dtype) == (hosts.sharding, hosts.shape, hosts.dtype)
+        ours, want = getattr(batch, name), getattr(from_host, name)
+        assert (ours.sharding, ours.shape, ours.dtype) == (want.sharding, want.shape, want.dtype)
 
 
-def test_views_have_the_hosts_distribution():
-    """Where views lie and how large they are, read off a ramp, over many draws of both ways."""
+@pytest.mark.parametrize("fit", ["clip", "retry"])
+def test_views_have_the_distribution_of_the_host(fit):
+    """Position and size of crops, measured on ramps, over many draws of both."""
     rows, columns = np.mgrid[:24, :30].astype(np.uint8) * 8
     ramp = np.stack([rows, columns, np.zeros_like(rows)], -1)
     images = data.from_arrays(np.broadcast_to(ramp, (600, 24, 30, 3)))
-    plan = {"batch_size": 600, "image_size": 6, "seed": 3, "num_steps": 2}
-    batches = on_device.train_batches(images, **plan)
+    options = {"batch_size": 600, "image_size": 6, "seed": 3, "num_steps": 2}
+    options["crop"] = data.Crop(fit=fit)
+    batches = on_device.train_batches(images, **options)
     device = [joined(batch._replace(labels=batch.positions))[0] for batch in batches]
-    host = [batch.examples for batch in data.train_batches(images, **plan)]
+    host = [batch.examples for batch in data.train_batches(images, **options)]
 
     def moments(views):
         views = np.concatenate(views).astype(float).swapaxes(0, 1)
@@ -131,10 +133,10 @@ def test_views_have_the_hosts_distribution():
         height = np.abs(views[:, :, -1, :, 0] - views[:, :, 0, :, 0]).mean(2)
         width = np.abs(views[:, :, :, -1, 1] - views[:, :, :, 0, 1]).mean(2)
         mirrored = views[:, :, :, -1, 1].mean(2) < views[:, :, :, 0, 1].mean(2)
-        of_view = np.stack([height, width, mirrored, height * width], -1)
-        of_view = np.concatenate([centre, centre**2, of_view], -1)
-        of_pair = (of_view - of_view.mean((0, 1))).prod(0)  # alike in both views by chance alone
-        numbers = np.concatenate([*of_view, of_pair], 1)
+        features = np.stack([height, width, mirrored, height * width], -1)
+        features = np.concatenate([centre, centre**2, features], -1)
+        products = (features - features.mean((0, 1))).prod(0)  # their mean is zero
+        numbers = np.concatenate([*features, products], 1)
         return numbers.mean(0), numbers.std(0) / np.sqrt(len(numbers))
 
     (want, error), (got, _) = moments(host), moments(device)
@@ -148,8 +150,8 @@ class Encoder(nn.Module):
         return nn.Dense(4)(x.reshape(len(x), -1))
 
 
-def test_epochs_of_updates_need_the_host_for_nothing():
-    """After the first step nothing compiles and nothing is sent, past an epoch's end."""
+def test_updates_compile_and_transfer_nothing_after_the_first():
+    """Not at the end of an epoch either."""
     heads = {name: models.MLP(4, 4, axis_name=parallel.AXIS) for name in ("projector", "predictor")}
     plain = image_augment.View(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
     policy = image_augment.Policy(plain, plain, (0.5,) * 3, (0.25,) * 3)
@@ -159,8 +161,11 @@ def test_epochs_of_updates_need_the_host_for_nothing():
     )
     made = functools.partial(
         on_device.train_batches,
-        *(source(),),
-        **{"batch_size": BATCH, "image_size": SIZE, "seed": 0, "num_steps": 2 * STEPS + 1},
+        source(),
+        batch_size=BATCH,
+        image_size=SIZE,
+        seed=0,
+        num_steps=2 * STEPS + 1,
     )
     update = parallel.update(learner)
     state = parallel.replicate(byol.init(learner, 0, parallel.first_rows(next(made()), 2)))
@@ -182,7 +187,7 @@ def test_epochs_of_updates_need_the_host_for_nothing():
         ("device", 0, "device"),
     ],
 )
-def test_where_views_are_cut(monkeypatch, wanted, limit, expected):
+def test_where_crops_are_computed(monkeypatch, wanted, limit, expected):
     monkeypatch.setattr(on_device, "AUTO_LIMIT", limit)
     config = config_lib.default()
     config.data.placement = wanted
@@ -191,23 +196,22 @@ def test_where_views_are_cut(monkeypatch, wanted, limit, expected):
     assert on_device.placement(config, type("Streamed", (), {"name": "folder:x"})()) == "host"
 
 
-def test_what_cannot_be_on_the_device_is_refused(monkeypatch):
+def test_impossible_placements_are_refused(monkeypatch):
     config = config_lib.default()
     config.data.placement = "device"
     streamed = type("Streamed", (), {"name": "folder:x"})()
-    with pytest.raises(UserError, match="not for folder:x: set it to host, or to auto"):
+    with pytest.raises(ConfigError, match="not for folder:x: set it to host, or to auto"):
         on_device.placement(config, streamed)
     config.data.service = "grpc://here:1"
-    with pytest.raises(UserError, match=r"config\.data\.service has nothing to do: leave it out"):
+    with pytest.raises(ConfigError, match=r"needs no config\.data\.service: leave it out"):
         on_device.placement(config, source())
     config.data.service = ""
     monkeypatch.setattr(on_device, "device_memory", lambda: 10)
-    with pytest.raises(UserError, match=r"a device has 0\.0: set config\.data\.placement=host"):
+    with pytest.raises(ConfigError, match=r"a device has 0\.0: set config\.data\.placement=host"):
         on_device.placement(config, source())
 
 
-def test_evaluation_needs_no_tensorflow_either():
-    """The central view of arrays, beside TensorFlow's of the same pixels."""
+def test_evaluation_of_arrays_equals_tensorflow():
     images = source().images
     got = list(data.eval_batches(source(), batch_size=20, image_size=6, crop_fraction=0.8))
     assert [len(batch) for batch, _ in got] == [20, 20, 10]
@@ -222,7 +226,7 @@ def test_evaluation_needs_no_tensorflow_either():
     assert len({image.tobytes() for image in some[0][0]} & {i.tobytes() for i in images}) == 9
 
 
-def test_both_placements_reach_the_update():
+def test_both_placements_give_the_same_kind_of_batch():
     config = tiny_config()
     config.data.test_split = ""
     images, _ = inputs.open_sources(config)
@@ -243,11 +247,11 @@ def test_training_from_arrays_needs_no_tensorflow(tmp_path):
         "sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
         "from pathlib import Path\n"
         "from tiny import tiny_config\n"
-        "from byol_jax import train\n"
+        "from byol_jax.train import loop\n"
         "config = tiny_config()\n"
         "config.steps, config.batch_size, config.data.image_size = 3, 8, 8\n"
         f"config.data.source = {f'npz:{tmp_path}'!r}\n"
-        f"assert train.train(config, Path({str(tmp_path / 'run')!r}))\n"
+        f"assert loop.train(config, Path({str(tmp_path / 'run')!r}))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from byol_jax.data.textures import CLASS_NAMES, SPLITS, draw, load
-from byol_jax.errors import UserError
+from byol_jax.errors import DataError
 
 
 def test_draws_gray_images_with_balanced_labels():
@@ -17,30 +17,30 @@ def test_draws_gray_images_with_balanced_labels():
     np.testing.assert_array_equal(np.bincount(labels), [20] * len(CLASS_NAMES))
 
 
-def test_the_seed_decides():
+def test_the_seed_decides_the_images():
     images, _ = draw(40, seed=3)
     np.testing.assert_array_equal(images, draw(40, seed=3)[0])
     assert not np.array_equal(images, draw(40, seed=4)[0])
 
 
-def test_a_few_images_do_not_need_every_class():
+def test_fewer_images_than_classes():
     images, labels = draw(3, seed=0)
     assert images.shape == (3, 32, 32, 1)
     np.testing.assert_array_equal(labels, [0, 1, 2])
 
 
-def test_splits_share_no_image():
+def test_splits_are_disjoint():
     train, test = load("train")[0], load("test")[0]
     assert [len(train), len(test)] == [SPLITS["train"][0], SPLITS["test"][0]] == [10_000, 2_000]
     assert len({image.tobytes() for image in np.concatenate([train, test])}) == 12_000
 
 
 def test_unknown_split():
-    with pytest.raises(UserError, match="no split 'val'; choose one of train, test"):
+    with pytest.raises(DataError, match="no split 'val'; choose one of train, test"):
         load("val")
 
 
-def test_classes_have_no_brightness_or_contrast_of_their_own():
+def test_classes_do_not_differ_in_brightness_or_contrast():
     images, labels = draw(4000, seed=0)
     values = images.reshape(4000, -1)
     by_class = np.array(
@@ -55,7 +55,7 @@ def test_classes_have_no_brightness_or_contrast_of_their_own():
     assert values.mean(1).std() > 25 and values.std(1).std() > 10
 
 
-def test_every_image_shows_its_pattern():
+def test_every_pattern_is_visible():
     images, _ = draw(1000, seed=1)
     values = images.reshape(1000, -1).astype(float)
     assert values.std(1).min() > 5

@@ -1,17 +1,17 @@
-"""The evaluators against plain NumPy formulas and data whose answer is known."""
+"""The protocols against plain NumPy formulas and data with a known answer."""
 
 import importlib
 
 import numpy as np
 import pytest
 
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError, DataError
 from byol_jax.evaluate import PROTOCOLS, knn, logistic
 from byol_jax.evaluate.logistic import fit, standardise
 
-# By name: the package's attributes of these names are the functions.
+# By name: as attributes of the package, these names are the functions.
 knn_module = importlib.import_module("byol_jax.evaluate.knn")
-linear_module = importlib.import_module("byol_jax.evaluate.logistic")
+logistic_module = importlib.import_module("byol_jax.evaluate.logistic")
 
 
 def normal(seed, *shape):
@@ -38,7 +38,12 @@ def clusters(rows, num_classes, seed):
 @pytest.fixture(scope="module")
 def problem():
     features, labels = correlated_problem()
+    features.flags.writeable = False  # no protocol may change what it receives
     return features[:400], labels[:400], features[400:], labels[400:]
+
+
+def standardised(train, other):
+    return standardise(train.copy(), other.copy())
 
 
 def slow_knn(train, train_labels, test, test_labels, num_classes, k, temperature):
@@ -62,10 +67,10 @@ def test_knn_equals_a_plain_loop(problem, temperature):
 
 
 def test_knn_does_not_depend_on_the_chunks(problem, monkeypatch):
-    whole = knn(*problem, num_classes=4, ks=(7,))
+    at_once = knn(*problem, num_classes=4, ks=(7,))
     monkeypatch.setattr(knn_module, "_SIMILARITIES_PER_CHUNK", 400 * 37)
     assert len(problem[2]) % 37, "the last chunk should be a partial one"
-    assert knn(*problem, num_classes=4, ks=(7,)) == whole
+    assert knn(*problem, num_classes=4, ks=(7,)) == at_once
 
 
 def test_knn_compiles_once_for_all_chunks(problem, monkeypatch):
@@ -88,7 +93,7 @@ def test_knn_ignores_the_length_of_features(problem):
     assert knn(longer, train_labels, 100 * test, test_labels, num_classes=4, ks=(5,)) == expected
 
 
-def test_knn_survives_tiny_temperatures_and_zero_rows():
+def test_knn_handles_tiny_temperatures_and_zero_rows():
     features, labels = clusters(30, 3, seed=0)
     train = np.vstack([features, np.zeros((1, 6), np.float32)])
     train_labels = np.append(labels, 0)
@@ -108,10 +113,10 @@ def objective_gradient(features, labels, l2, weights, biases):
 
 @pytest.mark.parametrize("logits_per_chunk", [2**25, 4 * 3 * 70])
 def test_fit_ends_where_the_gradient_vanishes(problem, monkeypatch, logits_per_chunk):
-    # 70 rows a chunk: 400 rows leave a partial chunk. The shape differs, so it is compiled anew.
-    monkeypatch.setattr(linear_module, "_LOGITS_PER_CHUNK", logits_per_chunk)
+    # With 70 rows a chunk, the last chunk of 399 is partial. Another shape, so it compiles again.
+    monkeypatch.setattr(logistic_module, "_LOGITS_PER_CHUNK", logits_per_chunk)
     rows = 400 if logits_per_chunk == 2**25 else 399
-    features, labels = standardise(problem[0][:rows], problem[0])[0], problem[1][:rows]
+    features, labels = standardised(problem[0][:rows], problem[0])[0], problem[1][:rows]
     strengths = (1e-4, 1e-2, 1.0)
     solution = fit(features, labels.astype(np.int32), strengths, 4, tolerance=1e-6)
     assert solution.iterations < 1000
@@ -119,18 +124,17 @@ def test_fit_ends_where_the_gradient_vanishes(problem, monkeypatch, logits_per_c
     for strength, weights, biases in zip(
         strengths, np.asarray(solution.weights), np.asarray(solution.biases), strict=True
     ):
-        of_weights, of_biases = objective_gradient(features, labels, strength, weights, biases)
-        assert np.abs(of_weights).max() < 2e-6
-        assert np.abs(of_biases).max() < 2e-6
+        gradients = objective_gradient(features, labels, strength, weights, biases)
+        assert max(np.abs(gradient).max() for gradient in gradients) < 2e-6
 
 
-def test_fit_stops_at_its_cap(problem):
-    features = standardise(problem[0], problem[0])[0]
+def test_fit_stops_at_max_iterations(problem):
+    features = standardised(problem[0], problem[0])[0]
     assert fit(features, problem[1].astype(np.int32), [1e-5], 4, max_iterations=3).iterations == 3
 
 
-def test_fit_takes_more_features_than_rows():
-    features, labels = standardise(normal(0, 20, 50), normal(0, 1, 50))[0], np.arange(20) % 3
+def test_fit_accepts_more_features_than_rows():
+    features, labels = standardised(normal(0, 20, 50), normal(0, 1, 50))[0], np.arange(20) % 3
     solution = fit(features, labels.astype(np.int32), [1e-2], 3, tolerance=1e-6)
     gradient = objective_gradient(
         features, labels, 1e-2, np.asarray(solution.weights[0]), np.asarray(solution.biases[0])
@@ -138,13 +142,13 @@ def test_fit_takes_more_features_than_rows():
     assert max(np.abs(g).max() for g in gradient) < 2e-6
 
 
-def test_linear_chooses_on_the_validation_part_and_refits(problem):
+def test_logistic_chooses_on_the_validation_part_and_refits(problem):
     train, train_labels, test, test_labels = problem
     strengths = (1e-4, 1e-1, 10.0)
     result = logistic(*problem, num_classes=4, l2=strengths, validation_fraction=0.25, seed=3)
 
     def accuracies(fitted, fitted_labels, other, other_labels, l2):
-        fitted, other = standardise(fitted, other)
+        fitted, other = standardised(fitted, other)
         solution = fit(fitted, fitted_labels.astype(np.int32), l2, 4)
         return [
             float(np.mean((other @ weights + biases).argmax(axis=1) == other_labels))
@@ -166,7 +170,7 @@ def test_linear_chooses_on_the_validation_part_and_refits(problem):
     assert [result["top1"]] == accuracies(train, train_labels, test, test_labels, [result["l2"]])
 
 
-def test_linear_choice_never_sees_the_test_set(problem):
+def test_logistic_never_chooses_by_the_test_set(problem):
     train, train_labels, test, test_labels = problem
     strengths = (1e-4, 1e-1, 10.0)
     first = logistic(*problem, num_classes=4, l2=strengths)
@@ -177,13 +181,13 @@ def test_linear_choice_never_sees_the_test_set(problem):
     assert first["top1"] != second["top1"]
 
 
-def test_linear_prefers_the_stronger_of_equals():
+def test_logistic_prefers_the_stronger_of_equals():
     train, test = clusters(120, 3, seed=0), clusters(60, 3, seed=1)
     result = logistic(*train, *test, num_classes=3, l2=(1e-2, 1e-1, 1e-3))
     assert result == {"top1": 1.0, "l2": 0.1, "validation_top1": {1e-2: 1.0, 1e-1: 1.0, 1e-3: 1.0}}
 
 
-def test_linear_does_not_depend_on_units(problem):
+def test_logistic_does_not_depend_on_units(problem):
     train, train_labels, test, test_labels = problem
     expected = logistic(*problem, num_classes=4, l2=(1e-2, 1.0))
     # Powers of two, so that the standardised features are equal to the last bit.
@@ -194,10 +198,10 @@ def test_linear_does_not_depend_on_units(problem):
     assert changed == expected
 
 
-def test_standardise_uses_the_first_and_silences_its_constants():
+def test_standardise_uses_train_statistics_and_zeroes_its_constants():
     train, other = 3 * normal(0, 200, 4) + 7, normal(1, 50, 4)
     train[:, 2] = 0.1
-    fitted, applied = standardise(train, other)
+    fitted, applied = standardised(train, other)
     varying = [0, 1, 3]
     np.testing.assert_allclose(fitted[:, varying].mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(fitted[:, varying].std(axis=0), 1, rtol=1e-5)
@@ -205,6 +209,15 @@ def test_standardise_uses_the_first_and_silences_its_constants():
     np.testing.assert_allclose(applied[:, varying], expected[:, varying], rtol=1e-4, atol=1e-5)
     assert not fitted[:, 2].any() and not applied[:, 2].any()
     assert fitted.dtype == applied.dtype == np.float32
+
+
+@pytest.mark.parametrize("columns", [1, 3, 64, 130, 300])
+def test_standardise_by_blocks_of_columns_changes_no_bit(columns):
+    train, other = 3 * normal(0, 1000, columns) + 7, normal(1, 50, columns)
+    mean, std = (f(axis=0, dtype=np.float64) for f in (train.mean, train.std))
+    scale = (1 / std).astype(np.float32)
+    for found, features in zip(standardised(train, other), (train, other), strict=True):
+        np.testing.assert_array_equal(found, (features - mean.astype(np.float32)) * scale)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values())
@@ -226,7 +239,7 @@ def test_random_labels_stay_at_chance(protocol):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values())
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"train_features": normal(0, 30, 6, 1)}, "train features have shape"),
         ({"test_features": normal(0, 0, 6)}, "test features have shape"),
@@ -238,16 +251,16 @@ def test_random_labels_stay_at_chance(protocol):
         ({"train_features": np.full((30, 6), np.nan, np.float32)}, "NaN"),
     ],
 )
-def test_unusable_input_is_refused_in_words(protocol, change, words):
+def test_unusable_input_raises_a_data_error(protocol, change, message):
     train, test = clusters(30, 3, seed=0), clusters(12, 3, seed=1)
     names = ("train_features", "train_labels", "test_features", "test_labels")
     arguments = dict(zip(names, (*train, *test), strict=True)) | change
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(DataError, match=message):
         protocol(**arguments, num_classes=3)
 
 
 @pytest.mark.parametrize(
-    ("protocol", "options", "words"),
+    ("protocol", "options", "message"),
     [
         (knn, {"ks": ()}, "ks"),
         (knn, {"ks": (0, 5)}, "ks"),
@@ -258,7 +271,7 @@ def test_unusable_input_is_refused_in_words(protocol, change, words):
         (logistic, {"validation_fraction": 0.99}, "validation_fraction"),
     ],
 )
-def test_unusable_options_are_refused_in_words(protocol, options, words):
+def test_options_out_of_range_raise_a_config_error(protocol, options, message):
     data = clusters(30, 3, seed=0)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ConfigError, match=message):
         protocol(*data, *data, num_classes=3, **options)

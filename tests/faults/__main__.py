@@ -1,8 +1,8 @@
-"""Tries every fault and prints the table; exit code 1 where anything was lost.
+"""Tries every fault and prints the table; exit code 1 if anything was lost.
 
     python -m tests.faults [--kills=20] [--seed=0] [--only=WORD ...] [--output=docs/faults.md]
 
-Two programs run at a time, in folders of their own.
+Two programs run at a time, each in its own folder.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Before anything imports jax, here and in the programs. All of them share what was compiled.
+# Before anything imports jax, here and in the programs, which share their compiled code.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
@@ -31,7 +31,7 @@ AT_A_TIME = 2
 
 
 def faults(arguments: argparse.Namespace, scratch: Path, log: Callable[[str], None]) -> dict:
-    """Every fault: a name, and a function that tries it. The longest come first."""
+    """Every fault: its name, and a function that tries it; the longest first."""
     undisturbed = Run(scratch / "undisturbed")
     program = undisturbed.complete()
     if program.finish() != 0:
@@ -50,9 +50,7 @@ def faults(arguments: argparse.Namespace, scratch: Path, log: Callable[[str], No
         return random.Random(f"{arguments.seed} {name}")
 
     def stopped(number: signal.Signals, times: int) -> Tally:
-        return stops.stop_again_and_again(
-            run(number.name), number, wanted, times, arguments.seed, log
-        )
+        return stops.stop_repeatedly(run(number.name), number, wanted, times, arguments.seed, log)
 
     def damaged(name: str) -> damage.Damaged:
         return damage.Damaged(undisturbed.workdir, folder(name))
@@ -61,44 +59,44 @@ def faults(arguments: argparse.Namespace, scratch: Path, log: Callable[[str], No
         copies = damaged(kind)
         return damage.read_back(copies, kind, copies.files, log)
 
-    whole = pods.pod(run("pod"))
-    making = threading.Lock()
+    pod = pods.pod(run("pod"))  # undisturbed
+    training = threading.Lock()
 
-    def of_two(fault: Callable[..., Tally]) -> Tally:
+    def with_two(fault: Callable[..., Tally]) -> Tally:
         name = fault.__name__
-        with making:  # once for both
-            trouble = "" if whole.workdir.exists() else pods.complete(whole)
-        if trouble:
+        with training:  # once for both faults
+            failure = "" if pod.workdir.exists() else pods.complete(pod)
+        if failure:
             tally = Tally(f"of two processes: {name}")
-            tally.lose(f"two processes, undisturbed: {trouble}")
+            tally.lose(f"two processes, undisturbed: {failure}")
             return tally
-        return fault(pods.pod(run(name)), comparison.result(whole.workdir), rng(name), log)
+        return fault(pods.pod(run(name)), comparison.result(pod.workdir), rng(name), log)
 
     return {
-        "kill": lambda: kills.kill_again_and_again(
+        "kill": lambda: kills.kill_repeatedly(
             run("kill"), wanted, arguments.kills, arguments.seed, log
         ),
         "train on": lambda: damage.train_on(damaged("train on"), 8, rng("train on"), log),
         "SIGTERM": lambda: stopped(signal.SIGTERM, 5),
         "SIGINT": lambda: stopped(signal.SIGINT, 5),
-        **{kind: lambda kind=kind: read_back(kind) for kind in damage.HARMS},
+        **{kind: lambda kind=kind: read_back(kind) for kind in damage.DAMAGES},
         "config": lambda: leftovers.cut_config(damaged("config"), log),
-        "readings": lambda: leftovers.cut_readings(damaged("readings"), log),
-        "garbled": lambda: leftovers.garble_readings(damaged("garbled"), log),
-        "half": lambda: leftovers.half_a_checkpoint(damaged("half"), log),
+        "metrics": lambda: leftovers.cut_metrics(damaged("metrics"), log),
+        "garbled": lambda: leftovers.garble_metrics(damaged("garbled"), log),
+        "incomplete": lambda: leftovers.incomplete_checkpoint(damaged("incomplete"), log),
         "delete": lambda: leftovers.delete_while_running(run("delete"), wanted, rng("delete"), log),
         "full": lambda: disk.full_disk(folder("full"), wanted, log),
         "read-only": lambda: disk.read_only(folder("read-only"), wanted, log),
         "permission": lambda: disk.without_permission(run("permission"), wanted, log),
-        "pod kill": lambda: of_two(pods.kill_one),
-        "pod stop": lambda: of_two(pods.stop_one),
-        "image": lambda: images.break_and_mend(folder("image"), rng("image"), log),
+        "pod kill": lambda: with_two(pods.kill_one),
+        "pod stop": lambda: with_two(pods.stop_one),
+        "image": lambda: images.break_and_restore(folder("image"), rng("image"), log),
         "skip": lambda: images.skip_and_kill(folder("skip"), rng("skip"), log),
     }
 
 
 def guarded(name: str, attempt: Callable[[], Tally]) -> Tally:
-    """What an attempt counts; one that breaks off is lost."""
+    """The result of an attempt; one that raises an error is lost."""
     try:
         return attempt()
     except Exception as error:
@@ -108,18 +106,18 @@ def guarded(name: str, attempt: Callable[[], Tally]) -> Tally:
 
 
 def main() -> None:
-    """As the module's docstring says."""
+    """Runs the command line of the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="how often the long run is killed")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and of the choices")
-    parser.add_argument("--only", action="append", help="faults whose name has this in it")
-    parser.add_argument("--output", type=Path, help="the page that gets the table")
+    parser.add_argument("--kills", type=int, default=20, help="times that the long run is killed")
+    parser.add_argument("--seed", type=int, default=0, help="for the moments and the choices")
+    parser.add_argument("--only", action="append", help="faults whose name contains this")
+    parser.add_argument("--output", type=Path, help="the page to write the table into")
     arguments = parser.parse_args()
     started = time.monotonic()
-    speaking = threading.Lock()
+    printing = threading.Lock()
 
     def log(text: str) -> None:
-        with speaking:
+        with printing:
             print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="byol_jax_faults_") as folder:
@@ -131,8 +129,8 @@ def main() -> None:
             tallies = list(pool.map(guarded, attempts, attempts.values()))
 
     for tally in tallies:
-        # Also where the folder is seen from another mount namespace.
-        tally.said = re.sub(rf"(/proc/\d+/root)?{re.escape(folder)}", "DIR", tally.said)
+        # Also if the folder is seen from another mount namespace.
+        tally.message = re.sub(rf"(/proc/\d+/root)?{re.escape(folder)}", "DIR", tally.message)
     losses = [loss for tally in tallies for loss in tally.losses]
     table = page.table(tallies)
     facts = page.facts(time.monotonic() - started, arguments.seed)

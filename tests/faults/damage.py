@@ -1,4 +1,4 @@
-"""Files of a run's folder that are damaged while nobody trains in it."""
+"""Files of a run's folder that are damaged while nothing trains in it."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from .tally import Tally
 
 
 def _flip(path: Path) -> None:
-    """Flips one bit in the middle; an empty file has none."""
-    octets = bytearray(path.read_bytes() or b"\0")
-    octets[len(octets) // 2] ^= 0x10
-    path.write_bytes(octets)
+    """Flips one bit in the middle, or adds a byte to an empty file."""
+    content = bytearray(path.read_bytes() or b"\0")
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
 
 
-HARMS: dict[str, Callable[[Path], None]] = {
+DAMAGES: dict[str, Callable[[Path], None]] = {
     "a flipped bit": _flip,
     "cut to half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "emptied": lambda path: os.truncate(path, 0),
@@ -32,14 +32,16 @@ HARMS: dict[str, Callable[[Path], None]] = {
 
 
 class Damaged:
-    """Copies of an undisturbed run, short of its last checkpoint, to be damaged."""
+    """Copies of an undisturbed run without its last checkpoint, to be damaged."""
 
     def __init__(self, undisturbed: Path, scratch: Path):
-        """Nothing is copied yet."""
+        """Copies nothing yet."""
         self.undisturbed = undisturbed
         self._scratch = scratch
         self._copies = 0
-        *_, self.before, self.newest, self._last = _steps(undisturbed)
+        folders = (undisturbed / "checkpoints").iterdir()
+        steps = sorted(int(path.name) for path in folders if path.name.isdigit())
+        *_, self.before, self.newest, self._last = steps
         self._folder = Path("checkpoints") / str(self.newest)
         folder = undisturbed / self._folder
         self.files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
@@ -59,19 +61,14 @@ class Damaged:
     def copy_with(self, kind: str, file: Path) -> Path:
         """A copy with one file of its newest checkpoint damaged."""
         workdir = self.copy()
-        HARMS[kind](workdir / self._folder / file)
+        DAMAGES[kind](workdir / self._folder / file)
         return workdir
-
-
-def _steps(workdir: Path) -> list[int]:
-    names = (path.name for path in (workdir / "checkpoints").iterdir())
-    return sorted(int(name) for name in names if name.isdigit())
 
 
 def read_back(
     damaged: Damaged, kind: str, files: Sequence[Path], log: Callable[[str], None]
 ) -> Tally:
-    """Damages files of the newest checkpoint, one at a time; reads what a start goes on from."""
+    """Damages files of the newest checkpoint one at a time; restores the newest undamaged state."""
     tally = Tally(f"every file of the newest checkpoint, {kind}: read back")
     wanted = {
         step: comparison.state_at(damaged.undisturbed, step)
@@ -81,21 +78,21 @@ def read_back(
         workdir = damaged.copy_with(kind, file)
         run = run_lib.read(workdir)
         abstract = run_lib.abstract_state(run.learner(), run.config)
-        said: list[str] = []
+        messages: list[str] = []
         try:
             with Checkpoints(workdir / "checkpoints") as checkpoints:
-                saved = checkpoints.restore_newest(abstract, said.append)
-        except Exception as error:  # whatever comes, it is lost
+                restored = checkpoints.restore_newest(abstract, messages.append)
+        except Exception as error:  # any error is a loss here
             tally.lose(f"{file} {kind}: {error!r}")
         else:
             difference = comparison.difference_of_states(
-                wanted[saved.step], comparison.by_name(saved.state)
+                wanted[restored.step], comparison.by_name(restored.state)
             )
-            if saved.step == damaged.before and str(damaged.newest) not in " ".join(said):
-                difference = "fell back, and did not say from where"
+            if restored.step == damaged.before and str(damaged.newest) not in " ".join(messages):
+                difference = "fell back without a message"
             tally.count(difference and f"{file} {kind}: {difference}")
-            log(f"{file} {kind}: step {saved.step}, {' / '.join(said) or 'nothing said'}")
-        tally.said = max(tally.said, *said, "", key=len)
+            log(f"{file} {kind}: step {restored.step}, {' / '.join(messages) or 'no message'}")
+        tally.message = max(tally.message, *messages, "", key=len)
         shutil.rmtree(workdir)
     return tally
 
@@ -103,11 +100,11 @@ def read_back(
 def train_on(
     damaged: Damaged, number: int, rng: random.Random, log: Callable[[str], None]
 ) -> Tally:
-    """Damages so many files of the newest checkpoint, the largest, and goes on to the end."""
+    """Damages the `number` largest files of the newest checkpoint, and trains on to the end."""
     tally = Tally("its largest files, each in one of these ways: trained on")
     wanted = comparison.result(damaged.undisturbed)
     largest = sorted(damaged.files, key=damaged.size, reverse=True)[:number]
-    kinds = {file: rng.choice(list(HARMS)) for file in largest}
+    kinds = {file: rng.choice(list(DAMAGES)) for file in largest}
     workdirs = {file: damaged.copy_with(kind, file) for file, kind in kinds.items()}
     command = [sys.executable, "-m", "tests.faults.in_one_process", *map(str, workdirs.values())]
     with Program(command) as program:
@@ -116,16 +113,16 @@ def train_on(
                 tally.lose(f"{file} {kinds[file]}: {program.end()}")
                 return tally
             report = _reports(program)[number - 1]
-            said = next((line for line in report["said"] if str(damaged.newest) in line), "")
-            log(f"{file} {kinds[file]}, trained on: {report['error'] or said}")
+            line = next((line for line in report["output"] if str(damaged.newest) in line), "")
+            log(f"{file} {kinds[file]}, trained on: {report['error'] or line}")
             if report["error"]:
                 tally.lose(f"{file} {kinds[file]}: {report['error']}")
                 continue
-            tally.said = max(tally.said, said, key=len)
+            tally.message = max(tally.message, line, key=len)
             difference = comparison.difference(wanted, comparison.result(workdir))
             tally.count(difference and f"{file} {kinds[file]}: {difference}")
     return tally
 
 
 def _reports(program: Program) -> list[dict]:
-    return [json.loads(line) for line in program.lines if line.startswith('{"said"')]
+    return [json.loads(line) for line in program.lines if line.startswith('{"output"')]

@@ -1,4 +1,4 @@
-"""An image that is damaged, or goes away, while a run trains on it."""
+"""An image that is damaged or removed while a run trains on it."""
 
 import random
 import signal
@@ -18,7 +18,7 @@ STEPS = 90  # of 16 images: each is drawn every third step
 
 
 def folder_of_images(folder: Path) -> Path:
-    """Draws a folder of images in two classes."""
+    """Writes images in two classes into a folder."""
     rng = np.random.default_rng(0)
     for number in range(IMAGES):
         path = folder / f"class {number % 2}" / f"{number}.png"
@@ -34,38 +34,34 @@ def run_on(images: Path, workdir: Path, on_decode_error: str) -> Run:
     return Run(workdir, tuple(f"--config.{flag}" for flag in flags))
 
 
-def break_and_mend(scratch: Path, rng: random.Random, log: Callable[[str], None]) -> Tally:
-    """Cuts or removes a file while training: the run names it, and goes on when it is mended."""
+def break_and_restore(scratch: Path, rng: random.Random, log: Callable[[str], None]) -> Tally:
+    """Cuts or removes a file while training: the error names it; restored, the run resumes."""
     tally = Tally("an image cut short or removed while training")
     images = folder_of_images(scratch / "images")
     undisturbed = run_on(images, scratch / "undisturbed", "error")
     undisturbed.complete()
     wanted = comparison.result(undisturbed.workdir)
-    for harm in (lambda path: path.write_bytes(path.read_bytes()[:60]), Path.unlink):
+    for damage in (lambda path: path.write_bytes(path.read_bytes()[:60]), Path.unlink):
         victim = rng.choice(sorted(images.rglob("*.png")))
-        whole = victim.read_bytes()
+        content = victim.read_bytes()
         run = run_on(images, scratch / victim.stem, "error")
         with run.start() as program:
             target = rng.randint(5, STEPS // 2)
             program.wait_until(lambda p=program, t=target: p.step() >= t)
-            harm(victim)
+            damage(victim)
             code = program.finish()
-        victim.write_bytes(whole)
+        victim.write_bytes(content)
         log(f"{victim.name}: {program.end()}")
-        tally.said = program.error()
+        tally.message = program.error()
         if code != 1 or victim.name not in program.error():
             tally.lose(f"{victim.name} was not named: {program.end()}")
-            continue
-        last = run.complete()
-        if last.finish() == 0 and last.said("Going on from"):
-            tally.count(comparison.difference(wanted, comparison.result(run.workdir)))
         else:
-            tally.lose(f"mended, and no way on: {last.end()}")
+            comparison.complete_and_compare(tally, run, wanted)
     return tally
 
 
 def skip_and_kill(scratch: Path, rng: random.Random, log: Callable[[str], None]) -> Tally:
-    """A damaged image, on_decode_error=skip: killed, resumed, equal to the undisturbed run."""
+    """Damaged images with on_decode_error=skip: killed, resumed, equal to the undisturbed run."""
     tally = Tally("damaged images and `data.on_decode_error=skip`, with a `kill -9`")
     images = folder_of_images(scratch / "images")
     for victim in rng.sample(sorted(images.rglob("*.png")), 3):
@@ -82,12 +78,6 @@ def skip_and_kill(scratch: Path, rng: random.Random, log: Callable[[str], None])
         program.wait_until(lambda: program.step() >= target)
         time.sleep(rng.uniform(0, 0.1))
         program.send(signal.SIGKILL)
-    last = run.complete()
-    log(f"skipping after a kill: {last.end()}")
-    tally.said = last.said("images could not be") or last.said("skip")
-    if last.finish() == 0 and last.said("Going on from"):
-        wanted, got = comparison.result(undisturbed.workdir), comparison.result(run.workdir)
-        tally.count(comparison.difference(wanted, got))
-    else:
-        tally.lose(f"no way on: {last.end()}")
+    tally.message = first.line_with("decode_errors.jsonl")
+    comparison.complete_and_compare(tally, run, comparison.result(undisturbed.workdir))
     return tally

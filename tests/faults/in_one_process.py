@@ -2,8 +2,8 @@
 
     python -m tests.faults.in_one_process WORKDIR ...
 
-Each goes on as its config.json says, and a line of JSON tells what it said and the error that ended
-it, if one did. A start of the program would cost more than the few steps that are left.
+Each run resumes with its config.json, and one line of JSON reports its output and the error that
+ended it, if any. Starting the program for each would take longer than the few steps that are left.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from byol_jax.train import loop
 def main() -> None:
     """Trains in each folder of the command line."""
     for workdir in sys.argv[1:]:
-        said, error = io.StringIO(), ""
+        output, error = io.StringIO(), ""
         try:
-            with contextlib.redirect_stdout(said):
+            with contextlib.redirect_stdout(output):
                 loop.train(run_lib.read(Path(workdir)).config, Path(workdir))
-        except UserError as mistake:
-            error = str(mistake)
+        except UserError as user_error:
+            error = str(user_error)
         except Exception:
             error = traceback.format_exc()
-        print(json.dumps({"said": said.getvalue().splitlines(), "error": error}), flush=True)
+        print(json.dumps({"output": output.getvalue().splitlines(), "error": error}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of what was tried, and the page in the docs that holds it."""
+"""The table of results, and the page in the docs that holds it."""
 
 import importlib.metadata
 import os
@@ -10,19 +10,19 @@ from .processes import ROOT
 from .tally import Tally
 
 PACKAGES = ("jax", "flax", "orbax-checkpoint", "tensorflow-cpu", "tensorflow")
-# What stands between these in the page is replaced.
+# The part of the page between these two lines is replaced.
 BEGIN, END = "<!-- the table: ./run.sh faults --output=docs/faults.md -->\n", "<!-- its end -->\n"
 
 
 def table(tallies: Sequence[Tally]) -> str:
     """A line for each fault, in Markdown."""
     rows = [
-        ("Fault", "Tried", "Survived", "Weights equal", "What was said (an example)"),
+        ("Fault", "Tried", "Survived", "Weights equal", "Message (an example)"),
         ("---",) * 5,
     ]
     for tally in tallies:
-        said = f"not tried: {tally.untried}" if tally.untried else tally.said
-        rows.append((tally.fault, tally.tried, tally.survived, tally.equal, said))
+        message = f"not tried: {tally.untried}" if tally.untried else tally.message
+        rows.append((tally.fault, tally.tried, tally.survived, tally.equal, message))
     total = (sum(getattr(t, key) for t in tallies) for key in ("tried", "survived", "equal"))
     rows.append(("**all**", *total, ""))
     lines = (" | ".join(str(cell).replace("|", "\\|") for cell in row) for row in rows)
@@ -30,7 +30,7 @@ def table(tallies: Sequence[Tally]) -> str:
 
 
 def facts(seconds: float, seed: int) -> str:
-    """Where and with what it was made."""
+    """The machine and the versions that made the table."""
     versions = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:

@@ -1,6 +1,7 @@
 """The program under test: started as a user starts it, watched line by line, and signalled."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,17 +12,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 300.0  # seconds until a program that should have moved is said to hang
+TIMEOUT = 300.0  # seconds without the expected output after which a program counts as hanging
 
 
 class Program:
-    """A running program: its lines as they come, and how it ended. Killed on leaving `with`."""
+    """A running program: its lines as they come, and how it ended. Killed at the end of `with`."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None):
         """Starts the command in the root of the repository."""
         self.lines: list[str] = []
-        self._news = threading.Condition()
-        self._silent = False  # it has ended, and all it said was read
+        self._changed = threading.Condition()
+        self._closed = False  # it has ended, and all of its output was read
         self.started = time.monotonic()
         self._popen = subprocess.Popen(
             command,
@@ -38,12 +39,12 @@ class Program:
 
     def _read(self) -> None:
         for line in self._popen.stdout:
-            with self._news:
+            with self._changed:
                 self.lines.append(line.rstrip())
-                self._news.notify_all()
-        with self._news:
-            self._silent = True
-            self._news.notify_all()
+                self._changed.notify_all()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def __enter__(self) -> "Program":
         return self
@@ -58,36 +59,36 @@ class Program:
         """Whether it has not ended yet."""
         return self._popen.poll() is None
 
-    def said(self, text: str) -> str:
-        """The last line with this text in it, or ''."""
-        return next((line for line in reversed(self.lines) if text in line), "")
+    def line_with(self, pattern: str) -> str:
+        """The last line that matches a regular expression somewhere, or ''."""
+        return next((line for line in reversed(self.lines) if re.search(pattern, line)), "")
 
     def step(self) -> int:
-        """The last step whose reading was shown; 0 before the first."""
-        line = next((x for x in reversed(self.lines) if x.startswith("step ")), "step 0/")
+        """The last step whose metrics were printed; 0 before the first."""
+        line = self.line_with(r"^step \d+/") or "step 0/"
         return int(line.split()[1].split("/")[0])
 
-    def where(self) -> str:
-        """How far it came, in words."""
-        return f"step {self.step()} shown last" if self.step() else "no step shown"
+    def resumed_line(self) -> str:
+        """The line that names the checkpoint from which it resumed, or ''."""
+        return self.line_with(r"from the checkpoint of step \d+\.$")
 
     def end(self) -> str:
-        """Its exit code and last words, for a report."""
-        last = self.said("error: ") or " / ".join(self.lines[-3:])
+        """Its exit code and last lines, for a report."""
+        last = self.line_with("error: ") or " / ".join(self.lines[-3:])
         return f"exit code {self._popen.returncode}, {last}"
 
     def error(self) -> str:
-        """The sentence in which it says why it ends; '' where it says none."""
-        return self.said("error: ").removeprefix("error: ")
+        """The error line that it printed, or ''."""
+        return self.line_with("error: ").removeprefix("error: ")
 
     def wait_until(self, condition: Callable[[], bool]) -> bool:
-        """Waits for a line that makes it true; False where the program ends without.
+        """Waits for a line that makes it true; returns False if the program ends without one.
 
         Raises:
           TimeoutError: neither happens for minutes.
         """
-        with self._news:
-            if not self._news.wait_for(lambda: condition() or self._silent, PATIENCE):
+        with self._changed:
+            if not self._changed.wait_for(lambda: condition() or self._closed, TIMEOUT):
                 raise TimeoutError(f"nothing came after {self.lines[-1:]}")
         return condition()
 
@@ -97,13 +98,13 @@ class Program:
             self._popen.send_signal(number)
 
     def finish(self) -> int:
-        """Waits for its end: the exit code, negative for a signal that ended it.
+        """Waits for its end; returns the exit code, negative for a signal that ended it.
 
         Raises:
           TimeoutError: it hangs; it has then been killed.
         """
         try:
-            code = self._popen.wait(PATIENCE)
+            code = self._popen.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             self._popen.kill()
             raise TimeoutError(f"did not end after {self.lines[-1:]}") from None
@@ -112,7 +113,7 @@ class Program:
 
 
 class Run(NamedTuple):
-    """A toy run: its folder, and what its command has besides."""
+    """A toy run: its folder, and additional flags and environment of its command."""
 
     workdir: Path
     flags: tuple[str, ...] = ()
@@ -120,7 +121,7 @@ class Run(NamedTuple):
 
     def start(self, *more: str) -> Program:
         """Starts its command, or starts it again."""
-        command = [sys.executable, "-m", "byol_jax.cli.pretrain", "--config=tests/faults/toy.py"]
+        command = [sys.executable, "-m", "byol_jax.cli", "pretrain", "--config=tests/faults/toy.py"]
         command += [f"--workdir={self.workdir}", *self.flags, *more]
         return Program(command, self.environment)
 

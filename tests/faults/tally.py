@@ -1,4 +1,4 @@
-"""What is counted for each fault."""
+"""The counts of one fault."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ class Tally:
 
     fault: str
     tried: int = 0
-    survived: int = 0  # the same command went on, or one sentence said why not and how to
-    equal: int = 0  # what it ended with is, bit for bit, what the undisturbed run ended with
-    said: str = ""  # an example
+    survived: int = 0  # the same command resumed, or one error line named the cause and the remedy
+    equal: int = 0  # the final result equals that of the undisturbed run, bit for bit
+    message: str = ""  # an example
     untried: str = ""  # why it could not be tried here
     losses: list[str] = dataclasses.field(default_factory=list)
 
     def count(self, difference: str, *, times: int = 1, survived: bool = True) -> None:
-        """Adds trials that ended alike; `difference` is '' where nothing is lost."""
+        """Adds trials with the same end; `difference` is '' if nothing is lost."""
         self.tried += times
         self.survived += times if survived else 0
         self.equal += 0 if difference else times

@@ -1,6 +1,6 @@
-"""The run that the faults disturb: small enough that a new start costs more than its steps.
+"""The run that the faults disturb: so small that starting it takes longer than training it.
 
-LARS, so that there is a momentum to lose; labels, so that there is a probe; kNN now and then.
+LARS, so that there is momentum to lose; labels, so that there is a probe; kNN now and then.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.data.placement = "host"
     config.data.image_size = 8
     config.data.channels = 1
-    # Jitter and blur take seconds to compile.
+    # Without jitter and blur, which take seconds to compile.
     plain = image_augment.View(jitter_prob=0.0, blur_prob=0.0)
     config_lib.set_policy(config, image_augment.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
     config.encoder.name = "resnet8"

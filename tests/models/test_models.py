@@ -56,8 +56,8 @@ def test_width_multiplier_doubles_every_convolution():
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar", "strided"])
 @pytest.mark.parametrize("padding", ["torch", "same"])
-def test_stems_reduce_as_said(stem, padding):
-    """The block's input has the size that the stem's strides leave."""
+def test_stems_reduce_height_and_width(stem, padding):
+    """The first block receives the size that the strides of the stem leave."""
     seen = {}
 
     def spy(next_function, args, kwargs, context):
@@ -152,7 +152,7 @@ def test_batch_norm_normalises_as_flax_does():
     np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)
 
 
-def test_running_averages_hold_nothing_of_their_initial_values():
+def test_running_averages_do_not_depend_on_their_initial_values():
     norm = models.BatchNorm(use_running_average=False)
     batches = np.random.default_rng(0).normal(2, 3, (4, 50, 3)).astype(np.float32)
     variables = norm.init(jax.random.key(1), batches[0])
@@ -172,7 +172,7 @@ def test_running_averages_hold_nothing_of_their_initial_values():
     np.testing.assert_allclose(evaluated, want, rtol=1e-5, atol=1e-5)
 
 
-def test_batch_norm_results_have_the_dtype_asked_for():
+def test_batch_norm_returns_the_chosen_dtype():
     x = jnp.ones((3, 4), jnp.bfloat16)
     norm = models.BatchNorm(use_running_average=False, dtype=jnp.bfloat16)
     y, variables = norm.init_with_output(jax.random.key(0), x)
@@ -206,7 +206,7 @@ def test_first_shortcut_projects_where_torchvision_does_not():
     assert jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, projected)
 
 
-def test_channels_of_stem_and_stages_are_free():
+def test_channels_of_stem_and_stages_are_settings():
     network = models.ResNet10(stem_channels=12, stage_channels=(4, 6, 8, 10), width_multiplier=2)
     params = variables(network, (1, 32, 32, 3))["params"]
     assert params["conv1"]["kernel"].shape[-1] == 24
@@ -216,7 +216,7 @@ def test_channels_of_stem_and_stages_are_free():
 
 @pytest.mark.parametrize("block", [models.BasicBlock, models.Bottleneck])
 def test_rematerialised_blocks_compute_the_same(block):
-    """Same tree, output, statistics and gradients; the blocks' convolutions are there once more."""
+    """Same tree, output, statistics and gradients; the backward pass repeats the convolutions."""
     network = models.ResNet((1, 1), block, stem_channels=2, stage_channels=(2, 4), stem="cifar")
     x = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
     made = jax.jit(partial(network.init, train=True))(jax.random.key(1), x)
@@ -239,7 +239,7 @@ def test_rematerialised_blocks_compute_the_same(block):
     assert convolutions[1] - convolutions[0] == in_blocks
 
 
-def test_batch_norm_keeps_its_input_alone_for_the_backward_pass():
+def test_batch_norm_keeps_only_its_input_for_the_backward_pass():
     x = jax.random.normal(jax.random.key(0), (5, 4, 4, 3))
     norm = models.BatchNorm(use_running_average=False)
     made = norm.init(jax.random.key(0), x)
@@ -248,3 +248,54 @@ def test_batch_norm_keeps_its_input_alone_for_the_backward_pass():
     assert kept
     for leaf in kept:
         np.testing.assert_array_equal(leaf, x)
+
+
+def test_settings_are_the_fields_of_the_module():
+    assert models.settings("resnet8") == {
+        "stem_channels": 16,
+        "stage_channels": (16, 32, 64),
+        "width_multiplier": 1.0,
+        "stem": "imagenet",
+        "padding": "torch",
+        "first_shortcut": False,
+        "zero_init_scale": False,
+        "remat": False,
+    }
+
+
+def test_encoders_agree_on_the_type_of_a_setting():
+    """The command line parses a setting before the name of the encoder is known."""
+    types = {(k, type(v)) for name in models.ENCODERS for k, v in models.settings(name).items()}
+    assert len(types) == len(dict(types))
+
+
+def test_make_encoder_takes_settings_dtype_and_axis():
+    encoder = models.make_encoder(
+        "resnet18", stage_channels=[4, 4, 4, 4], dtype=jnp.bfloat16, axis_name="batch"
+    )
+    assert encoder == models.ResNet18(
+        stage_channels=(4, 4, 4, 4), dtype=jnp.bfloat16, axis_name="batch"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "vit"}, "name='vit' is not one of resnet8, resnet10"),
+        ({"name": []}, r"name=\[\] is not one of resnet8"),
+        ({"block": 3}, "block=3 is not a setting of resnet8, which has stem_channels, stage_"),
+        ({"stem": "deep"}, "stem='deep' is not one of imagenet, cifar, strided"),
+        ({"stem": None}, "stem=None is not one of"),
+        ({"remat": 1}, "remat=1 must be of type bool"),
+        ({"stem_channels": True}, "stem_channels=True must be of type int"),
+        ({"stem_channels": 10**30}, "stem_channels=1.* must be at most 1e"),
+        ({"stage_channels": (1, 2, 10**30)}, "stage_channels=.* must be at most 1e"),
+        ({"stage_channels": ("a", 2, 3)}, "stage_channels=.* must be 3 whole numbers"),
+        ({"stage_channels": ()}, "stage_channels=.* must be 3 whole numbers"),
+        ({"stage_channels": (1, 2, 0)}, "stage_channels=.* must be at least 1"),
+        ({"width_multiplier": float("nan")}, "width_multiplier=nan must be at most"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        models.make_encoder(**{"name": "resnet8"} | settings)

@@ -1,7 +1,8 @@
-"""Checkpoints come back bit for bit, or a sentence says what is wrong; which of them stay."""
+"""Checkpoints are restored bit for bit, or an error names the damage; which of them are kept."""
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import optax
 import pytest
 
 from byol_jax import byol, parallel
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError
 from byol_jax.runs import manifest
 from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
 
@@ -69,7 +70,7 @@ def contents(directory):
 def assert_is(saved, step):
     """Every leaf is exactly what was saved at that step, and so are the loop's numbers."""
     assert saved.step == step
-    assert saved.loop == {"skipped": step / 4}
+    assert saved.loop_state == {"skipped": step / 4}
     assert_equal(saved.state, state_of(step))
 
 
@@ -91,7 +92,7 @@ DAMAGES = {
 }
 
 
-def test_comes_back_bit_for_bit_though_donated(tmp_path):
+def test_a_donated_state_is_restored_bit_for_bit(tmp_path):
     state = parallel.replicate(state_of(6))
     overwrite = jax.jit(lambda x: jax.tree.map(jnp.zeros_like, x), donate_argnums=0)
     with Checkpoints(tmp_path, RetentionPolicy(1)) as checkpoints:
@@ -104,83 +105,83 @@ def test_comes_back_bit_for_bit_though_donated(tmp_path):
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damage_of_any_file_is_harmless_or_told(two_steps, damage, capfd):
-    told = 0
+def test_damage_to_any_file_is_harmless_or_reported(two_steps, damage, capfd):
+    reports = 0
     with Checkpoints(two_steps) as checkpoints:
         for path in files_of(two_steps / "6"):
-            data, said = path.read_bytes(), []
+            data, log = path.read_bytes(), []
             try:
                 damage(path)
-                saved = checkpoints.restore_newest(ABSTRACT, said.append)
+                saved = checkpoints.restore_newest(ABSTRACT, log.append)
             finally:
                 path.write_bytes(data)
-            assert_is(saved, 3 if said else 6)
-            told += len(said)
-        assert_is(checkpoints.restore_newest(ABSTRACT, pytest.fail), 6)  # all is mended
-    assert told >= 5  # two files of weights, the list of them and of their names, our manifest
+            assert_is(saved, 3 if log else 6)
+            reports += len(log)
+        assert_is(checkpoints.restore_newest(ABSTRACT, pytest.fail), 6)  # undamaged again
+    assert reports >= 5  # two files of weights, the list of them and of their names, our manifest
     assert capfd.readouterr() == ("", "")
 
 
-def test_says_which_leaf_of_which_step_is_damaged(two_steps):
-    """One byte of each leaf that has its place in a file, wherever Orbax has put it."""
-    named, said = [], []
+def test_the_report_names_the_damaged_leaf_and_step(two_steps):
+    """One flipped byte in every data file."""
+    named, log = [], []
     with Checkpoints(two_steps) as checkpoints:
         for path in files_of(two_steps / "6" / "state" / "ocdbt.process_0" / "d"):
             data = path.read_bytes()
             path.write_bytes(flipped(data))
-            checkpoints.restore_newest(ABSTRACT, said.append)
+            checkpoints.restore_newest(ABSTRACT, log.append)
             path.write_bytes(data)
-    for sentence in said:
-        before, name = sentence.split(" has another sha256")[0].split(" is damaged: ")
+    for line in log:
+        before, name = line.split(" has another sha256")[0].split(" is damaged: ")
         assert before == f"The checkpoint of step 6 in {two_steps}"
         named.append(name)
     assert set(named) <= set(manifest.leaves(ABSTRACT))
     assert any(name.endswith("_params/kernel") for name in named)
 
 
-def test_a_deletion_cut_short_at_any_file_is_noticed(directory):
+def test_a_deletion_interrupted_at_any_file_is_detected(directory):
     with Checkpoints(directory) as checkpoints:
         for path in files_of(directory / "6"):
             path.unlink()
-            said = []
-            assert_is(checkpoints.restore_newest(ABSTRACT, said.append), 3 if said else 6)
-        assert len(said) == 1
+            log = []
+            assert_is(checkpoints.restore_newest(ABSTRACT, log.append), 3 if log else 6)
+        assert len(log) == 1
         shutil.rmtree(directory / "6")
         assert_is(checkpoints.restore_newest(ABSTRACT, pytest.fail), 3)
 
 
-def test_damaged_ones_are_moved_aside_and_can_be_saved_again(directory):
+def test_damaged_checkpoints_are_moved_aside_and_saved_again(directory):
     aside = directory.parent / "damaged_checkpoints"
     for name in ("6", "6-2"):
         (directory / "6" / "state" / "manifest.ocdbt").write_bytes(b"")
         before = sorted(os.listdir(directory / "6"))
-        said = []
+        log = []
         with Checkpoints(directory, RetentionPolicy(5)) as checkpoints:
-            assert_is(checkpoints.restore_newest(ABSTRACT, said.append), 3)
+            assert_is(checkpoints.restore_newest(ABSTRACT, log.append), 3)
             assert checkpoints.steps() == [3]
             assert sorted(os.listdir(aside / name)) == before
             checkpoints.save(6, state_of(6), {"skipped": 1.5})
-        assert "Going back to that of step 3." in said[0]
-        assert str(aside) in said[1]
+        assert "Going back to that of step 3." in log[0]
+        assert str(aside) in log[1]
         with Checkpoints(directory) as checkpoints:
             assert_is(checkpoints.restore_newest(ABSTRACT, pytest.fail), 6)
 
 
-def test_when_all_are_damaged_they_stay(directory):
+def test_if_all_are_damaged_they_stay_in_place(directory):
     for step in STEPS:
         (directory / str(step) / "manifest" / "manifest.json").unlink()
     before = contents(directory)
     with Checkpoints(directory, RetentionPolicy(5)) as checkpoints:
-        with pytest.raises(UserError, match=r"step 6 .* step 3 .*put back a copy"):
+        with pytest.raises(CheckpointError, match=r"step 6 .* step 3 .*put back a copy"):
             checkpoints.restore_newest(ABSTRACT, pytest.fail)
-        with pytest.raises(UserError, match=r"step 6 .*manifest.json cannot be read.*\[3\]"):
+        with pytest.raises(CheckpointError, match=r"step 6 .*manifest.json cannot be read.*\[3\]"):
             checkpoints.restore(6, ABSTRACT)
     assert contents(directory) == before
     assert os.listdir(directory.parent) == ["checkpoints"]
 
 
-def test_what_is_no_checkpoint_is_passed_over(directory):
-    """What a killed process leaves, an empty folder, and files that are not ours."""
+def test_other_files_and_folders_are_ignored(directory):
+    """Leftovers of a killed process, an empty folder, and files of other programs."""
     half = shutil.copytree(directory / "6", directory / "7.orbax-checkpoint-tmp")
     (half / "state" / "manifest.ocdbt").unlink()
     (directory / "12").mkdir()
@@ -199,15 +200,15 @@ def test_what_is_no_checkpoint_is_passed_over(directory):
         assert_is(checkpoints.restore_newest(ABSTRACT, pytest.fail), 9)
 
 
-def test_a_folder_under_another_step_is_not_that_step(directory):
+def test_a_checkpoint_renamed_to_another_step_is_rejected(directory):
     (directory / "6").rename(directory / "9")
-    said = []
+    log = []
     with Checkpoints(directory) as checkpoints:
-        assert_is(checkpoints.restore_newest(ABSTRACT, said.append), 3)
-    assert len(said) == 1
+        assert_is(checkpoints.restore_newest(ABSTRACT, log.append), 3)
+    assert len(log) == 1
 
 
-def test_opened_to_read_it_writes_nothing(directory, tmp_path):
+def test_read_only_access_writes_nothing(directory, tmp_path):
     (directory / "6" / "state" / "_METADATA").unlink()
     before = contents(tmp_path)
     with Checkpoints(directory) as checkpoints:
@@ -227,11 +228,11 @@ def test_opened_to_read_it_writes_nothing(directory, tmp_path):
         (lambda s: s._replace(target_params={}), "should be absent"),
     ],
 )
-def test_another_network_is_refused_and_nothing_is_moved(directory, change, named):
-    """Orbax would cast the dtype without a word."""
+def test_a_state_of_another_network_is_rejected_and_not_moved(directory, change, named):
+    """Orbax would cast the dtype silently."""
     other = jax.eval_shape(lambda: change(state_of(0)))
     with Checkpoints(directory, RetentionPolicy(5)) as checkpoints:
-        with pytest.raises(UserError, match=f"step 6 .* of another network: .*{named}"):
+        with pytest.raises(CheckpointError, match=f"step 6 .* of another network: .*{named}"):
             checkpoints.restore_newest(other, pytest.fail)
         assert checkpoints.steps() == list(STEPS)
 
@@ -248,7 +249,7 @@ def test_another_network_is_refused_and_nothing_is_moved(directory, change, name
         lambda leaves: leaves.update(step=1),
     ],
 )
-def test_a_forged_manifest_is_refused_in_a_sentence(directory, forge):
+def test_a_forged_manifest_is_rejected(directory, forge):
     path = directory / "6" / "manifest" / "manifest.json"
     record = json.loads(path.read_text())
     del record["sha256"]
@@ -256,16 +257,19 @@ def test_a_forged_manifest_is_refused_in_a_sentence(directory, forge):
     text = json.dumps(record, sort_keys=True)
     record["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(json.dumps(record))
-    with Checkpoints(directory) as checkpoints, pytest.raises(UserError, match="step 6"):
+    with Checkpoints(directory) as checkpoints, pytest.raises(CheckpointError, match="step 6"):
         checkpoints.restore(6, ABSTRACT)
 
 
-def test_numbers_of_the_loop_are_verified_too(directory):
+def test_the_loop_state_is_verified(directory):
     path = directory / "6" / "manifest" / "manifest.json"
     text = path.read_text()
     path.write_text(text.replace('"skipped": 1.5', '"skipped": 2.5'))
     assert path.read_text() != text
-    with Checkpoints(directory) as checkpoints, pytest.raises(UserError, match="not as it was"):
+    with (
+        Checkpoints(directory) as checkpoints,
+        pytest.raises(CheckpointError, match="not as it was"),
+    ):
         checkpoints.restore(6, ABSTRACT)
 
 
@@ -279,7 +283,7 @@ KEPT = [
 
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize(("keep", "steps"), KEPT)
-def test_which_stay(tmp_path, keep, steps, restart):
+def test_the_retention_policy_decides_which_are_kept(tmp_path, keep, steps, restart):
     """kNN is measured at some steps only; the best is at 1, then as good at 2."""
     knn = {1: 0.7, 2: 0.7, 4: 0.6}
     small = state_of(0, size=1)
@@ -294,6 +298,23 @@ def test_which_stay(tmp_path, keep, steps, restart):
         assert set(checkpoints.steps()) == steps
 
 
+def test_best_knn_is_the_highest_accuracy_of_the_saved_checkpoints(tmp_path):
+    small = state_of(0, size=1)
+    with Checkpoints(tmp_path, RetentionPolicy(1)) as checkpoints:
+        assert checkpoints.best_knn() is None
+        checkpoints.save(1, small, knn=0.7)
+        assert checkpoints.best_knn() == 0.7  # while it is being saved
+        checkpoints.save(2, small)
+        checkpoints.wait()
+        assert checkpoints.best_knn() is None  # deleted by the policy
+    for policy in (RetentionPolicy(1, best=True), None):
+        with Checkpoints(tmp_path, policy) as checkpoints:
+            if policy:
+                checkpoints.save(3, small, knn=0.3)
+                checkpoints.save(4, small, knn=0.2)
+            assert checkpoints.best_knn() == 0.3
+
+
 def test_a_step_is_saved_once(directory):
     before = contents(directory)
     with Checkpoints(directory, RetentionPolicy(5)) as checkpoints:
@@ -304,6 +325,19 @@ def test_a_step_is_saved_once(directory):
         assert_is(checkpoints.restore(9, ABSTRACT), 9)
     shutil.rmtree(directory / "9")
     assert contents(directory) == before
+
+
+def test_loggers_and_hooks_are_left_as_they_were(directory):
+    def installed():
+        loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+        return [sys.unraisablehook, *(list(logger.filters) for logger in loggers)]
+
+    before = installed()
+    (directory / "6" / "state" / "manifest.ocdbt").write_bytes(b"")
+    with Checkpoints(directory, RetentionPolicy(5)) as checkpoints:
+        assert_is(checkpoints.restore_newest(ABSTRACT, lambda _: None), 3)
+        checkpoints.save(9, state_of(9))
+    assert installed() == before
 
 
 @pytest.fixture
@@ -323,7 +357,7 @@ def disk(tmp_path):
 
 
 @pytest.mark.parametrize("new_start", [False, True])
-def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(disk, new_start, capfd):
+def test_a_full_disk_raises_one_error_and_keeps_the_previous_checkpoint(disk, new_start, capfd):
     path, _ = disk
     directory = path / "checkpoints"
     checkpoints = Checkpoints(directory, RetentionPolicy(1))
@@ -335,14 +369,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(disk, new_
     for step in (6, 9):
         checkpoints.save(step, state_of(step))
         with pytest.raises(
-            UserError, match=rf"step {step} could not be written .*\(No space left on device\)"
+            CheckpointError,
+            match=rf"step {step} could not be written .*\(No space left on device\)",
         ):
             checkpoints.wait()
-        checkpoints.wait()  # told once
+        checkpoints.wait()  # raised only once
         assert checkpoints.steps() == [3]
-        assert shutil.disk_usage(path).used == used  # nothing half-written stays
+        assert shutil.disk_usage(path).used == used  # no incomplete files stay
     checkpoints.save(12, state_of(12))
-    with pytest.raises(UserError, match="step 12 could not be written"):
+    with pytest.raises(CheckpointError, match="step 12 could not be written"):
         checkpoints.save(15, state_of(15))
     assert_is(checkpoints.restore_newest(ABSTRACT, pytest.fail), 3)
 
@@ -358,30 +393,45 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(disk, new_
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_full_disk_is_that_one_sentence_outside_of_tests_too(disk):
-    """Where no pytest takes what Orbax and TensorStore print."""
-    path, _ = disk
-    (path / "ballast").write_bytes(b"x" * (shutil.disk_usage(path).free - 2**16))
-    program = (
-        "import pathlib, sys; from test_checkpoint import *\n"
-        "with Checkpoints(pathlib.Path(sys.argv[1]), RetentionPolicy(1)) as checkpoints:\n"
-        "    checkpoints.save(6, state_of(6))\n"
-        "    try: checkpoints.wait()\n"
-        "    except UserError as error: print(error)\n"
-    )
+FULL_DISK = """
+import logging, pathlib, sys
+from test_checkpoint import *
+
+assert sys.unraisablehook is sys.__unraisablehook__  # importing changes nothing
+assert not logging.getLogger("absl").filters
+many = {str(i): np.random.default_rng(i).random(2**10) for i in range(100)}
+with Checkpoints(pathlib.Path(sys.argv[1]), RetentionPolicy(1)) as checkpoints:
+    checkpoints.save(6, state_of(6)._replace(online_stats=many))
+    try:
+        checkpoints.wait()
+    except CheckpointError as error:
+        print(error)
+"""
+
+
+def run_program(program, *arguments):
+    """Returns the stdout and stderr of a program of its own, where pytest captures nothing."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", program, path / "checkpoints"],
-        env=os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"},
+        [sys.executable, "-c", program, *arguments],
+        env=os.environ | {"PYTHONPATH": f"{root}:{root / 'tests' / 'runs'}"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("The checkpoint of step 6 could not be written")
-    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+    return done.stdout, done.stderr
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(disk, capfd):
+def test_a_full_disk_prints_nothing_but_our_error(disk):
+    """100 arrays, so that many writes are unfinished when the first one fails."""
+    path, _ = disk
+    (path / "ballast").write_bytes(b"x" * (shutil.disk_usage(path).free - 2**16))
+    output, errors = run_program(FULL_DISK, path / "checkpoints")
+    assert output.startswith("The checkpoint of step 6 could not be written")
+    assert (output.count("\n"), errors) == (1, "")
+
+
+def test_an_unwritable_folder_raises_one_error(disk, capfd):
     path, mount = disk
     directory = path / "checkpoints"
     with Checkpoints(directory, RetentionPolicy(1)) as checkpoints:
@@ -389,19 +439,19 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(disk, capfd):
         checkpoints.wait()
         assert mount("remount,ro")
         with pytest.raises(
-            UserError, match=r"step 6 could not be written .*\(Read-only file system\)"
+            CheckpointError, match=r"step 6 could not be written .*\(Read-only file system\)"
         ):
             checkpoints.save(6, state_of(6))
             checkpoints.wait()
         assert_is(checkpoints.restore_newest(ABSTRACT, pytest.fail), 3)
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(CheckpointError, match="cannot be created"):
         Checkpoints(path / "other", RetentionPolicy(1))
     assert mount("remount,rw")
     (directory / "6").mkdir()
     assert mount("remount,ro")
     with (
         Checkpoints(directory, RetentionPolicy(1)) as checkpoints,
-        pytest.raises(UserError, match=r"steps \[6\] cannot be moved"),
+        pytest.raises(CheckpointError, match=r"steps \[6\] cannot be moved"),
     ):
         checkpoints.restore_newest(ABSTRACT, lambda _: None)
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Two processes save together, and come back to the same step where one alone finds damage."""
+"""Two processes save together, and restore the same step if only one of them finds damage."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from test_checkpoint import ABSTRACT, STEPS, assert_is, state_of
 from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
 
 
-def test_two_processes(tmp_path):
+def test_two_processes_save_and_restore_the_same_step(tmp_path):
     mine, other, shared = tmp_path / "0" / "mine", tmp_path / "1" / "other", tmp_path / "shared"
     with Checkpoints(mine, RetentionPolicy(5)) as checkpoints:
         for step in STEPS:
@@ -22,11 +22,11 @@ def test_two_processes(tmp_path):
     ends = finish(start([program, mine, other, shared]))
     for code, output in ends:
         assert code == 0, output
-        # Process 0 found nothing wrong with step 6; step 3 was saved by one process.
+        # Only process 1 finds damage in step 6. A single process saved step 3.
         assert "restored 3 {'skipped': 0.75} True True" in output
         assert output.count("The checkpoint of step 6") == 1
         assert "Going back to that of step 3." in output
-        # Restored by both.
+        # Saved and restored by both.
         assert "restored 6 {'skipped': 1.5} True True" in output
     assert (tmp_path / "0" / "damaged_mine" / "6").is_dir()
     with Checkpoints(shared) as checkpoints:

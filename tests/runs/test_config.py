@@ -1,9 +1,13 @@
-"""Every refusal of a config names the key; what is described is what is built."""
+"""Every ConfigError names the key, and every setting reaches the object that it describes."""
 
 import dataclasses
+import functools
 import inspect
+import json
 from pathlib import Path
+from typing import Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +15,14 @@ import pytest
 from ml_collections import config_flags  # noqa: F401 (as the entry points read them)
 from tiny import tiny_config
 
-from byol_jax import byol, optim
+from byol_jax import byol, models, objectives, optim
 from byol_jax.augment import image as image_augment
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError, UserError
 from byol_jax.presets import imagenet
 from byol_jax.runs import build
 from byol_jax.runs import config as config_lib
 
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
+PRESETS = Path(__file__).parents[2] / "byol_jax" / "presets"
 
 
 @pytest.mark.parametrize(
@@ -66,43 +70,134 @@ CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
         ("heads.projector_layers", 0, r"heads.projector_layers=0 must be at least 1"),
         ("heads.predictor_layers", -1, r"heads.predictor_layers=-1 must be at least 0"),
         ("encoder.stage_channels", (8, 8), r"stage_channels=\(8, 8\) must be 3 whole numbers"),
-        ("without", "crop,colour", r"without='colour' is not one of crop, flip, color, jitter"),
+        ("encoder.stage_channels", (8, 8, 8.5), r"stage_channels=.* must be 3 whole numbers"),
+        ("encoder.stem_channels", 0, r"encoder.stem_channels=0 must be at least 1"),
+        ("encoder.width_multiplier", float("inf"), r"encoder.width_multiplier=inf must be"),
+        ("encoder.remat", 1, r"encoder.remat=1 must be of type bool"),
+        ("disable_augmentations", "crop,colour", r"='colour' is not one of crop, flip, color"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(key, value, message):
+def test_a_wrong_value_is_refused_by_key(key, value, message):
     config = tiny_config()
     with config.ignore_type():
-        parent, _, leaf = key.rpartition(".")
-        (config_lib.get(config, parent) if parent else config)[leaf] = value
-    with pytest.raises(UserError, match=message):
+        config_lib.put(config, key, value)
+    with pytest.raises(ConfigError, match=message) as caught:
+        config_lib.resolve(config)
+    assert str(caught.value).startswith("config.") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 10**39])
+def test_every_number_has_a_range(value):
+    for key, default in config_lib.flat(config_lib.resolve(tiny_config())[0]).items():
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            config = tiny_config()
+            with config.ignore_type():
+                config_lib.put(config, key, value)
+            with pytest.raises(ConfigError, match=f"^config.{key}="):
+                config_lib.resolve(config)
+
+
+class Linear(nn.Module):
+    """Another encoder, for the tests of settings."""
+
+    patch: int = 4
+    pooling: Literal["mean", "max"] = "mean"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """Images -> (batch, 8)."""
+        return nn.Dense(8, dtype=self.dtype)(x.reshape(len(x), -1))
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    """Names another encoder: all that a config needs to know about it."""
+    monkeypatch.setitem(models.ENCODERS, "linear", Linear)
+
+
+def test_an_encoder_brings_its_own_settings(linear):
+    config = tiny_config()
+    config.encoder.update(name="linear", patch=2, stem=None, width_multiplier=None)
+    config.dtype = "bfloat16"
+    resolved, _ = config_lib.resolve(config)
+    assert resolved.encoder.to_dict() == {"name": "linear", "patch": 2, "pooling": "mean"}
+    assert config_lib.resolve(resolved)[0] == resolved
+    assert config_lib.from_record(resolved.to_dict()) == resolved
+    assert build.encoder(resolved, axis_name="batch") == Linear(2, dtype=jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stem": "cifar"}, "stem='cifar' is not a setting of linear, which has patch, pooling"),
+        ({"pooling": "sum"}, "pooling='sum' is not one of mean, max"),
+        ({"patch": "x"}, "patch='x' must be of type int"),
+    ],
+)
+def test_settings_of_another_encoder_are_refused(linear, settings, message):
+    config = tiny_config()
+    with config.ignore_type():
+        config.encoder.update(dict.fromkeys(("stem", "width_multiplier")), name="linear")
+        config.encoder.update(settings)
+    with pytest.raises(ConfigError, match=f"config.encoder.{message}"):
         config_lib.resolve(config)
 
 
-def test_a_key_that_does_not_exist_cannot_be_set():
-    with pytest.raises(AttributeError, match="wramup_epochs"):
-        tiny_config().optimizer.wramup_epochs = 3.0
+def test_settings_of_other_encoders_stay_out_of_the_config(linear):
+    assert "patch" in config_lib.default().encoder
+    assert "patch" not in config_lib.resolve(tiny_config())[0].encoder
 
 
-def test_every_number_has_a_range():
-    def leaves(tree, prefix=""):
-        for key, value in tree.items():
-            if hasattr(value, "items"):
-                yield from leaves(value, f"{prefix}{key}.")
-            elif not isinstance(value, str | bool | tuple):
-                yield f"{prefix}{key}"
+def test_a_record_of_an_earlier_version_keeps_its_behaviour():
+    config = tiny_config()
+    config.crop.fit, config.disable_augmentations = "retry", "gray"
+    resolved, _ = config_lib.resolve(config)
+    record = resolved.to_dict()
+    record["without"] = record.pop("disable_augmentations")
+    record["data"]["on_bad"] = record["data"].pop("on_decode_error")
+    record["encoder"] |= {"stem_channels": 0, "stage_channels": []}  # the encoder's own
+    del record["crop"]["fit"], record["matmul_precision"], record["checkpoint"]["every_minutes"]
+    assert config_lib.from_record(json.loads(json.dumps(record))) == resolved
 
-    covered = {*config_lib.RANGES, *config_lib.CHOICES}
-    assert set(leaves(config_lib.default())) - covered == set()
+
+def test_a_record_with_unknown_keys_is_refused():
+    record = config_lib.resolve(tiny_config())[0].to_dict()
+    record["crop"]["angle"] = record["noise"] = 1
+    with pytest.raises(ConfigError, match=r"has no config\.crop\.angle, config\.noise"):
+        config_lib.from_record(record)
+
+
+@pytest.mark.parametrize("ablation", [{}, {"target_network": False}, {"negatives.beta": 1.0}])
+def test_matmul_precision_reaches_every_product(ablation):
+    def products(precision):
+        config = tiny_config()
+        config.matmul_precision = precision
+        for key, value in ablation.items():
+            config_lib.put(config, key, value)
+        config, _ = config_lib.resolve(config)
+        learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=3, axis_name=None)
+        batch = build.example_batch(config)._replace(labels=np.zeros(2, np.int32))
+        state = jax.eval_shape(lambda: byol.init(learner, 0, batch))
+        text = jax.jit(functools.partial(byol.update, learner)).lower(state, batch).as_text()
+        names = ("stablehlo.dot_general", "stablehlo.convolution")
+        return [line for line in text.splitlines() if any(name in line for name in names)]
+
+    assert jax.config.jax_default_matmul_precision is None
+    assert not any("HIGHEST" in line for line in products("default"))
+    lines = products("highest")
+    assert len(lines) > 20 and all("HIGHEST" in line for line in lines)
+    assert jax.config.jax_default_matmul_precision is None
 
 
 def test_a_warmup_longer_than_the_run_is_refused():
     config, _ = config_lib.resolve(tiny_config())
     config.optimizer.warmup_epochs = 2.0
-    with pytest.raises(UserError, match="warmup_epochs=2 is 6 steps, but the whole run has 6"):
+    with pytest.raises(UserError, match="warmup_epochs=2 is 6 steps, but the run has 6"):
         build.learning_rate(config, steps_per_epoch=3)
 
 
-def test_epochs_or_steps():
+def test_the_length_is_in_epochs_or_steps():
     config = tiny_config()
     assert config_lib.total_steps(config, steps_per_epoch=7) == 6
     config.steps, config.epochs = 0, 3
@@ -110,7 +205,7 @@ def test_epochs_or_steps():
 
 
 @pytest.mark.parametrize("name", ["lars", "adamw", "sgd"])
-def test_optimisers_have_defaults_of_their_own(name):
+def test_each_optimizer_has_its_own_defaults(name):
     config = config_lib.default()
     config.steps, config.data.source, config.optimizer.name = 1, "embedded", name
     resolved, warnings = config_lib.resolve(config)
@@ -120,7 +215,7 @@ def test_optimisers_have_defaults_of_their_own(name):
     assert not warnings and config.optimizer.base_learning_rate is None
 
 
-def test_a_rate_for_lars_under_adamw_is_warned_of():
+def test_a_lars_rate_under_adamw_warns():
     config = tiny_config()
     config.optimizer.base_learning_rate = 0.45
     _, (warning,) = config_lib.resolve(config)
@@ -135,7 +230,7 @@ def test_a_rate_for_lars_under_adamw_is_warned_of():
         ("adamw", {"weight_decay": 0.2}),
     ],
 )
-def test_optimiser_knobs_reach_the_optimiser(monkeypatch, name, expected):
+def test_optimizer_settings_reach_the_optimizer(monkeypatch, name, expected):
     plain = getattr(optim, name)
     seen = {}
 
@@ -152,7 +247,7 @@ def test_optimiser_knobs_reach_the_optimiser(monkeypatch, name, expected):
     assert seen == {"learning_rate": 0.5} | expected
 
 
-def test_heads_and_encoder_knobs_reach_the_networks():
+def test_settings_of_heads_and_encoder_reach_the_networks():
     config = tiny_config()
     config.heads.hidden_size, config.heads.output_size = 11, 7
     config.encoder.zero_init_scale = config.encoder.first_shortcut = config.encoder.remat = True
@@ -177,12 +272,12 @@ def test_ablations_reach_the_learner():
     config.accum_steps, config.heads.projector_layers = 2, 3
     config, _ = config_lib.resolve(config)
     learner = build.make_learner(config, 0.1, 6, num_classes=None, axis_name=None)
-    assert learner.target is None and learner.online.predictor is None
-    assert (learner.beta, learner.temperature, learner.accum_steps) == (0.5, 0.2, 2)
+    assert isinstance(learner.target, objectives.NoTarget) and learner.online.predictor is None
+    assert learner.accum_steps == 2
     assert learner.online.projector.layers == 3
 
 
-def test_a_predictor_of_its_own_size():
+def test_the_predictor_can_have_another_size():
     config = tiny_config()
     config.heads.predictor_hidden_size, config.heads.predictor_layers = 5, 1
     resolved, _ = config_lib.resolve(config)
@@ -192,7 +287,7 @@ def test_a_predictor_of_its_own_size():
     assert config_lib.resolve(tiny_config())[0].heads.predictor_hidden_size == 8
 
 
-def test_tau_may_stay_constant():
+def test_tau_can_be_constant():
     config = tiny_config()
     config.tau_base, config.tau_schedule = 0.5, "constant"
     tau = build.target_decay(config_lib.resolve(config)[0], total=6)
@@ -200,15 +295,15 @@ def test_tau_may_stay_constant():
 
 
 @pytest.mark.parametrize("part", config_lib.AUGMENTATION_ABLATIONS)
-def test_without_takes_away_its_part_alone(part):
+def test_disable_augmentations_changes_one_part_alone(part):
     config = config_lib.default()
     config.steps, config.data.source = 1, "embedded"
     before, _ = config_lib.resolve(config)
     config.disable_augmentations = part
     after, _ = config_lib.resolve(config)
-    assert after == config_lib.resolve(after)[0]  # a second start means the same
-    before, after = (dict(_leaves(c)) for c in (before, after))
-    changed = {key: after[key] for key in before if before[key] != after[key]} | {"without": part}
+    assert after == config_lib.resolve(after)[0]  # on resume nothing changes
+    before, after = config_lib.flat(before), config_lib.flat(after)
+    changed = {key: after[key] for key in before if before[key] != after[key]}
     fields = {
         "crop": {"crop.area_min": 1.0, "crop.ratio_min": 1.0, "crop.ratio_max": 1.0},
         "flip": {"crop.flip_prob": 0.0},
@@ -219,35 +314,27 @@ def test_without_takes_away_its_part_alone(part):
         "solarize": {"views.view2.solarize_prob": 0.0},  # view 1 has none
         "asymmetry": _both(blur_prob=0.55, solarize_prob=0.1),
     }
-    assert changed == pytest.approx(fields[part] | {"without": part})
+    assert changed == pytest.approx(fields[part] | {"disable_augmentations": part})
 
 
 def _both(**fields):
     return {f"views.view{n}.{key}": value for n in (1, 2) for key, value in fields.items()}
 
 
-def _leaves(config, prefix=""):
-    for key, value in config.items():
-        if hasattr(value, "items"):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def test_a_whole_state_leaves_no_room_for_other_weights():
+def test_an_initial_state_excludes_other_initial_weights():
     config = tiny_config()
     config.init.state, config.init.encoder = "a", "b"
-    with pytest.raises(UserError, match=r"config.init.state brings a whole state"):
+    with pytest.raises(UserError, match=r"config.init.state brings a complete state"):
         config_lib.resolve(config)
 
 
-def test_learning_rate_scales_with_the_batch():
+def test_learning_rate_scales_with_the_batch_size():
     config, _ = config_lib.resolve(tiny_config())
     config.optimizer.base_learning_rate, config.batch_size = 0.3, 4096
     assert config_lib.learning_rate_peak(config) == pytest.approx(4.8)
 
 
-def test_every_knob_of_the_views_reaches_the_policy():
+def test_every_setting_of_the_views_reaches_the_policy():
     config = config_lib.default()
     assert build.policy(config) == image_augment.IMAGENET
     for field in dataclasses.fields(image_augment.View):
@@ -261,9 +348,8 @@ def test_every_knob_of_the_views_reaches_the_policy():
 )
 def test_encoder_settings_reach_the_encoder(key, value):
     config, _ = config_lib.resolve(tiny_config())
-    parent, _, leaf = key.rpartition(".")
-    (config_lib.get(config, parent) if parent else config)[leaf] = value
-    assert getattr(build.encoder(config), leaf) == value
+    config_lib.put(config, key, value)
+    assert getattr(build.encoder(config), key.rpartition(".")[-1]) == value
 
 
 def test_bfloat16_keeps_state_and_loss_in_float32():
@@ -272,22 +358,18 @@ def test_bfloat16_keeps_state_and_loss_in_float32():
     schedule = build.learning_rate(config, 3)
     learner = build.make_learner(config, schedule, 6, num_classes=10, axis_name=None)
     assert learner.online.projector.dtype == jnp.bfloat16
-    state = jax.eval_shape(lambda: byol.init(learner, 0, build.image_shape(config)))
-    batch = byol.Batch(
-        jax.ShapeDtypeStruct((2, 4, 16, 16, 1), jnp.uint8),
-        jax.ShapeDtypeStruct((4,), jnp.int32),
-        jax.ShapeDtypeStruct((4,), jnp.int32),
-    )
+    batch = build.example_batch(config)._replace(labels=np.zeros(2, np.int32))
+    state = jax.eval_shape(lambda: byol.init(learner, 0, batch))
     after, metrics = jax.eval_shape(lambda s, b: byol.update(learner, s, b), state, batch)
     floats = [x for x in jax.tree.leaves((after, metrics)) if jnp.issubdtype(x.dtype, np.floating)]
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[a-z]*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("[a-z]*.py")), ids=lambda path: path.stem)
 def test_presets_resolve_without_a_warning(path):
     namespace = {}
     exec(compile(path.read_text(), path, "exec"), namespace)
-    assert f"byol_jax/presets/{path.name}" in namespace["__doc__"]  # the command
+    assert f"byol-jax pretrain --config={path.stem}" in namespace["__doc__"]  # the command
     config = namespace["get_config"]()
     config.data.source = config.data.source or "folder:images"
     resolved, warnings = config_lib.resolve(config)
@@ -304,7 +386,7 @@ def test_presets_resolve_without_a_warning(path):
         ("1000", (0.2, 1.5e-6, 0.996)),
     ],
 )
-def test_imagenet_presets_are_the_authors(epochs, expected, capsys):
+def test_imagenet_presets_have_the_authors_values(epochs, expected, capsys):
     config = imagenet.get_config(epochs)
     chosen = config.optimizer
     assert (chosen.base_learning_rate, chosen.weight_decay, config.tau_base) == expected
@@ -312,7 +394,7 @@ def test_imagenet_presets_are_the_authors(epochs, expected, capsys):
     assert not capsys.readouterr().err
 
 
-def test_other_lengths_on_imagenet_are_interpolated_and_said(capsys):
+def test_other_lengths_on_imagenet_are_interpolated_with_a_warning(capsys):
     config = imagenet.get_config("200")
     share = np.log(200 / 100) / np.log(300 / 100)
     want = 0.45 + share * (0.3 - 0.45)

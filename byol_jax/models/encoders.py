@@ -1,0 +1,92 @@
+"""The encoders by name, and the settings that each of them has.
+
+To add one, write its Flax module in a file of this folder and name it in `ENCODERS`. The fields of
+the module are its settings: each field whose default is a bool, a number, a string or a tuple can
+be set by its name (`config.encoder.FIELD`, in a run). A field without a default must be given here.
+An annotation `Literal[...]` lists the choices of a string. A module that checks more than types
+does so in `__post_init__`, by a ValueError whose text begins with the setting, and calls super().
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, Literal, get_args, get_origin
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from byol_jax.models import resnet
+
+ENCODERS = {
+    "resnet8": resnet.ResNet8,
+    "resnet10": resnet.ResNet10,
+    "resnet18": resnet.ResNet18,
+    "resnet34": resnet.ResNet34,
+    "resnet50": resnet.ResNet50,
+    "resnet101": resnet.ResNet101,
+    "resnet152": resnet.ResNet152,
+    "resnet200": resnet.ResNet200,
+}
+LARGEST = 1e12  # of any number in a setting
+
+
+def fields(name: str) -> dict[str, dataclasses.Field]:
+    """The fields of a named encoder's module."""
+    make = ENCODERS[name]
+    module = make.func if isinstance(make, partial) else make
+    return {field.name: field for field in dataclasses.fields(module)}
+
+
+def settings(name: str) -> dict[str, Any]:
+    """The settings of a named encoder and their defaults."""
+    given = getattr(ENCODERS[name], "keywords", {})
+    defaults = {
+        key: given.get(key, field.default)
+        for key, field in fields(name).items()
+        if field.default is not dataclasses.MISSING
+    }
+    return {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str | tuple)}
+
+
+def make_encoder(
+    name: str, dtype: Any = jnp.float32, axis_name: str | None = None, **chosen: Any
+) -> nn.Module:
+    """The encoder of a name with these settings, and its own defaults for others.
+
+    Args:
+      name: a key of `ENCODERS`.
+      dtype: of the computation, for a module that has such a field.
+      axis_name: mapped axis of replicas, likewise.
+      **chosen: values by setting; lists count as tuples, as JSON has no tuples.
+
+    Raises:
+      ValueError: there is no such encoder, or it has no such setting, or cannot take its value; one
+        line that begins with "name" or the setting.
+    """
+    if name not in list(ENCODERS):
+        raise ValueError(f"name={name!r} is not one of {', '.join(ENCODERS)}.")
+    known, own = fields(name), settings(name)
+    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
+    for key, value in chosen.items():
+        if key not in own:
+            raise ValueError(
+                f"{key}={value!r} is not a setting of {name}, which has {', '.join(own)}."
+            )
+        _check(key, value, type(own[key]), known[key].type)
+    if "dtype" in known:
+        chosen["dtype"] = dtype
+    if "axis_name" in known:
+        chosen["axis_name"] = axis_name
+    return ENCODERS[name](**chosen)
+
+
+def _check(key: str, value: Any, kind: type, annotation: Any) -> None:
+    """Raises ValueError unless a value has the type of the default, and is a choice or finite."""
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+    if choices and value not in choices:
+        raise ValueError(f"{key}={value!r} is not one of {', '.join(map(str, choices))}.")
+    fits = isinstance(value, int | float if kind is float else kind)
+    if not fits or isinstance(value, bool) != (kind is bool):
+        raise ValueError(f"{key}={value!r} must be of type {kind.__name__}.")
+    for number in value if kind is tuple else (value,):
+        if isinstance(number, int | float) and not abs(number) <= LARGEST:
+            raise ValueError(f"{key}={value!r} must be at most {LARGEST:g}, and finite.")
