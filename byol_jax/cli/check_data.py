@@ -1,4 +1,4 @@
-"""Decodes every image of a source as training does, to find bad ones before a long run.
+r"""Decodes every image of a source as training does, to find bad ones before a long run.
 
 byol-jax check-data --data=folder:PATH|tfds:NAME|npz:PATH|embedded [--split=NAME] \
     [--data_dir=DIR] [--channels=1|3] [--workers=N]

@@ -29,7 +29,7 @@ ADVICE = (
 )
 ADVICE_WHEN_REPLACING = (
     f", nor can {REPLACEMENTS} others drawn in its place: check the data with "
-    "`python -m byol_jax.cli.check_data`."
+    "`byol-jax check-data`."
 )
 
 

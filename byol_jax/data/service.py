@@ -151,7 +151,7 @@ def _check_reachable(service: str) -> None:
     except OSError as error:
         raise DataError(
             f"no tf.data service answers at {service} ({error.strerror or error}); start it with "
-            "`python -m byol_jax.cli.data_service --port=N`, or leave out --config.data.service."
+            "`byol-jax data-service --port=N`, or leave out --config.data.service."
         ) from error
 
 

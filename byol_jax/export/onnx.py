@@ -52,8 +52,8 @@ def save(encoder: Encoder, directory: Path) -> None:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"--format=onnx needs more packages ({error}): pip install onnx onnx-ir onnxruntime, "
-            "then pip install --no-deps jax2onnx."
+            f"--format=onnx needs more packages ({error}): pip install 'byol_jax[export]', then "
+            "pip install --no-deps jax2onnx."
         ) from error
     embed = inference.with_weights(encoder)
     images = jax.ShapeDtypeStruct(("n", *inference.image_shape(encoder)), jnp.uint8)

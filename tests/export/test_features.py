@@ -178,7 +178,7 @@ def test_an_encoder_is_not_overwritten(encoder, images, tmp_path):
 
 
 def call(*flags):
-    command = [sys.executable, "-m", "byol_jax.cli.export", "--what=features", *map(str, flags)]
+    command = [sys.executable, "-m", "byol_jax.cli", "export", "--what=features", *map(str, flags)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 

@@ -127,7 +127,7 @@ def test_an_encoder_that_cannot_be_converted_is_refused(encoder, tmp_path):
 @pytest.mark.parametrize("package", ["jax2onnx", "onnxruntime"])
 def test_missing_packages_are_named(encoder, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=f"{package}.*: pip install onnx onnx-ir onnxruntime, then"):
+    with pytest.raises(UserError, match=rf"{package}.*: pip install 'byol_jax\[export\]', then"):
         onnx_format.save(encoder, tmp_path / "out")
 
 

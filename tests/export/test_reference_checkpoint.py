@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def call(*flags):
-    command = [sys.executable, "-m", "byol_jax.cli.import_reference", *map(str, flags)]
+    command = [sys.executable, "-m", "byol_jax.cli", "import-reference", *map(str, flags)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 

@@ -11,8 +11,8 @@ from byol_jax.errors import UserError
 # For each peer its module and a description.
 LOADERS = {
     "per_view": ("tf_per_view", "decode and crop for each view, float32 tf.data"),
-    "torchvision": ("torchvision_loader", "torchvision and PIL, a worker a core"),
-    "lightly": ("lightly_loader", "lightly's BYOLTransform, a worker a core"),
+    "torchvision": ("torchvision_loader", "torchvision and PIL, one worker per core"),
+    "lightly": ("lightly_loader", "lightly's BYOLTransform, one worker per core"),
 }
 STEPS = {
     "pytorch": ("pytorch_byol", "PyTorch"),
