@@ -21,7 +21,7 @@ import safetensors.numpy
 
 from byol_jax import byol, models
 from byol_jax.augment import image as image_augment
-from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
+from byol_jax.errors import CheckpointError, ConfigError, DataError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import manifest, paths
 
@@ -44,11 +44,7 @@ class Encoder:
 
     def __init__(self, config: dict[str, Any], variables: dict[str, Any]):
         self.config = config
-        try:
-            dtype = jnp.dtype(config["dtype"])
-            self.module = models.make_encoder(**config["encoder"], dtype=dtype)
-        except ValueError as error:
-            raise ConfigError(f"encoder.{error}") from error
+        self.module = models.make_encoder(**config["encoder"], dtype=jnp.dtype(config["dtype"]))
         self.variables = variables
 
     @property
@@ -209,7 +205,14 @@ def load(directory: str | Path, step: int | None = None) -> Encoder:
             "make one with byol-jax pretrain, or export one with byol-jax export --checkpoint=RUN "
             "--output=OUT."
         )
-    if _is_run(directory):
+    try:
+        record = paths.read_record(directory)
+        is_run = "config" in record and "format" not in record
+    except (OSError, ValueError) as error:
+        is_run = (directory / "checkpoints").is_dir()  # whose error names the run
+        if not is_run:
+            raise CheckpointError(f"{directory}/config.json cannot be read: {error}.") from error
+    if is_run:
         from byol_jax.runs import run as run_lib  # imports Orbax
 
         return from_trained(run_lib.restore(directory, step))
@@ -218,16 +221,7 @@ def load(directory: str | Path, step: int | None = None) -> Encoder:
             f"{directory} is an exported encoder, which has no steps to choose from (step={step}): "
             "leave step out, or name the folder of the run."
         )
-    return read(directory)
-
-
-def _is_run(directory: Path) -> bool:
-    """Whether config.json is a run's; if it is damaged, whether there are checkpoints."""
-    try:
-        record = paths.read_record(directory)
-    except (OSError, ValueError):
-        return (directory / "checkpoints").is_dir()
-    return "config" in record and "format" not in record
+    return _open_export(directory, record)
 
 
 def save(encoder: Encoder, directory: Path) -> None:
@@ -244,23 +238,18 @@ def save(encoder: Encoder, directory: Path) -> None:
         safetensors.numpy.save_file(arrays, staging / "model.safetensors")
 
 
-def read(directory: Path) -> Encoder:
-    """Opens a folder that `save` wrote.
+def _open_export(directory: Path, config: dict[str, Any]) -> Encoder:
+    """Opens a folder that `save` wrote, with the contents of its config.json.
 
     Raises:
       CheckpointError: it is not such a folder, or its weights do not fit its config.
     """
-    for name in ("config.json", "model.safetensors"):
-        if not (directory / name).is_file():
-            raise CheckpointError(
-                f"{directory} is not an exported encoder (no {name}): make one with "
-                "byol-jax export --checkpoint=RUN --output=OUT."
-            )
-    try:
-        config = paths.read_record(directory)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory}/config.json cannot be read: {error}.") from error
-    found = config.pop("format", None)
+    path, found = directory / "model.safetensors", config.pop("format", None)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{directory} is not an exported encoder (no {path.name}): make one with "
+            "byol-jax export --checkpoint=RUN --output=OUT."
+        )
     if found != FORMAT:
         raise CheckpointError(
             f"{directory}/config.json has format {found!r}, and this version reads {FORMAT}: "
@@ -270,39 +259,44 @@ def read(directory: Path) -> Encoder:
         _check_config(config)
         encoder = Encoder(config, variables={})
         expected = _shapes(encoder)
-    except UserError as error:
-        raise CheckpointError(f"{directory}/config.json describes no encoder: {error}") from error
-    # What Flax and JAX raise for impossible sizes.
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory}/config.json lacks or garbles {error}.") from error
-    arrays = read_safetensors(directory / "model.safetensors")
+    # The first three: what is missing, and what JAX raises for impossible sizes.
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        reason = str(error).rstrip(".")
+        raise CheckpointError(
+            f"{directory}/config.json lacks or garbles a setting: {reason}."
+        ) from error
+    arrays = read_safetensors(path)
     wrong = manifest.difference(arrays, expected)
     if wrong:
-        raise CheckpointError(
-            f"{directory}/model.safetensors does not fit its config.json: {wrong}."
-        )
+        raise CheckpointError(f"{path} does not fit its config.json: {wrong}.")
     encoder.variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
     return encoder
 
 
 def _check_config(config: dict[str, Any]) -> None:
     """Raises ConfigError, KeyError or TypeError unless the fields are those of an `Encoder`."""
-    tree = config_lib.default()
-    tree.dtype = config["dtype"]
-    tree.matmul_precision = config.get("matmul_precision", "default")
-    tree.data.image_size, tree.data.channels = config["image_size"], config["channels"]
-    tree.views.mean, tree.views.std = tuple(config["mean"]), tuple(config["std"])
-    # What `resolve` asks for and an encoder does not need.
-    tree.data.source, tree.steps = config_lib.UNKNOWN_SOURCE, 1
-    config_lib.resolve(tree)
     training = config["training"]
     if not isinstance(training, dict) or not {"method", "step"} <= training.keys():
-        raise ConfigError("'training' lacks 'method' or 'step'.")
+        raise ConfigError("'training' lacks 'method' or 'step'")
     if not isinstance(training.get("data") or {}, dict):
-        raise ConfigError("'data' of 'training' is not an object.")
-    crop = (training.get("config") or tree.to_dict())["crop"]["test_fraction"]
-    if not isinstance(crop, int | float) or not 0 < crop <= 1:
-        raise ConfigError(f"its crop.test_fraction={crop!r} must be above 0 and at most 1.")
+        raise ConfigError("'data' of 'training' is not an object")
+    run = training.get("config")
+    config_lib.from_record(
+        {
+            "encoder": config["encoder"],
+            "dtype": config["dtype"],
+            "matmul_precision": config.get("matmul_precision", "default"),
+            "views": {"mean": config["mean"], "std": config["std"]},
+            "crop": {"test_fraction": run["crop"]["test_fraction"]} if run else {},
+            # A record must name its data and its length; an encoder has neither.
+            "data": {
+                "image_size": config["image_size"],
+                "channels": config["channels"],
+                "source": config_lib.UNKNOWN_SOURCE,
+            },
+            "steps": 1,
+        }
+    )
 
 
 def _shapes(encoder: Encoder) -> dict[str, jax.ShapeDtypeStruct]:

@@ -116,13 +116,20 @@ def test_a_folder_that_is_neither_is_refused(tmp_path):
             byol_jax.load(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"config": 1', '{"format": "other"}'])
+@pytest.mark.parametrize("text", ["{}", '{"format": "other"}'])
 def test_a_config_of_another_program_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match="is not an exported encoder"):
         byol_jax.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"has format|cannot be read"):
+    with pytest.raises(CheckpointError, match="has format"):
+        byol_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"config": 1'])
+def test_a_config_that_cannot_be_parsed_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
         byol_jax.load(tmp_path)
 
 
