@@ -22,8 +22,6 @@ OPTIMIZER_DEFAULTS = {
     "adamw": {"base_learning_rate": 1e-3, "weight_decay": 1e-2},
     "sgd": {"base_learning_rate": 0.03, "weight_decay": 5e-4},
 }
-# Twenty times what is usual under AdamW; rates for LARS are mostly above it.
-LARGEST_SENSIBLE_ADAMW_RATE = 0.02
 
 
 class Recipe(NamedTuple):
@@ -256,10 +254,11 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             config.optimizer[key] = value
     warnings = []
     rate = config.optimizer.base_learning_rate
-    if config.optimizer.name == "adamw" and rate > LARGEST_SENSIBLE_ADAMW_RATE:
+    usual = OPTIMIZER_DEFAULTS["adamw"]["base_learning_rate"]
+    if config.optimizer.name == "adamw" and rate > 20 * usual:
         warnings.append(
             f"warning: config.optimizer.base_learning_rate={rate:g} looks like a rate for LARS; "
-            f"{OPTIMIZER_DEFAULTS['adamw']['base_learning_rate']:g} is usual under AdamW."
+            f"{usual:g} is usual under AdamW."
         )
     return config, warnings
 

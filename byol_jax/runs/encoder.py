@@ -16,7 +16,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from byol_jax import byol, models
@@ -117,21 +116,36 @@ class Encoder:
 
 
 class Model(Encoder):
-    """The online network of a run at one of its checkpoints, in evaluation mode.
+    """The online network of a run at a checkpoint (as from `run.restore`), in evaluation mode.
 
     Attributes:
       learner: the learner of the run; `byol.update` trains `state` further.
       state: everything that changes during training.
     """
 
-    def __init__(self, config: dict[str, Any], learner: byol.Learner, state: byol.State):
-        variables = {
-            "params": state.online_params["encoder"],
-            "batch_stats": state.online_stats.get("encoder", {}),
+    def __init__(self, trained: "Trained"):
+        run, self.learner, self.state = trained
+        config, state = run.config, self.state
+        record = {
+            "encoder": config.encoder.to_dict(),
+            "dtype": config.dtype,
+            "matmul_precision": config.matmul_precision,
+            "image_size": config.data.image_size,
+            "channels": config.data.channels,
+            "mean": list(config.views.mean),
+            "std": list(config.views.std),
+            "training": {
+                "method": "BYOL (arXiv 2006.07733)",
+                "step": int(state.step),
+                "total_steps": run.total_steps,
+                "data": run.data,
+                "config": config.to_dict(),
+            },
         }
-        super().__init__(config, variables)
-        self.learner = learner
-        self.state = state
+        stats = state.online_stats.get("encoder", {})
+        variables = {"params": state.online_params["encoder"], "batch_stats": stats}
+        # Through JSON, so that it equals the record of an export.
+        super().__init__(json.loads(json.dumps(record)), variables)
 
     def project(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """Projections z = g(f(x)), float32 (n, output_size); arguments and errors as of embed."""
@@ -158,29 +172,6 @@ class Model(Encoder):
     def _infer(self) -> Callable[[np.ndarray], models.Outputs]:
         infer = jax.jit(lambda state, images: byol.infer(self.learner, state, images))
         return functools.partial(infer, self.state)
-
-
-def from_trained(trained: "Trained") -> Model:
-    """The model of a run at a checkpoint, as from `run.restore`."""
-    config, state = trained.run.config, trained.state
-    record = {
-        "encoder": config.encoder.to_dict(),
-        "dtype": config.dtype,
-        "matmul_precision": config.matmul_precision,
-        "image_size": config.data.image_size,
-        "channels": config.data.channels,
-        "mean": list(config.views.mean),
-        "std": list(config.views.std),
-        "training": {
-            "method": "BYOL (arXiv 2006.07733)",
-            "step": int(state.step),
-            "total_steps": trained.run.total_steps,
-            "data": trained.run.data,
-            "config": config.to_dict(),
-        },
-    }
-    # Through JSON, so that it equals the record of an export.
-    return Model(json.loads(json.dumps(record)), trained.learner, state)
 
 
 def load(directory: str | Path, step: int | None = None) -> Encoder:
@@ -215,7 +206,7 @@ def load(directory: str | Path, step: int | None = None) -> Encoder:
     if is_run:
         from byol_jax.runs import run as run_lib  # imports Orbax
 
-        return from_trained(run_lib.restore(directory, step))
+        return Model(run_lib.restore(directory, step))
     if step is not None:
         raise CheckpointError(
             f"{directory} is an exported encoder, which has no steps to choose from (step={step}): "
@@ -258,7 +249,9 @@ def _open_export(directory: Path, config: dict[str, Any]) -> Encoder:
     try:
         _check_config(config)
         encoder = Encoder(config, variables={})
-        expected = _shapes(encoder)
+        image = (1, config["image_size"], config["image_size"], config["channels"])
+        init = nn.init(functools.partial(models.encode, train=False), encoder.module)
+        wanted = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct(image, np.float32))
     # The first three: what is missing, and what JAX raises for impossible sizes.
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = str(error).rstrip(".")
@@ -266,7 +259,7 @@ def _open_export(directory: Path, config: dict[str, Any]) -> Encoder:
             f"{directory}/config.json lacks or garbles a setting: {reason}."
         ) from error
     arrays = read_safetensors(path)
-    wrong = manifest.difference(arrays, expected)
+    wrong = manifest.difference(arrays, flax.traverse_util.flatten_dict(wanted, sep="/"))
     if wrong:
         raise CheckpointError(f"{path} does not fit its config.json: {wrong}.")
     encoder.variables = flax.traverse_util.unflatten_dict(arrays, sep="/")
@@ -299,15 +292,6 @@ def _check_config(config: dict[str, Any]) -> None:
     )
 
 
-def _shapes(encoder: Encoder) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays that an encoder's variables need, by path."""
-    size, channels = encoder.config["image_size"], encoder.config["channels"]
-    image = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
-    init = nn.init(functools.partial(models.encode, train=False), encoder.module)
-    variables = jax.eval_shape(init, jax.random.key(0), image)
-    return flax.traverse_util.flatten_dict(variables, sep="/")
-
-
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a *.safetensors file, by name; names may be anything, and are not paths.
 
@@ -319,9 +303,5 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         return safetensors.numpy.load_file(path)
-    # The last four, by version of the package: a dtype that NumPy lacks.
-    except (
-        *(OSError, safetensors.SafetensorError),
-        *(AttributeError, KeyError, TypeError, ValueError),
-    ) as error:
+    except Exception as error:  # by version of the package, for a dtype that NumPy lacks
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}.") from error

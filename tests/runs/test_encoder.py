@@ -85,7 +85,7 @@ def test_wrong_images_are_refused(model, method):
 
 
 def test_predict_without_a_predictor_is_refused():
-    model = encoder_lib.from_trained(random_trained(0, predictor_layers=0))
+    model = encoder_lib.Model(random_trained(0, predictor_layers=0))
     assert model.project(IMAGES).shape == (7, 4)
     with pytest.raises(ConfigError, match=r"trained without a predictor .*: use project"):
         model.predict(IMAGES)
@@ -162,7 +162,7 @@ def test_few_batch_sizes_are_compiled():
 def test_matmul_precision_of_the_run_reaches_the_export(precision, tmp_path):
     trained = random_trained(0)
     trained.run.config.matmul_precision = precision
-    encoder_lib.save(encoder_lib.from_trained(trained), tmp_path)
+    encoder_lib.save(encoder_lib.Model(trained), tmp_path)
     encoder = byol_jax.load(tmp_path)
     text = encoder._embed.func.lower(encoder.variables, IMAGES).as_text()
     assert ("HIGHEST" in text) == (precision == "highest")

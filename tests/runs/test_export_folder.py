@@ -24,7 +24,7 @@ def trained():
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported") / "encoder"
-    encoder_lib.save(encoder_lib.from_trained(trained), directory)
+    encoder_lib.save(encoder_lib.Model(trained), directory)
     return directory
 
 
@@ -61,7 +61,7 @@ def test_the_config_tells_how_the_encoder_was_trained(exported):
 def test_an_export_does_not_overwrite_a_run(trained, tmp_path):
     run_lib.prepare_workdir(tmp_path, trained.run)
     with pytest.raises(UserError, match="holds something else than an earlier export"):
-        encoder_lib.save(encoder_lib.from_trained(trained), tmp_path)
+        encoder_lib.save(encoder_lib.Model(trained), tmp_path)
     assert run_lib.read(tmp_path).config.batch_size == 16
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
@@ -69,12 +69,12 @@ def test_an_export_does_not_overwrite_a_run(trained, tmp_path):
 def test_an_export_does_not_join_other_files(trained, tmp_path):
     (tmp_path / "model.safetensors").write_text("mine")
     with pytest.raises(UserError, match="holds something else than an earlier export"):
-        encoder_lib.save(encoder_lib.from_trained(trained), tmp_path)
+        encoder_lib.save(encoder_lib.Model(trained), tmp_path)
     assert (tmp_path / "model.safetensors").read_text() == "mine"
 
 
 def test_an_earlier_export_is_replaced(trained, copy):
-    model = encoder_lib.from_trained(trained)
+    model = encoder_lib.Model(trained)
     model.config["training"]["step"] = 4
     encoder_lib.save(model, copy)
     assert byol_jax.load(copy).config["training"]["step"] == 4
@@ -90,14 +90,14 @@ def test_a_failure_leaves_the_earlier_export(trained, copy, monkeypatch):
 
     monkeypatch.setattr(safetensors.numpy, "save_file", fail)
     with pytest.raises(UserError, match=r"cannot be written \(No space left"):
-        encoder_lib.save(encoder_lib.from_trained(trained), copy)
+        encoder_lib.save(encoder_lib.Model(trained), copy)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_made_is_named(trained, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another folder"):
-        encoder_lib.save(encoder_lib.from_trained(trained), tmp_path / "file" / "below")
+        encoder_lib.save(encoder_lib.Model(trained), tmp_path / "file" / "below")
 
 
 def test_an_export_without_weights_is_named(copy):
