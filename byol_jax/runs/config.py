@@ -255,7 +255,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     warnings = []
     rate = config.optimizer.base_learning_rate
     usual = OPTIMIZER_DEFAULTS["adamw"]["base_learning_rate"]
-    if config.optimizer.name == "adamw" and rate > 20 * usual:
+    if config.optimizer.name == "adamw" and rate > 20 * usual:  # as most rates for LARS are
         warnings.append(
             f"warning: config.optimizer.base_learning_rate={rate:g} looks like a rate for LARS; "
             f"{usual:g} is usual under AdamW."

@@ -85,8 +85,9 @@ def input_bound_hint(config: ConfigDict, source: data.Source) -> str:
 
 
 def eval_batch_size(config: ConfigDict) -> int:
-    """Images of a batch in evaluation: a micro-batch, but at most 256 for each device."""
-    return min(config_lib.micro_batch_size(config), 256 * jax.device_count())
+    """Images of a process's batch in evaluation: for each device as in training, at most 256."""
+    share = config_lib.micro_batch_size(config) // jax.process_count()
+    return min(share, 256 * jax.local_device_count())
 
 
 def eval_batches(

@@ -246,9 +246,9 @@ def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
     if differing in (["fingerprint"], ["num_examples", "fingerprint"]) and not refused:
         raise DataError(
             f"The images of {now.data['name']} are not those that the run in {workdir} began with "
-            f"({before.data['num_examples']} then, {now.data['num_examples']} now, or under other "
-            "names): put back what was removed or renamed (any image under the old name will do), "
-            "and take out what was added; or start from scratch in another --workdir."
+            f"({before.data.get('num_examples')} then, {now.data['num_examples']} now, or under "
+            "other names): put back what was removed or renamed (any image under the old name will "
+            "do), and take out what was added; or start from scratch in another --workdir."
         )
     refused += [
         f"{key} of the data ({before.data.get(key)} -> {now.data[key]})" for key in differing

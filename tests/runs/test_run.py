@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -137,3 +138,22 @@ def test_another_number_of_processes_is_reported_where_it_matters(workdir):
     (line,) = run_lib.prepare_workdir(workdir, run, order_depends_on_processes=True)
     assert line.startswith("This run had 2 processes and now has 1")
     assert run_lib.prepare_workdir(workdir, run, order_depends_on_processes=True) == []
+
+
+@pytest.mark.parametrize(("batch_size", "want"), [(4096, 512), (512, 128)])
+def test_batches_in_evaluation_count_the_devices_of_this_process(monkeypatch, batch_size, want):
+    for name, count in (("process_count", 4), ("device_count", 8), ("local_device_count", 2)):
+        monkeypatch.setattr(jax, name, lambda count=count: count)
+    config = tiny_config()
+    config.batch_size = batch_size
+    assert inputs.eval_batch_size(config) == want
+
+
+def test_a_record_without_the_number_of_images_is_refused(images, workdir):
+    run = run_on(f"folder:{images}")
+    start(workdir, run)
+    record = json.loads((workdir / "config.json").read_text())
+    del record["data"]["num_examples"], record["data"]["fingerprint"]
+    (workdir / "config.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="None then, 16 now"):
+        run_lib.prepare_workdir(workdir, run)
