@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The way in: `./run.sh help` says what it does. Everything runs in .venv with the pinned requirements.
+# Entry point of a checkout; `./run.sh help` lists the commands. Everything runs in .venv, with the
+# pinned requirements.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -12,28 +13,24 @@ usage() {
     cat <<'EOF'
 Usage: ./run.sh [COMMAND [ARGUMENTS]]
 
-  (nothing)      quickstart: set up, pre-train a small encoder on the embedded dataset, evaluate and
-                 export it; everything lands in runs/quickstart, and a second run resumes there
-  setup          make .venv and install the pinned requirements
-  pretrain ...   python -m byol_jax.cli.pretrain ..., set up first if needed
-  launch-local N ...
-                 the same in N processes on this machine, which share its GPUs
-  evaluate ...   python -m byol_jax.cli.evaluate ...
-  export ...     python -m byol_jax.cli.export ...
-  import-reference ...
-                 python -m byol_jax.cli.import_reference ...
-  check-data ... python -m byol_jax.cli.check_data ...: lists what is wrong with images
-  data-service ...
-                 python -m byol_jax.cli.data_service ...: decodes for hosts that cannot keep up
-  bench ...      how fast it is on this machine, beside others: python -m experiments.bench ...
-  faults ...     kills, damages and starves runs, and prints what became of them
-  test ...       ruff, then pytest ... (what continuous integration runs); installs PyTorch and
-                 others too, which the tests of the exchange formats compare with
+  (no command)   quickstart: install, pre-train a small encoder on the embedded data set, evaluate
+                 and export it in runs/quickstart; run again, it resumes there
+  setup          create .venv and install the pinned requirements
+
+  pretrain, evaluate, export, import-reference, check-data, data-service, launch-local, bench
+                 the commands of byol-jax, installed first if necessary;
+                 ./run.sh COMMAND --help describes each
+
+  test ...       ruff, then pytest ...: what continuous integration runs. Also installs PyTorch and
+                 other packages, which the export formats are compared with
+  test-lowest    install the lowest supported version of each dependency in .venv-lowest, and test
+                 the algorithm and the commands with them
+  faults         kill, damage and starve runs; report which of them recovered
   lint           ruff alone
   help           this text
 
-Relative paths in arguments start from the folder of this script.
-BYOL_PYTHON=/path/to/python uses that interpreter with the packages it has: nothing is installed.
+Relative paths are relative to this folder.
+BYOL_PYTHON=/path/to/python uses that interpreter and its packages; nothing is installed then.
 For a GPU: ./run.sh setup, then .venv/bin/pip install "jax[cuda12]==$(.venv/bin/python -c 'import jax; print(jax.__version__)')"
 EOF
 }
@@ -43,8 +40,8 @@ fail() {
     exit "${2:-1}"
 }
 
-# Runs one step of several in its own process group: every signal reaches it once, from here, and the
-# script stops too, although pretrain answers an interrupt by saving and leaving with success.
+# Runs one of several steps in its own process group: each signal reaches it once, from here, and the
+# script stops too, although pretrain saves on an interrupt and exits with code 0.
 step() {
     local status=0
     set -m
@@ -57,7 +54,7 @@ step() {
 }
 
 stop() { # signal, exit code
-    # A second signal is passed on as well: the step decides what it means.
+    # A second signal is passed on as well; the step decides what to do.
     trap 'kill -s '"$1"' -- "-$child" 2>/dev/null' "$1"
     if [[ -n $child ]]; then
         kill -s "$1" -- "-$child" 2>/dev/null || true
@@ -83,29 +80,32 @@ find_python() {
             return
         fi
     done
-    fail "no Python 3.11, 3.12 or 3.13 found: install one, or name yours with BYOL_PYTHON=/path/to/python."
+    fail "no Python 3.11, 3.12 or 3.13 found: install one, or set BYOL_PYTHON=/path/to/python."
 }
 
-# Installs a requirements file into .venv unless what it asks for is what was installed last.
+# Makes a virtual environment.
+make_venv() { # folder
+    local base
+    base=$(find_python)
+    # Removed on failure: the next start would take an incomplete environment for a complete one.
+    "$base" -m venv "$1" || {
+        rm -rf "$1"
+        fail "$base cannot make a virtual environment: install its venv package (python3-venv on Debian and Ubuntu)."
+    }
+}
+
+# Installs a requirements file into .venv, unless the same requirements were installed last time.
 setup() { # requirements file, options of pip
     if [[ -n ${BYOL_PYTHON:-} ]]; then
-        command -v "$python" >/dev/null || fail "BYOL_PYTHON is $python, which is not a program: name a Python 3.11 or later."
+        command -v "$python" >/dev/null || fail "BYOL_PYTHON is $python, which is not a program: set it to a Python 3.11, 3.12 or 3.13."
         return
     fi
-    if [[ ! -x $python ]]; then
-        local base
-        base=$(find_python)
-        # Removed on failure: half an environment would be taken for a whole one next time.
-        "$base" -m venv "$venv" || {
-            rm -rf "$venv"
-            fail "$base cannot make a virtual environment: install its venv package (python3-venv on Debian and Ubuntu)."
-        }
-    fi
+    [[ -x $python ]] || make_venv "$venv"
     local stamp=$venv/installed-$1 wanted
     wanted=$(cat requirements.txt "$1")
     if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
         echo "Installing $1 into $venv ..."
-        step "$python" -m pip install --quiet --disable-pip-version-check "${@:2}" -r "$1" || fail "pip could not install $1: its message above says why."
+        step "$python" -m pip install --quiet --disable-pip-version-check "${@:2}" -r "$1" || fail "pip could not install $1; its message is above."
         printf '%s\n' "$wanted" >"$stamp"
     fi
 }
@@ -116,21 +116,45 @@ lint() {
 }
 
 run_quickstart() {
-    step "$python" -m byol_jax.cli.pretrain --config=byol_jax/presets/quickstart.py --workdir="$quickstart"
-    step "$python" -m byol_jax.cli.evaluate --checkpoint="$quickstart" --protocol=logistic
-    step "$python" -m byol_jax.cli.evaluate --checkpoint="$quickstart" --protocol=knn
-    step "$python" -m byol_jax.cli.export --checkpoint="$quickstart" --output="$quickstart/export"
+    step "$python" -m byol_jax.cli pretrain --config=quickstart --workdir="$quickstart"
+    step "$python" -m byol_jax.cli evaluate --checkpoint="$quickstart" --protocol=logistic
+    step "$python" -m byol_jax.cli evaluate --checkpoint="$quickstart" --protocol=knn
+    step "$python" -m byol_jax.cli export --checkpoint="$quickstart" --output="$quickstart/export"
     cat <<EOF
 
 Done. In $PWD/$quickstart:
   export/              the trained encoder: byol_jax.load("$quickstart/export")
-  eval/*.json          its accuracies, beside raw pixels and a random encoder
-  views.png            the pairs of views it was trained on
+  eval/*.json          its accuracies, with those of raw pixels and of a random encoder
+  views.png            pairs of views that it was trained on
   curves.png           loss, health and accuracy by step
   metrics.jsonl        the same as numbers (events.*: for TensorBoard)
-  checkpoints/         the whole training state; config.json: every setting
-Next: your own images, in README.md.
+  checkpoints/         the complete training state; config.json: every setting
+Next: train on your own images, as in README.md.
 EOF
+}
+
+# The dependencies of pyproject.toml, each at its lower bound, as a requirements file.
+lower_bounds() { # python
+    "$1" - <<'EOF'
+import re
+import tomllib
+
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+extras = project["optional-dependencies"]
+for line in [*project["dependencies"], *extras["train"], *extras["export"], *extras["dev"]]:
+    print(re.sub(r">=([\w.]+)[^;]*", r"==\1", line))
+EOF
+}
+
+test_lowest() {
+    local lowest=.venv-lowest
+    [[ -x $lowest/bin/python ]] || make_venv "$lowest"
+    lower_bounds "$lowest/bin/python" >"$lowest/lowest.txt"
+    echo "Installing the lowest versions into $lowest ..."
+    step "$lowest/bin/python" -m pip install --quiet --disable-pip-version-check -r "$lowest/lowest.txt"
+    # The commands train, evaluate, export and load. Old versions may warn.
+    exec "$lowest/bin/python" -m pytest -W default tests/core/test_byol.py tests/cli/test_commands.py "$@"
 }
 
 command=${1:-quickstart}
@@ -143,7 +167,7 @@ case $command in
     setup) setup requirements.txt ;;
     pretrain | launch-local | evaluate | export | import-reference | check-data | data-service | bench)
         setup requirements.txt
-        exec "$python" -m "experiments.${command//-/_}" "$@"
+        exec "$python" -m byol_jax.cli "$command" "$@"
         ;;
     faults)
         setup requirements-dev.txt
@@ -154,10 +178,11 @@ case $command in
         setup requirements-interop.txt
         setup requirements-interop-no-deps.txt --no-deps
         lint
-        # A process for each core; a file stays whole, as its tests share what was compiled. The
-        # files in the order of tests/conftest.py, the longest first.
+        # One process per core. The tests of a file share compiled programs and stay together; files
+        # run in the order of tests/conftest.py, the longest first.
         exec "$python" -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder "$@"
         ;;
+    test-lowest) test_lowest "$@" ;;
     lint)
         setup requirements-dev.txt
         lint

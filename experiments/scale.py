@@ -1,21 +1,21 @@
-"""What an update communicates between devices, and a small model of what that costs.
+"""The communication of an update between devices, and a small model of its cost.
 
     python -m experiments.scale [--device=h100] [--global_batch_size=4096] [--flops_share=0.25] \
         [--link_share=0.6]
 
-prints the tables of docs/scale.md, which says what they mean. Sizes are counted from the network
-itself: ResNet-50 with the paper's heads, at 224 pixels. Times are the model's, not measured.
+prints the tables of docs/scale.md, which explains them. Sizes are counted from the network itself:
+ResNet-50 with the paper's heads, at 224 pixels. Times are the model's, not measurements.
 
 All-reduces of one update (byol.update under parallel.update):
 
-- every batch norm, in every pass of either network over either view, averages mean and mean of
-  squares; in the online network the backward pass averages their gradients as well;
-- the gradients are averaged once, and the running statistics of both networks with them.
+- each batch norm, in each pass of either network over either view, averages mean and mean of
+  squares; in the online network the backward pass also averages their gradients;
+- the gradients are averaged once, together with the running statistics of both networks.
 
 Sources of the constants: NVIDIA's data sheets of H100 SXM and DGX H100 (dense bfloat16; NVLink 900
-GB/s in both directions together; a 400 Gb/s adapter for each GPU), and cloud.google.com/tpu/docs
-for v4, v5e and v5p (interconnect of a chip in one direction; 100 Gb/s adapters between slices).
-Latencies and the two shares are assumptions.
+GB/s, the sum of both directions; a 400 Gb/s adapter per GPU), and cloud.google.com/tpu/docs for v4,
+v5e and v5p (interconnect of a chip in one direction; 100 Gb/s adapters between slices). Latencies
+and the two shares are assumptions.
 """
 
 import math
@@ -28,31 +28,31 @@ from ml_collections import ConfigDict
 
 from byol_jax import byol
 from byol_jax.cli import app
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError
 from byol_jax.runs import build
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import run as run_lib
 
 FLOAT = 4  # bytes
 CLASSES = 1000  # of the probe
-EXAMPLES = 1_281_167  # of ImageNet
+EXAMPLES = 1_281_167  # in ImageNet
 VIEWS = 2
-COUNTS = (8, 16, 32, 64, 128, 256, 512)  # of devices
-# Of a pass forward, in FLOPs: the online network goes forward, then backward at twice the cost (by
-# the input and by the weights of each layer), and the target goes forward.
+COUNTS = (8, 16, 32, 64, 128, 256, 512)  # numbers of devices
+# FLOPs relative to a forward pass: the online network runs forward, then backward at twice the cost
+# (for the inputs and the weights of each layer), and the target runs forward.
 PASSES = 1 + 2 + 1
 BACKWARD = 2
 
 
 class Device(NamedTuple):
-    """An accelerator and what connects it; rates are for one device and one direction."""
+    """An accelerator and its links; rates are per device and in one direction."""
 
-    flops: float  # a second, bfloat16
-    domain: int  # devices that the fast links connect
-    link: float  # bytes a second within the domain
-    network: float  # bytes a second to other domains
-    launch: float  # seconds until a collective is under way
-    hop: float  # seconds from device to device within the domain
+    flops: float  # per second, bfloat16
+    domain: int  # devices connected by the fast links
+    link: float  # bytes per second within the domain
+    network: float  # bytes per second to other domains
+    launch: float  # seconds to start a collective
+    hop: float  # latency between devices of a domain, seconds
     network_hop: float  # and between domains
 
 
@@ -64,13 +64,13 @@ DEVICES = {
 }
 
 DEVICE = flags.DEFINE_enum("device", None, list(DEVICES), "One device; all by default.")
-BATCH_SIZE = flags.DEFINE_integer("global_batch_size", 4096, "Images in an update, of all devices.")
-FLOPS_SHARE = flags.DEFINE_float("flops_share", 0.25, "Of the peak, that computation reaches.")
-LINK_SHARE = flags.DEFINE_float("link_share", 0.6, "Of the links' rates, that collectives reach.")
+BATCH_SIZE = flags.DEFINE_integer("global_batch_size", 4096, "Images per update, over all devices.")
+FLOPS_SHARE = flags.DEFINE_float("flops_share", 0.25, "Share of the peak FLOP/s that is reached.")
+LINK_SHARE = flags.DEFINE_float("link_share", 0.6, "Share of the link rates that is reached.")
 
 
 class Traffic(NamedTuple):
-    """What the devices average in one update."""
+    """The data that the devices average in one update."""
 
     parameters: int  # online, probe included
     gradients: int  # bytes, once
@@ -79,21 +79,21 @@ class Traffic(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Seconds of one update by the model."""
+    """Estimated seconds of one update."""
 
     compute: float
-    moments: float  # all-reduces of batch norms, which the next layer waits for
+    moments: float  # all-reduces of batch norms, on which the next layer depends
     rest: float  # all-reduce of gradients and running statistics
-    exposed: float  # what of `rest` the backward pass does not hide
+    exposed: float  # the part of `rest` that does not overlap with the backward pass
 
     @property
     def total(self) -> float:
-        """The whole update."""
+        """The complete update."""
         return self.compute + self.moments + self.exposed
 
 
 def paper() -> ConfigDict:
-    """The paper's ImageNet setting, resolved; its data are nowhere looked at."""
+    """The paper's ImageNet setting, resolved; the data are not opened."""
     config = config_lib.default()
     config.data.source = config_lib.UNKNOWN_SOURCE
     config.epochs = 1000
@@ -108,22 +108,22 @@ def learner_and_state(config: ConfigDict, num_classes: int) -> tuple[byol.Learne
 
 
 def traffic(state: byol.State, accum_steps: int = 1) -> Traffic:
-    """What `byol.update` averages over the devices.
+    """The data that `byol.update` averages over the devices.
 
     Args:
       state: arrays or their shapes.
-      accum_steps: micro-batches, each of which is normalised on its own.
+      accum_steps: number of micro-batches, each with its own batch-norm statistics.
     """
 
     def size(tree: Any) -> int:
         return sum(FLOAT * leaf.size for leaf in jax.tree.leaves(tree))
 
-    def of_norms(stats: Any) -> list[int]:
+    def norm_sizes(stats: Any) -> list[int]:
         named = jax.tree_util.tree_leaves_with_path(stats)
         return [2 * FLOAT * leaf.size for path, leaf in named if path[-1].key == "mean"]
 
     # Forward and backward in the online network, forward in the target's.
-    moments = 2 * of_norms(state.online_stats) + of_norms(state.target_stats)
+    moments = 2 * norm_sizes(state.online_stats) + norm_sizes(state.target_stats)
     return Traffic(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.online_params)),
         gradients=size(state.online_params),
@@ -133,25 +133,26 @@ def traffic(state: byol.State, accum_steps: int = 1) -> Traffic:
 
 
 def forward_flops(learner: byol.Learner, state: byol.State, config: ConfigDict) -> float:
-    """FLOPs of the online network for one view of one image, as XLA counts them."""
+    """XLA's count of FLOPs of the online network for one view of one image."""
     variables = {"params": state.online_params, "batch_stats": state.online_stats}
-    image = jax.ShapeDtypeStruct((1, *build.image_shape(config)), jnp.float32)
+    shape = build.example_batch(config).examples.shape[2:]
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     apply = jax.jit(lambda variables, x: learner.online.apply(variables, x, train=False))
     return apply.lower(variables, image).cost_analysis()["flops"]
 
 
 def ring(size: float, count: int, rate: float) -> float:
-    """Seconds that an all-reduce of `size` bytes takes in a ring of `count` devices.
+    """Seconds of an all-reduce of `size` bytes in a ring of `count` devices.
 
-    Each device sends (count - 1) / count of the bytes twice: partial sums, then whole ones.
+    Each device sends (count - 1) / count of the bytes twice: partial sums, then complete sums.
     """
     return 2 * (count - 1) / count * size / rate
 
 
 def all_reduce(device: Device, size: float, count: int, link_share: float) -> float:
-    """Seconds of an all-reduce: rings within the domains, then one ring through them for each part.
+    """Seconds of an all-reduce: rings within domains, then for each part a ring across domains.
 
-    Latency is that of a tree: up and down.
+    Latency is that of a tree, up and down.
     """
     inside = min(count, device.domain)
     domains = -(-count // device.domain)
@@ -159,7 +160,7 @@ def all_reduce(device: Device, size: float, count: int, link_share: float) -> fl
     seconds += ring(size, inside, link_share * device.link)
     if domains > 1:
         seconds += 2 * math.ceil(math.log2(domains)) * device.network_hop
-        # After the first half of the ring inside, each device has the sum of its own part.
+        # After the first half of the inner ring, each device holds the sum of its own part.
         seconds += ring(size / inside, domains, link_share * device.network)
     return seconds
 
@@ -174,16 +175,16 @@ def step(
     flops_share: float,
     link_share: float,
 ) -> Step:
-    """One update by the model.
+    """Estimates one update.
 
     Args:
-      device: which accelerator.
-      sent: what it communicates.
+      device: the accelerator.
+      sent: the data communicated.
       flops: of one forward pass of one view of one image.
-      count: devices.
-      batch_size: images of all devices.
-      flops_share: of `device.flops`, that is reached; 0 to 1.
-      link_share: of the links' rates, that is reached; 0 to 1.
+      count: number of devices.
+      batch_size: images over all devices.
+      flops_share: share of `device.flops` that is reached, in 0..1.
+      link_share: share of the link rates that is reached, in 0..1.
     """
     forward = VIEWS * flops * batch_size / count / (flops_share * device.flops)
     compute = PASSES * forward
@@ -204,16 +205,16 @@ def table(
     """The Markdown table of a device, a row for each of `COUNTS`.
 
     Raises:
-      UserError: a batch size that leaves a device without an image, or a share outside 0 to 1.
+      ConfigError: the batch size does not divide among the devices, or a share is outside 0..1.
     """
     if batch_size < 1 or batch_size % COUNTS[-1]:
-        raise UserError(
+        raise ConfigError(
             f"--global_batch_size={batch_size} does not divide among {COUNTS[-1]} devices: make "
             f"it a multiple of {COUNTS[-1]}."
         )
     for name, share in (("flops_share", flops_share), ("link_share", link_share)):
         if not 0 < share <= 1:
-            raise UserError(f"--{name}={share} must be above 0 and at most 1.")
+            raise ConfigError(f"--{name}={share} must be above 0 and at most 1.")
     lines = [
         "| devices | images each | compute ms | norms ms | gradients ms | exposed ms | step ms |"
         " computing | images/s |",
@@ -238,7 +239,7 @@ def table(
 
 
 def main() -> None:
-    """Prints what is counted, then a table for each device."""
+    """Prints a table for each device, then the counts."""
     config = paper()
     learner, state = learner_and_state(config, CLASSES)
     sent, flops = traffic(state), forward_flops(learner, state, config)
@@ -256,7 +257,7 @@ def main() -> None:
 
 
 def counted(sent: Traffic, flops: float) -> str:
-    """What the tables rest on, as a Markdown table."""
+    """The counts that the tables are based on, as a Markdown table."""
     rows = [
         ("parameters with a gradient", f"{sent.parameters:,}"),
         ("gradients", f"{sent.gradients / 1e6:.1f} MB in 1 all-reduce"),

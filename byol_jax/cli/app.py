@@ -1,5 +1,6 @@
-"""How every entry point starts, and how it says no: one sentence, and an exit code other than 0."""
+"""How every command starts and ends: flags, one-line errors, exit codes."""
 
+import difflib
 import re
 import sys
 import traceback
@@ -9,49 +10,70 @@ from absl import app, flags, logging
 
 from byol_jax.errors import UserError
 
+EXTRAS = {  # packages that a plain install lacks, and the extra that has them
+    **dict.fromkeys(
+        ("PIL", "matplotlib", "orbax", "tensorboardX", "tensorflow", "tensorflow_datasets", "tqdm"),
+        "train",
+    ),
+    "pyarrow": "export",
+}
+
 
 def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags and runs `main`; a user's mistake ends in a sentence, not a traceback.
+    """Parses the flags and runs `main`; a user's mistake ends in a one-line error.
 
     Exit codes: 0 done, or stopped and saved on a signal; 1 the input cannot be used, or another
     process of the run was lost; 2 a flag is wrong; 130 interrupted with nothing to save.
     """
-    # Orbax tells every file it writes; what matters to a user is printed by this program itself.
+    # Orbax logs every file that it writes; what a user needs to know is printed by our own code.
     logging.set_verbosity(logging.ERROR)
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    if {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"} & set(argv):
+        print(_help())
+        sys.exit(0)
     try:
+        _check_names(argv)
         rest = flags.FLAGS(list(argv))
-    # A config that is not there or cannot be run, a key that does not exist, a value of the wrong
-    # type: the flags of ml_collections raise whatever they met.
+    # The flags of ml_collections raise many types: for a key that does not exist, a value of the
+    # wrong type, and more.
     except Exception as error:
-        _leave(_words(error), 2)
+        _exit(format_error(error), 2)
     if rest[1:]:
-        _leave(f"unexpected argument {rest[1]!r}; flags are written --name=value", 2)
+        _exit(f"unexpected argument {rest[1]!r}; flags are written --name=value", 2)
     return rest
 
 
-def _words(error: Exception) -> str:
-    """The text of an error raised while flags were read, on one line."""
-    if error.args and isinstance(error.args[0], KeyError):  # what a misspelt config key ends in
+def _help() -> str:
+    """The docstring and the flags of the command that runs."""
+    _, _, definitions = flags.FLAGS.main_module_help().strip().partition("\n")
+    return f"{sys.modules['__main__'].__doc__.strip()}\n\nflags:\n{definitions}"
+
+
+def _check_names(argv: Sequence[str]) -> None:
+    """Refuses unknown flags before --config is loaded, which takes as long as importing JAX."""
+    for argument in argv[1:]:
+        if argument == "--":
+            return
+        found = re.match(r"--([a-z][\w-]*)(=|$)", argument)
+        if found and not {found[1], found[1].removeprefix("no")} & set(flags.FLAGS):
+            suggestions = difflib.get_close_matches(found[1], flags.FLAGS)
+            raise flags.UnrecognizedFlagError(found[1], suggestions=suggestions)
+
+
+def format_error(error: Exception) -> str:
+    """The text of an error that was raised while flags were read, on one line."""
+    if error.args and isinstance(error.args[0], KeyError):  # a config key that does not exist
         text = " ".join(error.args[0].args[0].replace("'\n", "'. ").split())
-        # Of a locked tree, all its keys and values are recited.
+        # A locked config lists all its keys and values.
         return "no such config key: " + re.sub(r" and cannot be added.*\}\"", ".", text)
-    lines = str(error).strip().splitlines() or [""]
-    # Where a config file fails, the text is its whole traceback, the reason last.
-    text = lines[-1] if "Traceback" in str(error) else " ".join(" ".join(lines).split())
+    text = " ".join(str(error).split())
     missing = re.match(r"flag (--\w+)=None: .* must have a value other than None", text)
     if missing:
-        return f"{missing.group(1)} is missing; --help tells what it is for."
-    if "get_config() takes 0 positional arguments" in text:
-        return "--config names a file that takes nothing after a colon: leave that out"
-    # The last line of a traceback names the type of the error with its module.
-    ours = f"{UserError.__module__}.{UserError.__name__}: "
-    if isinstance(error, flags.Error | UserError) or text.startswith(ours):
-        return text.removeprefix(ours)
-    return f"{type(error).__name__}: {text}"
+        return f"{missing.group(1)} is missing; --help describes the flags."
+    return text if isinstance(error, flags.Error | UserError) else f"{type(error).__name__}: {text}"
 
 
 def _guarded(main: Callable[[], int | None]) -> int | None:
@@ -59,32 +81,34 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
     try:
         code = main()
     except UserError as error:
-        _leave(str(error), 1)
+        _exit(str(error), 1)
     except KeyboardInterrupt:
-        _leave("interrupted", 130)
-    except Exception:
+        _exit("interrupted", 130)
+    except Exception as error:
+        package = (getattr(error, "name", None) or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package in EXTRAS:
+            _exit(f"{package} is not installed: pip install 'byol_jax[{EXTRAS[package]}]'", 1)
         if _is_one_of_several():
             traceback.print_exc()
-            _part(1)
+            _shutdown_distributed(1)
         raise
-    _part(0)  # whatever the exit code: this is an orderly end
+    _shutdown_distributed(0)  # whatever the exit code: this is an orderly end
     return code
 
 
-def _leave(sentence: str, code: int) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
-    _part(code)
+def _exit(text: str, code: int) -> None:
+    print(f"error: {text}", file=sys.stderr)
+    _shutdown_distributed(code)
     sys.exit(code)
 
 
-def _part(code: int) -> None:
-    """Tells the other processes of a run, if there are any, that this one goes."""
+def _shutdown_distributed(code: int) -> None:
+    """Reports to the other processes of the run, if there are any, that this one ends."""
     if _is_one_of_several():
         sys.modules["byol_jax.runs.processes"].shutdown(code)
 
 
 def _is_one_of_several() -> bool:
     # Not imported from here: wrong flags are answered without waiting for JAX.
-    return (
-        "byol_jax.runs.processes" in sys.modules and sys.modules["byol_jax.runs.processes"].joined()
-    )
+    processes = sys.modules.get("byol_jax.runs.processes")
+    return processes is not None and processes.joined()

@@ -1,11 +1,12 @@
-"""Starts a part of a tf.data service, which decodes images for training (config.data.service).
+"""Starts a dispatcher or a worker of a tf.data service, which decodes images for training.
 
-python -m byol_jax.cli.data_service --port=5050                                  # the dispatcher
-python -m byol_jax.cli.data_service --dispatcher=HOST:5050 [--host=NAME] [--port=N]    # a worker
+byol-jax data-service --port=5050                                      # the dispatcher
+byol-jax data-service --dispatcher=HOST:5050 [--host=NAME] [--port=N]  # a worker
+byol-jax pretrain --config.data.service=grpc://HOST:5050 ...           # uses them
 
-One dispatcher hands out the work; any number of workers, on other machines, does it. Each must see
-the images under the paths that the training hosts see. Trains with
---config.data.service=grpc://HOST:5050. Stops at Ctrl-C; what a worker had begun is made elsewhere.
+One dispatcher distributes the work to any number of workers on other machines. All of them must
+find the images under the same paths as the training processes. Ctrl-C stops either; the batches
+that a stopped worker had begun are made by another.
 """
 
 import socket
@@ -14,20 +15,22 @@ import threading
 from absl import flags
 
 from byol_jax.cli import app
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError
 
 PORT = flags.DEFINE_integer(
-    "port", 0, "Where to listen; a worker takes a free one by default.", 0, 2**16 - 1
+    "port", 0, "Port to listen on; a worker takes a free one by default.", 0, 2**16 - 1
 )
-DISPATCHER = flags.DEFINE_string("dispatcher", None, "Of a worker: HOST:PORT of its dispatcher.")
-HOST = flags.DEFINE_string("host", None, "Of a worker: where others find it; this machine's name.")
+DISPATCHER = flags.DEFINE_string("dispatcher", None, "For a worker: HOST:PORT of its dispatcher.")
+HOST = flags.DEFINE_string(
+    "host", None, "For a worker: its address for others; by default this machine's name."
+)
 
 
 def main() -> None:
-    """Serves as the flags say, until a signal."""
+    """Serves until a signal."""
     if DISPATCHER.value is None and not PORT.value:
-        raise UserError("say --port=N for a dispatcher, --dispatcher=HOST:PORT for a worker of it.")
-    # Here, so that a wrong flag is answered at once.
+        raise ConfigError("--port=N starts a dispatcher, --dispatcher=HOST:PORT a worker of it.")
+    # Imported here, so that wrong flags are answered at once.
     from byol_jax.data import service
 
     if DISPATCHER.value is None:

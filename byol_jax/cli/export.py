@@ -1,23 +1,20 @@
-"""Writes a trained encoder, or the features it makes of a data set, for use elsewhere.
+"""Writes a trained encoder, or the features of a data set that it computes, for use elsewhere.
 
-python -m byol_jax.cli.export --checkpoint=DIR --output=OUT [--step=N] [--format=NAME]
-python -m byol_jax.cli.export --what=features --checkpoint=DIR --output=OUT [--step=N] \
-    [--data=SOURCE] [--data_dir=DIR] [--split=NAME]
+byol-jax export --checkpoint=DIR --output=OUT [--step=N] [--format=NAME]
+byol-jax export --what=features --checkpoint=DIR --output=OUT [--step=N] \
+    [--data=SOURCE] [--data_dir=DIR] [--split=NAME] [--on_decode_error=error|skip]
 
-docs/export.md says what each format is for and how to load it.
+docs/export.md describes the formats and how to load them.
 """
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from absl import flags
 
 from byol_jax.cli import app
-from byol_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from byol_jax.runs.encoder import Encoder
+from byol_jax.errors import ConfigError
 
 FORMATS = {  # the module whose `save` writes it
     "byol_jax": "byol_jax.runs.encoder",
@@ -33,49 +30,64 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The --workdir of a pre-training run, or an exported encoder."
 )
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write.")
-STEP = flags.DEFINE_integer("step", None, "Of a run, which checkpoint; the newest by default.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; the newest by default.")
 WHAT = flags.DEFINE_string("what", "encoder", "encoder, or features of a data set.")
 FORMAT = flags.DEFINE_string(
-    "format", None, f"Of the encoder: {', '.join(FORMATS)}; byol_jax by default."
+    "format", None, f"Format of the encoder: {', '.join(FORMATS)}; byol_jax by default."
 )
 DATA = flags.DEFINE_string(
     "data",
     None,
-    "Of features: tfds:NAME, folder:, npz:PATH, embedded; or the training's.",
+    "For features: tfds:NAME, folder:PATH, npz:PATH or embedded; the training's by default.",
 )
 DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Of features: where TFDS keeps its data; the training's by default."
+    "data_dir", None, "For features: where TFDS keeps its data; the training's by default."
 )
-SPLIT = flags.DEFINE_string("split", None, "Of features: which; the training's by default.")
+SPLIT = flags.DEFINE_string("split", None, "For features: the split; the training's by default.")
+ON_DECODE_ERROR = flags.DEFINE_enum(
+    "on_decode_error",
+    None,
+    ["error", "skip"],
+    "For features: stop at an image that cannot be decoded (default), or leave it out.",
+)
 flags.mark_flags_as_required(["checkpoint", "output"])
 
 
 def main() -> None:
-    """Exports as the flags say."""
-    kind = FORMAT.value or "byol_jax"
-    if kind not in FORMATS:
-        raise UserError(f"--format={kind} is not one of {', '.join(FORMATS)}.")
+    """Exports an encoder or features."""
+    file_format = FORMAT.value or "byol_jax"
+    if file_format not in FORMATS:
+        raise ConfigError(f"--format={file_format} is not one of {', '.join(FORMATS)}.")
     if WHAT.value not in ("encoder", "features"):
-        raise UserError(f"--what={WHAT.value} is neither encoder nor features.")
+        raise ConfigError(f"--what={WHAT.value} is neither encoder nor features.")
     if WHAT.value == "features" and FORMAT.value is not None:
-        raise UserError(
+        raise ConfigError(
             "--format is for encoders, and features are always written as features.npz and "
             "features.parquet: leave --format or --what=features out."
         )
-    of_features = [flag.name for flag in (DATA, DATA_DIR, SPLIT) if flag.value is not None]
-    if WHAT.value == "encoder" and of_features:
-        raise UserError(
-            f"--{of_features[0]} is for features, and an encoder is exported without data: add "
-            f"--what=features, or leave --{of_features[0]} out."
+    for_features = (DATA, DATA_DIR, SPLIT, ON_DECODE_ERROR)
+    given = [flag.name for flag in for_features if flag.value is not None]
+    if WHAT.value == "encoder" and given:
+        raise ConfigError(
+            f"--{given[0]} is for features, and an encoder is exported without data: add "
+            f"--what=features, or leave --{given[0]} out."
         )
 
     import byol_jax
 
     encoder, output = byol_jax.load(CHECKPOINT.value, STEP.value), Path(OUTPUT.value)
     if WHAT.value == "features":
-        save_features(encoder, output)
+        from byol_jax.export import features
+
+        features.save(
+            encoder,
+            output,
+            open_source(encoder.config),
+            crop_fraction=encoder.crop_fraction,
+            on_decode_error=_print_left_out if ON_DECODE_ERROR.value == "skip" else None,
+        )
     else:
-        importlib.import_module(FORMATS[kind]).save(encoder, output)
+        importlib.import_module(FORMATS[file_format]).save(encoder, output)
     files = ", ".join(sorted(path.name for path in output.iterdir()))
     print(
         f"{output}: {files}: {WHAT.value} of {encoder.config['encoder']['name']}, step "
@@ -83,27 +95,29 @@ def main() -> None:
     )
 
 
-def save_features(encoder: "Encoder", output: Path) -> None:
-    """Embeds the data that the flags name, or else that the encoder was trained on."""
+def open_source(encoder_config: dict[str, Any]):
+    """The source that the flags name, or else the training data of the encoder."""
     from byol_jax import data
-    from byol_jax.export import features
     from byol_jax.runs import config as config_lib
 
-    trained_on = (encoder.config["training"].get("config") or {}).get("data", {})
+    trained_on = (encoder_config["training"].get("config") or {}).get("data", {})
     spec = DATA.value or trained_on.get("source")
-    # The split means nothing to another dataset.
-    defaults = trained_on if spec == trained_on.get("source") else {}
+    # The name of a split has no meaning for other data.
+    split = trained_on.get("train_split") if spec == trained_on.get("source") else None
     if spec in (None, config_lib.UNKNOWN_SOURCE):
-        raise UserError(
-            f"{CHECKPOINT.value} does not say what it was trained on: name images with --data."
+        raise ConfigError(
+            f"{CHECKPOINT.value} does not name its training data: name images with --data."
         )
-    source = data.open_source(
+    return data.open_source(
         spec,
-        SPLIT.value or defaults.get("train_split") or "train",
+        SPLIT.value or split or "train",
         data_dir=DATA_DIR.value or trained_on.get("dir") or None,
-        channels=encoder.config["channels"],
+        channels=encoder_config["channels"],
     )
-    features.save(encoder, output, source, crop_fraction=encoder.crop_fraction)
+
+
+def _print_left_out(name: str) -> None:
+    print(f"left out: {name}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Turns a pre-training checkpoint of the authors' code into a run of ours.
+"""Converts a pre-training checkpoint of the authors' code to a run of ours.
 
-python -m byol_jax.cli.import_reference --checkpoint=FILE.pkl --output=DIR \
+byol-jax import-reference --checkpoint=FILE.pkl --output=DIR \
     [--epochs=N] [--batch_size=N] [--image_size=N]
 
-DIR can then be evaluated, exported, or trained on from (--config.init.state=DIR), and
-`byol_jax.load` opens it. The file is a pickle, and nothing in it is run: what a checkpoint does not
-need is refused. It does not say how it was trained; the defaults are the paper's.
+DIR can be evaluated, exported, trained further (--config.init.state=DIR) and opened by
+`byol_jax.load`. The file is a pickle, but nothing in it is executed: what a checkpoint does not
+need is refused. It does not contain how it was trained; the defaults are the paper's. The weights
+published by the authors are licensed CC BY-NC 4.0.
 """
 
 from pathlib import Path
@@ -16,14 +17,14 @@ from byol_jax.cli import app
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A pretrain.pkl of the authors' code.")
 OUTPUT = flags.DEFINE_string("output", None, "The folder to make.")
-EPOCHS = flags.DEFINE_integer("epochs", 1000, "Of ImageNet in its whole training.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 4096, "That it was trained with.")
+EPOCHS = flags.DEFINE_integer("epochs", 1000, "Length of its complete training, on ImageNet.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 4096, "Batch size of its training.")
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width of its views.")
 flags.mark_flags_as_required(["checkpoint", "output"])
 
 
 def main() -> None:
-    """Imports as the flags say."""
+    """Imports a checkpoint."""
     from byol_jax.export.convert import reference_checkpoint
 
     output = Path(OUTPUT.value)
@@ -40,6 +41,7 @@ def main() -> None:
         f"{output}: a run of {encoder.name} (width {encoder.width_multiplier:g}) at step "
         f"{int(trained.state.step)} of {trained.run.total_steps}"
     )
+    print(reference_checkpoint.LICENSE)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Starts several processes of one pre-training on this machine, as several machines would.
+"""Runs one pre-training in several processes on this machine, as on several machines.
 
-    python -m byol_jax.cli.launch_local N --config=... --workdir=... [flags of experiments.pretrain]
+byol-jax launch-local N --config=NAME --workdir=DIR [other flags of pretrain]
 
 Each process gets the flags, and those by which the processes find each other. The machine's GPUs
-are divided among them; on a CPU, each has as many devices as XLA_FLAGS says. Lines of all but the
-first process are marked with its number.
+are divided among them; on a CPU, each has as many devices as XLA_FLAGS sets. The output of all
+processes but the first is prefixed with their number.
 
-Exit codes: 0 all processes are done; 0, or what --stopped_exit_code says, they have stopped and
-saved on a signal; 2 the arguments are wrong; else that of the process that failed first (128 and
-the signal's number if one killed it).
+Exit codes: 0 all processes are done; 0, or --stopped_exit_code, they stopped and saved on a signal;
+2 the arguments are wrong; otherwise that of the process that failed first (128 plus the signal's
+number if a signal killed it).
 """
 
 import contextlib
@@ -23,13 +23,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError
 
-MODULE = "byol_jax.cli.pretrain"
-EXAMPLE = "./run.sh launch-local 2 --config=FILE --workdir=DIR"
+PROGRAM = ("-m", "byol_jax.cli", "pretrain")  # of Python
+EXAMPLE = "byol-jax launch-local 2 --config=NAME --workdir=DIR"
 OURS = ("coordinator_address", "num_processes", "process_id")  # flags that are set here
-PATIENCE = 60.0  # seconds that the others have to leave by themselves
-LAST_PATIENCE = 10.0  # and after they were told to
+GRACE = 60.0  # seconds from a failure until the other processes get SIGTERM
+KILL_GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 POLL = 0.05  # seconds
 
 
@@ -37,24 +37,22 @@ def parse(arguments: Sequence[str]) -> tuple[int, list[str]]:
     """The number of processes, and the flags of each.
 
     Raises:
-      UserError: no number, no flags, or a flag that is given here.
+      ConfigError: no number, no flags, or a flag that is set here.
     """
     if not arguments or not arguments[0].isdecimal() or int(arguments[0]) < 1:
-        found = f"not {arguments[0]!r}" if arguments else "and there is none"
-        raise UserError(
-            f"The first argument must be the number of processes, {found}: such as {EXAMPLE}."
-        )
+        found = f"not {arguments[0]!r}" if arguments else "and is missing"
+        raise ConfigError(f"The first argument is the number of processes, {found}: {EXAMPLE}.")
     count, rest = int(arguments[0]), list(arguments[1:])
     if not rest:
-        raise UserError(f"What to train is missing: such as {EXAMPLE}.")
+        raise ConfigError(f"The flags of pretrain are missing: {EXAMPLE}.")
     for flag in rest:
         if flag.startswith("-") and flag.lstrip("-").partition("=")[0] in OURS:
-            raise UserError(f"{flag} is set for each process here: leave it out.")
+            raise ConfigError(f"{flag} is set for each process here: leave it out.")
     return count, rest
 
 
 def gpus(environment: Mapping[str, str]) -> list[str]:
-    """Names of the GPUs that a process of this environment would use, as CUDA knows them."""
+    """CUDA's names of the GPUs that a process with this environment would use."""
     platforms = environment.get("JAX_PLATFORMS", "")
     if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
         return []
@@ -69,97 +67,92 @@ def gpus(environment: Mapping[str, str]) -> list[str]:
 
 
 def shares(names: Sequence[str], count: int) -> list[list[str]]:
-    """The GPUs of each process; empty lists where there are none.
+    """Divides GPUs evenly: those of each process, empty lists if there are none.
 
     Raises:
-      UserError: they cannot be divided evenly.
+      ConfigError: the number of GPUs is not a multiple of the number of processes.
     """
     if len(names) % count:
-        raise UserError(
-            f"{len(names)} GPUs do not divide among {count} processes: start as many processes as "
-            "there are GPUs or a divisor of it, choose GPUs by CUDA_VISIBLE_DEVICES, or set "
-            "JAX_PLATFORMS=cpu."
+        raise ConfigError(
+            f"{len(names)} GPUs do not divide among {count} processes: choose another number of "
+            "processes, choose GPUs by CUDA_VISIBLE_DEVICES, or set JAX_PLATFORMS=cpu."
         )
     each = len(names) // count
     return [list(names[i * each : (i + 1) * each]) for i in range(count)]
 
 
 def launch(
-    count: int, flags: Sequence[str], *, module: str = MODULE, patience: float = PATIENCE
+    count: int, flags: Sequence[str], program: Sequence[str] = PROGRAM, grace: float = GRACE
 ) -> int:
     """Runs the processes until all have ended.
 
-    SIGINT, SIGTERM and SIGHUP go on to each process, once for each time that they come; those that
-    were ignored stay so, as nohup wants it of SIGHUP.
+    SIGINT, SIGTERM and SIGHUP are passed on to each process, each time one arrives; signals that
+    were ignored at the start stay ignored, as nohup expects of SIGHUP.
 
     Args:
-      count: processes, at least 1.
-      flags: of each.
-      module: that Python runs.
-      patience: seconds from the first failure until the others are stopped.
+      count: number of processes, at least 1.
+      flags: for each of them.
+      program: what Python runs.
+      grace: seconds from the first failure until the others get SIGTERM.
 
     Returns:
-      The exit code, as this file's first lines say.
+      The exit code; the module's docstring lists them.
 
     Raises:
-      UserError: the GPUs cannot be divided.
+      ConfigError: the GPUs cannot be divided.
     """
     divided = shares(gpus(os.environ), count)
-    address = f"localhost:{_free_port()}"
-    asked: list[int] = []
-    # Noted here and passed on below: none is lost while processes are being started.
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    received: list[int] = []
+    # Recorded here and passed on in _wait: none is lost while processes are being started.
     before = {
-        number: signal.signal(number, lambda number, _: asked.append(number))
+        number: signal.signal(number, lambda number, _: received.append(number))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if signal.getsignal(number) != signal.SIG_IGN
     }
     processes: list[subprocess.Popen] = []
     try:
         for i, names in enumerate(divided):
-            command = [sys.executable, "-m", module, *flags]
+            command = [sys.executable, *program, *flags]
             values = (address, count, i)
             command += [f"--{name}={value}" for name, value in zip(OURS, values, strict=True)]
             processes.append(_start(command, names, captured=i > 0))
         readers = [
-            threading.Thread(target=_pass_on, args=(process.stdout, f"[{i}] "), daemon=True)
+            threading.Thread(target=_copy_lines, args=(process.stdout, f"[{i}] "), daemon=True)
             for i, process in enumerate(processes[1:], start=1)
         ]
         for reader in readers:
             reader.start()
         stopped = _stopped_exit_code(flags)
-        failed = _watch(processes, asked, patience, (0, stopped))
+        failed = _wait(processes, received, grace, (0, stopped))
         for reader in readers:
-            reader.join(timeout=1)  # what a process has started may hold its output for longer
+            reader.join(timeout=1)  # children of a process may hold its output open for longer
         if failed is not None:
-            return _exit_code(failed)
+            code = failed.returncode
+            return code if code >= 0 else 128 - code  # as in shells
         return stopped if any(process.returncode for process in processes) else 0
     finally:
         for process in processes:
-            if process.poll() is None:  # something raised here
+            if process.poll() is None:  # an exception was raised here
                 process.kill()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _stopped_exit_code(flags: Sequence[str]) -> int:
-    """What the processes end with after a stop by a signal; the last such flag counts."""
+    """The value of the last --stopped_exit_code; 0 without one."""
     code = "0"
     for flag, following in zip(flags, [*flags[1:], ""], strict=True):
         name, has_value, value = flag.partition("=")
         if name in ("-stopped_exit_code", "--stopped_exit_code"):
             code = value if has_value else following
-    return int(code) if code.isdecimal() else 0  # else no process starts, and each says why
-
-
-def _free_port() -> int:
-    """A port of this machine that nothing listens at."""
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
+    return int(code) if code.isdecimal() else 0  # pretrain refuses such a flag
 
 
 def _start(command: list[str], names: list[str], captured: bool) -> subprocess.Popen:
-    """Starts a process with these GPUs, all of them where none is named."""
+    """Starts a process that sees these GPUs; all of them if `names` is empty."""
     environment = dict(os.environ)
     if names:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
@@ -169,76 +162,77 @@ def _start(command: list[str], names: list[str], captured: bool) -> subprocess.P
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if captured else None,
         stderr=subprocess.STDOUT if captured else None,
-        # Out of the terminal's process group, whose Ctrl-C would reach it a second time.
+        # Outside the terminal's process group, from which Ctrl-C would reach it a second time.
         process_group=0,
     )
 
 
-def _pass_on(lines: IO[bytes], mark: str) -> None:
-    """Writes what a process says to standard error, each line marked."""
+def _copy_lines(lines: IO[bytes], prefix: str) -> None:
+    """Copies the output of a process to standard error, each line with a prefix."""
     for line in lines:
-        _say(mark.encode() + line.rstrip(b"\n"))
+        _log(prefix.encode() + line.rstrip(b"\n"))
 
 
-def _say(line: bytes) -> None:
-    """Writes a line to standard error; to nobody where the terminal is lost."""
+def _log(line: bytes) -> None:
+    """Writes a line to standard error; does nothing if the terminal is gone."""
     with contextlib.suppress(OSError):
         os.write(2, line + b"\n")
 
 
-def _watch(
-    processes: list[subprocess.Popen], asked: list[int], patience: float, orderly: Sequence[int]
+def _wait(
+    processes: list[subprocess.Popen], received: list[int], grace: float, success: Sequence[int]
 ) -> subprocess.Popen | None:
-    """Waits for all processes, passing signals on; after a failure, stops those that stay.
+    """Waits for all processes and passes signals on; after a failure, stops the others.
 
-    Orderly are the exit codes that are no failure.
+    Args:
+      processes: all of them.
+      received: signals to pass on, which the caller's handlers append.
+      grace: seconds from the first failure to SIGTERM.
+      success: exit codes that are no failure.
 
     Returns:
       The process that failed first, if any.
     """
-    failed, deadline, measure = None, float("inf"), signal.SIGTERM
+    failed, deadline, next_signal = None, float("inf"), signal.SIGTERM
     while running := [process for process in processes if process.poll() is None]:
-        while asked:
-            number = asked.pop(0)
+        while received:
+            number = received.pop(0)
             for process in running:
                 process.send_signal(number)
-        if failed is None and (failed := _failure(processes, orderly)):
-            _say(f"The others have {patience:g} s to leave.".encode())
-            deadline = time.monotonic() + patience
+        if failed is None and (failed := _find_failure(processes, success)):
+            _log(f"The other processes have {grace:g} s to exit.".encode())
+            deadline = time.monotonic() + grace
         if time.monotonic() > deadline:
             for process in running:
-                process.send_signal(measure)
-            deadline, measure = time.monotonic() + LAST_PATIENCE, signal.SIGKILL
+                process.send_signal(next_signal)
+            deadline, next_signal = time.monotonic() + KILL_GRACE, signal.SIGKILL
         time.sleep(POLL)
-    return failed or _failure(processes, orderly)
+    return failed or _find_failure(processes, success)
 
 
-def _failure(processes: list[subprocess.Popen], orderly: Sequence[int]) -> subprocess.Popen | None:
-    """A process that ended in another way than well, if any; it is named on standard error."""
+def _find_failure(
+    processes: list[subprocess.Popen], success: Sequence[int]
+) -> subprocess.Popen | None:
+    """The first process that ended with a failure, which is logged; None if there is none."""
     for i, process in enumerate(processes):
-        if process.poll() not in (None, *orderly):
+        if process.poll() not in (None, *success):
             code = process.returncode
             how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-            where = "unmarked" if i == 0 else f"marked [{i}]"
-            _say(
-                f"error: process {i} of {len(processes)} ended with {how}; what it said is above, "
-                f"{where}.".encode()
-            )
+            where = "without a prefix" if i == 0 else f"prefixed with [{i}]"
+            text = f"process {i} of {len(processes)} ended with {how}; its output is above, {where}"
+            _log(f"error: {text}.".encode())
             return process
     return None
 
 
-def _exit_code(process: subprocess.Popen) -> int:
-    """A process's exit code, as shells give it."""
-    code = process.returncode
-    return code if code >= 0 else 128 - code
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Launches what the arguments say; returns the exit code."""
+    """Runs the launcher; returns the exit code."""
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__)
+        return 0
     try:
         return launch(*parse(arguments))
-    except UserError as error:
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -13,9 +13,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 try:
     import tensorflow as tf
 except ImportError as error:
-    raise UserError(
-        f"This needs TensorFlow ({error}): pip install tensorflow (tensorflow-cpu on Linux)."
-    ) from error
+    raise UserError(f"This needs TensorFlow ({error}): pip install 'byol_jax[train]'.") from error
 
 # By default TensorFlow reserves all memory of the GPU that JAX needs. Where the caller has
 # initialised TensorFlow's devices already, this can no longer be changed.

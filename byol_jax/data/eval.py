@@ -6,11 +6,11 @@ import numpy as np
 
 from byol_jax.augment import crops
 from byol_jax.data.arrays import ArraySource
-from byol_jax.data.source import Source, one
+from byol_jax.data.source import Source
 from byol_jax.errors import ConfigError, DataError
 
 ADVICE = (
-    "; repair it, or leave it out with --on_decode_error=skip (of evaluate) or "
+    "; repair it, or leave it out with --on_decode_error=skip (of evaluate and export) or "
     "--config.data.on_decode_error=skip (of pretrain)."
 )
 
@@ -22,7 +22,7 @@ def eval_batches(
     image_size: int,
     crop_fraction: float = 0.875,
     limit: int | None = None,
-    on_decode_error: Callable[[str], None] | None = None,
+    on_decode_error: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """The central view of every example, once, in an order that never changes.
 
@@ -33,7 +33,7 @@ def eval_batches(
       crop_fraction: side of the central square as a fraction of the shorter side of the image.
       limit: if given, only this many examples, drawn at random but always the same.
       on_decode_error: if given, what cannot be decoded is left out, and this is called with its
-        name and error; if None, it raises DataError.
+        index in the source, and its name and error; if None, it raises DataError.
 
     Yields:
       Images, uint8 (B, S, S, C), and labels, int32 (B,), or None.
@@ -89,13 +89,12 @@ def _decoded_batches(source, batch_size, size, crop_fraction, limit, on_decode_e
     shuffle_seed = None if limit is None else tf.constant([0, 0], tf.int64)
 
     def view(*raw):
-        image, label = source.decode(one(raw))
-        decoded = tf.constant(NOT_REPLACED, tf.int64)
-        return center_crop(image, size, crop_fraction), label, decoded
+        image, label = source.decode(raw)
+        return center_crop(image, size, crop_fraction), label, tf.constant(NOT_REPLACED, tf.int64)
 
     def view_or_index(*raw):
         blank = tf.zeros((size, size, source.channels), tf.uint8)
-        nothing = tf.data.Dataset.from_tensors((blank, -1, source.index(one(raw))))
+        nothing = tf.data.Dataset.from_tensors((blank, -1, raw[0]))
         views = tf.data.Dataset.from_tensors(raw).map(view)
         return views.ignore_errors().concatenate(nothing).take(1)
 
@@ -117,10 +116,10 @@ def _decoded_batches(source, batch_size, size, crop_fraction, limit, on_decode_e
             return
         images, labels, failed = batch
         count += len(images)
-        for message in decode_errors(source, failed.tolist()):
-            on_decode_error(message)
         is_decoded = failed == NOT_REPLACED
         if not is_decoded.all():
             images, labels = images[is_decoded], labels[is_decoded]
+            for index, message in decode_errors(source, failed.tolist()):
+                on_decode_error(index, message)
         if len(images):
             yield images, None if source.num_classes is None else labels

@@ -1,50 +1,52 @@
-"""What the exports that carry a computation share: the function, and what config.json says of it.
+"""What the exports that carry the computation share: the function, and its record in config.json.
 
-The function takes images as they come, uint8 (n, image_size, image_size, channels) for any n,
-normalises them and returns float32 (n, features). It computes in float32 whatever the encoder was
-trained in: weights are float32 in any case, and bfloat16 convolutions are missing from most
-runtimes on CPUs. Features of an encoder trained in bfloat16 are therefore more exact than those of
-its own `embed`, from which they differ by bfloat16's rounding.
+The function takes uint8 images (n, image_size, image_size, channels) for any n, normalises them and
+returns float32 (n, features). It computes in float32, as most runtimes on CPUs lack bfloat16
+convolutions; weights are float32 in any case. The features of an encoder trained in bfloat16
+therefore differ from those of its own `embed` by bfloat16's rounding.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from byol_jax import models
 from byol_jax.augment import image as image_augment
-from byol_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from byol_jax.runs.encoder import Encoder
+from byol_jax.errors import CheckpointError
+from byol_jax.runs.encoder import Encoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# Protocol buffers and FlatBuffers end at 2 GiB; a little is left for all that is no weight.
-LARGEST_WEIGHTS = 2**31 - 2**24
+# Protocol buffers and FlatBuffers are limited to 2 GiB; a little is left for all but the weights.
+MAX_WEIGHT_BYTES = 2**31 - 2**24
 
 
-def function(encoder: "Encoder") -> Callable[[dict[str, Any], jax.Array], jax.Array]:
-    """The function of variables and images; not compiled."""
-    module = encoder.module.clone(dtype=jnp.float32)
+def function(encoder: Encoder) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+    """The function of variables and images, not compiled."""
+    module = encoder.module
+    if hasattr(module, "dtype"):
+        module = module.clone(dtype=jnp.float32)
     mean, std = encoder.config["mean"], encoder.config["std"]
 
     def embed(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-        return module.apply(variables, image_augment.normalize(images, mean, std), train=False)
+        with models.matmul_precision(encoder.config.get("matmul_precision", "default")):
+            images = image_augment.normalize(images, mean, std)
+            return models.encode(module.bind(variables), images, train=False)
 
     return embed
 
 
-def with_weights(encoder: "Encoder") -> Callable[[jax.Array], jax.Array]:
-    """The function of images alone, the weights being constants of it.
+def with_weights(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
+    """The function of images alone, with the weights as its constants.
 
     Raises:
-      UserError: the weights are more than one file of such a format can hold.
+      CheckpointError: the weights are larger than a file of such a format can be.
     """
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(encoder.variables))
-    if size > LARGEST_WEIGHTS:
-        raise UserError(
+    if size > MAX_WEIGHT_BYTES:
+        raise CheckpointError(
             f"The encoder's weights take {size / 2**30:.1f} GiB, and a file of this format holds "
             "2 at most: use --format=byol_jax, orbax or savedmodel."
         )
@@ -52,28 +54,28 @@ def with_weights(encoder: "Encoder") -> Callable[[jax.Array], jax.Array]:
     return lambda images: embed(encoder.variables, images)
 
 
-def image_shape(encoder: "Encoder") -> tuple[int, int, int]:
+def image_shape(encoder: Encoder) -> tuple[int, int, int]:
     """(height, width, channels) of an image."""
     size = encoder.config["image_size"]
     return size, size, encoder.config["channels"]
 
 
-def num_features(encoder: "Encoder") -> int:
-    """How long an embedding is."""
+def num_features(encoder: Encoder) -> int:
+    """The size of an embedding."""
     images = jax.ShapeDtypeStruct((1, *image_shape(encoder)), jnp.uint8)
     return jax.eval_shape(function(encoder), encoder.variables, images).shape[1]
 
 
-def describe(encoder: "Encoder", kind: str, load: str) -> dict[str, Any]:
-    """What config.json says.
+def record(encoder: Encoder, file_format: str, load: str) -> dict[str, Any]:
+    """The contents of config.json.
 
     Args:
       encoder: what is exported.
-      kind: name and version of the format.
-      load: Python that makes `features` of `images`, to be run in the exported folder.
+      file_format: name and version of the format.
+      load: Python that makes `features` from `images`, to be run in the exported folder.
     """
     return {
-        "format": kind,
+        "format": file_format,
         "input": {
             "name": "images",
             "dtype": "uint8",

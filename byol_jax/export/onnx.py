@@ -3,27 +3,25 @@
     encoder.onnx   the graph with its weights, `images` to `features`
     config.json    input, output, how to load, and how the encoder was trained
 
-jax2onnx converts operation by operation, and has been seen to change what one computes without a
-word (a pool's padding given in numbers is lost). So what it made is run beside the encoder on
-random images, and kept only if the features agree.
+jax2onnx converts operation by operation, and can silently change what one computes (it loses a
+pool's padding that is given in numbers). So the graph and the encoder are run on the same random
+images, and the graph is kept only if the features agree.
 """
 
 import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError, UserError
 from byol_jax.export import inference
 from byol_jax.runs import paths
-
-if TYPE_CHECKING:
-    from byol_jax.runs.encoder import Encoder
+from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.onnx.1"
 LOAD = """\
@@ -32,20 +30,21 @@ import onnxruntime
 encoder = onnxruntime.InferenceSession("encoder.onnx")
 (features,) = encoder.run(["features"], {"images": images})
 """
-BATCH_SIZES = (2, 3)  # to compare at: two, as a batch size may have been fixed by mistake
-TOLERANCE = 1e-4  # relative to the largest feature; float32 sums in another order give 1e-6
+BATCH_SIZES = (2, 3)  # of the comparison: two of them, as the graph may have a fixed size
+TOLERANCE = 1e-4  # relative to the largest feature; another order of summation gives 1e-6
 
 
-def save(encoder: "Encoder", directory: Path) -> None:
-    """Writes the encoder as an ONNX graph of uint8 images, any number at a time.
+def save(encoder: Encoder, directory: Path) -> None:
+    """Writes the encoder as an ONNX graph of any number of uint8 images.
 
     Args:
-      encoder: what to export.
-      directory: made if need be; an earlier export of this kind is replaced.
+      encoder: is exported.
+      directory: made if needed; an earlier export of this kind is replaced.
 
     Raises:
-      UserError: the folder cannot be written, or holds something else; a package is missing;
-        the encoder cannot be converted, or becomes another function by it; weights above 2 GiB.
+      UserError: a package is missing.
+      CheckpointError: the folder cannot be written, or holds something else; the encoder cannot be
+        converted, or not correctly; weights above 2 GiB.
     """
     try:
         import jax2onnx
@@ -53,12 +52,12 @@ def save(encoder: "Encoder", directory: Path) -> None:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"--format=onnx needs more packages ({error}): pip install onnx onnx-ir onnxruntime, "
-            "then pip install --no-deps jax2onnx."
+            f"--format=onnx needs more packages ({error}): pip install 'byol_jax[export]', then "
+            "pip install --no-deps jax2onnx."
         ) from error
     embed = inference.with_weights(encoder)
     images = jax.ShapeDtypeStruct(("n", *inference.image_shape(encoder)), jnp.uint8)
-    with paths.write_folder(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
+    with paths.write_folder(directory, inference.record(encoder, FORMAT, LOAD)) as new:
         try:
             with _quiet():
                 model = jax2onnx.to_onnx(
@@ -69,15 +68,15 @@ def save(encoder: "Encoder", directory: Path) -> None:
             session = onnxruntime.InferenceSession(new / "encoder.onnx")
             difference = _difference(encoder, session)
         except OSError:
-            raise  # of the folder, which answers for it
-        except Exception as error:  # neither package has a type of its own
+            raise  # `write_folder` translates it
+        except Exception as error:  # neither package has an exception type of its own
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise UserError(
+            raise CheckpointError(
                 f"jax2onnx cannot convert this encoder ({reason}): use --format=stablehlo or "
                 "savedmodel."
             ) from error
         if not difference <= TOLERANCE:
-            raise UserError(
+            raise CheckpointError(
                 f"jax2onnx made a graph whose features are off by {difference:.1e} of the largest, "
                 "so nothing was written: use --format=stablehlo or savedmodel."
             )
@@ -85,7 +84,7 @@ def save(encoder: "Encoder", directory: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without jax2onnx's tracebacks of every optional package that is not there."""
+    """Hides jax2onnx's tracebacks about optional packages that are missing."""
     logger = logging.getLogger("jax2onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -95,10 +94,10 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _difference(encoder: "Encoder", session: Any) -> float:
-    """The largest difference between the features of graph and encoder, over the largest feature.
+def _difference(encoder: Encoder, session: Any) -> float:
+    """The largest difference of features between graph and encoder, over the largest feature.
 
-    Shapes and dtypes that differ count as infinitely far.
+    Infinite if shapes or dtypes differ.
     """
     shape = (max(BATCH_SIZES), *inference.image_shape(encoder))
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -109,4 +108,4 @@ def _difference(encoder: "Encoder", session: Any) -> float:
         if got.shape != want[:n].shape or got.dtype != want.dtype:
             return float("inf")
         differences.append(np.abs(got - want[:n]).max())
-    return float(np.max(differences) / np.abs(want).max())  # NaN if any is
+    return float(np.max(differences) / np.abs(want).max())  # NaN if any feature is

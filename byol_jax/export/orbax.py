@@ -2,16 +2,13 @@
 
 variables/    {'params': ..., 'batch_stats': ...}, float32, as an Orbax StandardCheckpointer
               writes them
-config.json   architecture, mean and std, how to load, and how the encoder was trained
+config.json   architecture, mean and std, how to load it, and how the encoder was trained
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from byol_jax.runs import paths
-
-if TYPE_CHECKING:
-    from byol_jax.runs.encoder import Encoder
+from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.orbax.1"
 LOAD = """\
@@ -22,17 +19,17 @@ variables = ocp.StandardCheckpointer().restore(Path("variables").absolute())
 """
 
 
-def save(encoder: "Encoder", directory: Path) -> None:
-    """Writes the encoder's variables; the folder must be named by an absolute path to be read.
+def save(encoder: Encoder, directory: Path) -> None:
+    """Writes the encoder's variables. To read them, Orbax needs the absolute path of the folder.
 
     Args:
-      encoder: what to export.
-      directory: made if need be; an earlier export of this kind is replaced.
+      encoder: is exported.
+      directory: made if needed; an earlier export of this kind is replaced.
 
     Raises:
-      UserError: the folder cannot be written, or holds something else.
+      CheckpointError: the folder cannot be written, or holds something else.
     """
-    from byol_jax.runs import checkpoint  # the one file that knows Orbax
+    from byol_jax.runs import checkpoint  # imports Orbax
 
     record = {"format": FORMAT, "load": LOAD.splitlines(), **encoder.config}
     with paths.write_folder(directory, record) as new:

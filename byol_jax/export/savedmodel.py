@@ -1,24 +1,21 @@
 """TensorFlow's SavedModel: the encoder for TensorFlow programs and TensorFlow Serving.
 
     saved_model.pb, variables/, ...   the signature 'serving_default': `images` to `features`
-    config.json                       input, output, how to load, and how the encoder was trained
+    config.json                       input, output, how to load it, how the encoder was trained
 
-The computation is StableHLO within a TensorFlow operation (`jax2tf`'s native serialisation), the
+The computation is StableHLO in a TensorFlow operation (`jax2tf`'s native serialisation), and the
 weights are TensorFlow variables. It is for inference: no gradient is exported.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError
 from byol_jax.export import inference
 from byol_jax.runs import paths
-
-if TYPE_CHECKING:
-    from byol_jax.runs.encoder import Encoder
+from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.savedmodel.1"
 LOAD = """\
@@ -29,20 +26,21 @@ features = encoder(images=tf.constant(images))["features"]
 """
 
 
-def save(encoder: "Encoder", directory: Path) -> None:
-    """Writes the encoder as a SavedModel of uint8 images, any number at a time.
+def save(encoder: Encoder, directory: Path) -> None:
+    """Writes the encoder as a SavedModel that takes any number of uint8 images.
 
     Args:
-      encoder: what to export.
-      directory: made if need be; an earlier export of this kind is replaced.
+      encoder: is exported.
+      directory: made if needed; an earlier export of this kind is replaced.
 
     Raises:
-      UserError: the folder cannot be written, or holds something else; TensorFlow is missing.
+      UserError: TensorFlow is missing.
+      CheckpointError: the folder cannot be written, or holds something else.
     """
-    from byol_jax.data._tensorflow import tf  # quiet, and without the GPU that JAX has
+    from byol_jax.data._tensorflow import tf  # without log lines, and without the GPU
 
     # isort: split
-    from jax.experimental import jax2tf  # imports TensorFlow too, as it finds it
+    from jax.experimental import jax2tf  # imports TensorFlow too
 
     height, width, channels = inference.image_shape(encoder)
     embed = jax2tf.convert(
@@ -59,10 +57,10 @@ def save(encoder: "Encoder", directory: Path) -> None:
         input_signature=[images],
         autograph=False,
     )
-    with paths.write_folder(directory, inference.describe(encoder, FORMAT, LOAD)) as new:
+    with paths.write_folder(directory, inference.record(encoder, FORMAT, LOAD)) as new:
         try:
             tf.saved_model.save(module, str(new), signatures={"serving_default": module.embed})
         except tf.errors.OpError as error:
-            raise UserError(
+            raise CheckpointError(
                 f"--output={directory} cannot be written ({error.message}): choose another folder."
             ) from error

@@ -2,25 +2,21 @@
 
     config.json         in timm's layout: architecture, and how images are prepared
     model.safetensors   under timm's names, without a classifier
-    README.md           the model card: how it was trained, how it is loaded; the licence is left
-                        to who publishes it
+    README.md           the model card: how it was trained, how to load it; whoever publishes it
+                        adds the license
 
-The layout is the one that timm.models.push_to_hf_hub writes (timm/models/_hub.py).
+The layout is that of timm.models.push_to_hf_hub (timm/models/_hub.py).
 """
 
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors.numpy
 
-from byol_jax.errors import UserError
 from byol_jax.export import inference
 from byol_jax.export import torchvision as torchvision_export
 from byol_jax.runs import paths
-
-if TYPE_CHECKING:
-    from byol_jax.runs.encoder import Encoder
+from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.timm.1"
 
@@ -33,11 +29,11 @@ tags:
 - image-feature-extraction
 - byol
 - self-supervised
-# license: name yours here before you publish the weights
+# license: add one before you publish the weights
 ---
 # {architecture}, trained with {method}
 
-An image encoder without a classifier: {features} features of an image.
+An image encoder without a classifier: {features} features for each image.
 
 - Method: {method}
 - Data: {data}
@@ -48,7 +44,7 @@ An image encoder without a classifier: {features} features of an image.
 
 ## Use
 
-In this folder; from the Hub, `hf-hub:NAME/REPOSITORY` takes the place of `local-dir:.`:
+In this folder; from the Hub, replace `local-dir:.` by `hf-hub:NAME/REPOSITORY`:
 
 ```python
 import timm
@@ -58,39 +54,43 @@ from PIL import Image
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 config = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**config, is_training=False)
-image = Image.new("RGB", (640, 480))  # yours here
+image = Image.new("RGB", (640, 480))  # your image
 with torch.no_grad():
     features = model(transform(image).unsqueeze(0))  # (1, {features})
 ```
 
 `timm.create_model(..., num_classes=N)` adds a classifier to train. timm's bicubic resizing smooths
-where it shrinks, and that of the training does not: features of large images differ a little.
+an image that it shrinks, and that of the training does not: features of large images differ a bit.
 """
 
 
-def save(encoder: "Encoder", directory: Path) -> None:
-    """Writes an encoder as a model folder for timm, which is made if need be.
+def save(encoder: Encoder, directory: Path) -> None:
+    """Writes an encoder as a model folder for timm.
+
+    A README.md that differs from the new model card is kept, as it may have been edited, and a
+    line on stdout says so.
 
     Args:
-      encoder: one that timm has too; `export.torchvision.state_dict` says which.
-      directory: a new or empty folder, or one that holds an earlier export of this kind.
+      encoder: one that timm has too; see `export.torchvision.state_dict`.
+      directory: made if needed; an earlier export of this kind is replaced.
 
     Raises:
-      UserError: timm has no such network; the folder holds something else, or a model card that
-        was edited, or cannot be written.
+      CheckpointError: timm has no such network; the folder holds something else, or cannot be
+        written.
     """
     arrays = torchvision_export.state_dict(encoder, "timm")
-    _check_card(directory)
     record = _config(encoder)
-    card = _card(encoder, record)
-    record["model_card_sha256"] = _digest(card)
+    card, path = _card(encoder, record), directory / "README.md"
     with paths.write_folder(directory, record) as new:
         (new / "model.safetensors").write_bytes(safetensors.numpy.save(arrays))
-        (new / "README.md").write_bytes(card)
+        if path.exists() and path.read_bytes() != card:
+            print(f"{path} differs from the new model card and is kept; remove it to replace it.")
+        else:
+            (new / "README.md").write_bytes(card)
 
 
-def _config(encoder: "Encoder") -> dict[str, Any]:
-    """What config.json says: timm's keys, and of ours 'format' and 'training'."""
+def _config(encoder: Encoder) -> dict[str, Any]:
+    """The contents of config.json: timm's keys, and our own 'format' and 'training'."""
     config = encoder.config
     size = config["image_size"]
     record = {
@@ -116,12 +116,12 @@ def _config(encoder: "Encoder") -> dict[str, Any]:
         },
         "training": config["training"],
     }
-    if record["architecture"] == "resnet10":  # timm's own has another stem
+    if record["architecture"] == "resnet10":  # timm's resnet10 has another stem
         record |= {"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}}
     return record
 
 
-def _card(encoder: "Encoder", record: dict[str, Any]) -> bytes:
+def _card(encoder: Encoder, record: dict[str, Any]) -> bytes:
     """The text of the model card, UTF-8."""
     config = encoder.config
     training = config["training"]
@@ -141,23 +141,3 @@ def _card(encoder: "Encoder", record: dict[str, Any]) -> bytes:
         std=", ".join(f"{value:g}" for value in config["std"]),
     )
     return text.encode()
-
-
-def _check_card(directory: Path) -> None:
-    """Refuses to replace a model card that someone went on writing."""
-    try:
-        card = (directory / "README.md").read_bytes()
-        record = paths.read_record(directory)
-    except (OSError, ValueError):
-        return  # nothing of ours, as `paths.write_folder` will say
-    if record.get("format") != FORMAT:
-        return
-    if record.get("model_card_sha256") != _digest(card):
-        raise UserError(
-            f"{directory}/README.md was edited since it was exported: move it away, or choose "
-            "another folder, or it would be lost."
-        )
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()

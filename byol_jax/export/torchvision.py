@@ -1,27 +1,24 @@
-"""Weights for torchvision's ResNets, and for what else takes them.
+"""Weights for torchvision's ResNets, and for the programs that build on them.
 
     model.safetensors   under torchvision's names, without a classifier (`fc`)
-    model.pth           the same as PyTorch's state dict, where PyTorch is installed
-    config.json         architecture, image size, mean and std, and the lines that load the weights
+    model.pth           the same as a PyTorch state dict, if PyTorch is installed
+    config.json         architecture, image size, mean and std, how to load it
 
-To write them takes neither PyTorch nor torchvision.
+Neither PyTorch nor torchvision is needed.
 """
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.numpy
 
 from byol_jax import models
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError
 from byol_jax.export import inference
 from byol_jax.export.convert import torchvision
 from byol_jax.runs import paths
-
-if TYPE_CHECKING:
-    from byol_jax.runs.encoder import Encoder
+from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.torchvision.1"
 LOAD = """\
@@ -31,19 +28,19 @@ model.fc = torch.nn.Identity()
 model.load_state_dict(safetensors.torch.load_file("model.safetensors"))
 model.eval()
 """
-NAMED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # functions of torchvision
+CONSTRUCTORS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def save(encoder: "Encoder", directory: Path) -> None:
-    """Writes an encoder's weights for torchvision into a folder, which is made if need be.
+def save(encoder: Encoder, directory: Path) -> None:
+    """Writes an encoder's weights for torchvision.
 
     Args:
-      encoder: one that torchvision has too; `state_dict` says which.
-      directory: a new or empty folder, or one that holds an earlier export of this kind.
+      encoder: one that torchvision has too; see `state_dict`.
+      directory: made if needed; an earlier export of this kind is replaced.
 
     Raises:
-      UserError: torchvision has no such network; the folder holds something else, or cannot be
-        written.
+      CheckpointError: torchvision has no such network; the folder holds something else, or cannot
+        be written.
     """
     arrays = state_dict(encoder, "torchvision")
     config = encoder.config
@@ -64,27 +61,28 @@ def save(encoder: "Encoder", directory: Path) -> None:
         if torch_file is not None:
             (new / "model.pth").write_bytes(torch_file)
     if torch_file is None:
-        # Of an earlier export, and so of other weights.
-        (directory / "model.pth").unlink(missing_ok=True)
+        (directory / "model.pth").unlink(missing_ok=True)  # has the weights of an earlier export
 
 
-def state_dict(encoder: "Encoder", library: str) -> dict[str, np.ndarray]:
+def state_dict(encoder: Encoder, library: str) -> dict[str, np.ndarray]:
     """An encoder's weights under the names that torchvision and timm share.
 
     Args:
-      encoder: of the ImageNet stem, symmetric padding, three channels and the usual widths.
-      library: whose networks it must be one of, for the message.
+      encoder: a ResNet with the ImageNet stem, symmetric padding, three channels and usual widths.
+      library: name of the library, for the message.
 
     Returns:
-      As `interop.torchvision.to_state_dict`.
+      The arrays of `convert.torchvision.to_state_dict`.
 
     Raises:
-      UserError: the library has no such network, so that the weights would not fit, or would fit
-        and give other features.
+      CheckpointError: the library has no such network: the weights would not fit, or would give
+        other features.
     """
     module = encoder.module
     channels = encoder.config["channels"]
-    if module.stem != "imagenet":
+    if not isinstance(module, models.ResNet):
+        reason = f"it is a {type(module).__name__}, not a ResNet"
+    elif module.stem != "imagenet":
         reason = (
             f"it starts with the stem {module.stem!r}, where {library}'s ResNets have a 7x7 "
             "convolution of stride 2 and a max-pool"
@@ -92,24 +90,24 @@ def state_dict(encoder: "Encoder", library: str) -> dict[str, np.ndarray]:
     elif module.padding != "torch":
         reason = (
             f"its padding is {module.padding!r}, which puts the odd pixel of a convolution of "
-            f"stride 2 on the other side than {library} does, so that features would differ"
+            f"stride 2 on another side than {library} does, so that features would differ"
         )
     elif channels != 3:
-        reason = f"it sees {channels} channel and {library}'s ResNets see 3"
+        reason = f"its images have {channels} channel, and those of {library}'s ResNets have 3"
     elif _widths(module) != (64, 64, 128, 256, 512):
         reason = (
             f"its stem and stages have {', '.join(map(str, _widths(module)))} channels, and those "
-            f"of {library}'s ResNets are fixed at 64, 64, 128, 256 and 512 (the wide ones widen "
+            f"of {library}'s ResNets are fixed at 64, 64, 128, 256 and 512 (its wide ones widen "
             "only the inside of their blocks)"
         )
-    elif _is_projected(encoder):
+    elif module.first_shortcut and module.block is models.BasicBlock:
         reason = (
-            f"its first block projects the shortcut (config.encoder.first_shortcut), which "
+            "its first block projects the shortcut (config.encoder.first_shortcut), which "
             f"{library}'s ResNets of basic blocks do not"
         )
     else:
         return torchvision.to_state_dict(encoder.variables)
-    raise UserError(
+    raise CheckpointError(
         f"This encoder has no counterpart in {library}: {reason}; use --format=byol_jax, or "
         "stablehlo, savedmodel or onnx, which carry the computation itself."
     )
@@ -121,17 +119,11 @@ def _widths(module: models.ResNet) -> tuple[int, ...]:
     return tuple(round(width * module.width_multiplier) for width in widths)
 
 
-def _is_projected(encoder: "Encoder") -> bool:
-    """Whether basic blocks, whose first stage keeps all shapes, project its shortcut."""
-    first = encoder.variables["params"]["layer1_0"]
-    return encoder.module.block is models.BasicBlock and "downsample_conv" in first
-
-
-def _constructor(encoder: "Encoder") -> str:
+def _constructor(encoder: Encoder) -> str:
     name = encoder.config["encoder"]["name"]
-    if name in NAMED:
+    if name in CONSTRUCTORS:
         return f"torchvision.models.{name}(weights=None)"
-    block = encoder.module.block.__name__  # the same there
+    block = encoder.module.block.__name__  # torchvision has the same name
     layers = list(encoder.module.stage_sizes)
     return f"torchvision.models.ResNet(torchvision.models.resnet.{block}, {layers})"
 

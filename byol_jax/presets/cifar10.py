@@ -1,11 +1,11 @@
 """CIFAR-10 with ResNet-18, for one data-centre GPU.
 
-    python -m byol_jax.cli.pretrain --config=byol_jax/presets/cifar10.py --workdir=DIR \
+    byol-jax pretrain --config=cifar10 --workdir=DIR \
         [--config.epochs=200] [--config.data.dir=TFDS_DIR]
 
 The settings that solo-learn publishes for small images: the CIFAR stem (3x3, stride 1, no
 max-pool), no blur, batch 256, LARS that clips, tau .99. Its table has 92.6% linear accuracy after
-1000 epochs. Not run to its end here; README has what was.
+1000 epochs. Not trained to the end here.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from byol_jax.runs import config as config_lib
 
 
 def get_config() -> ConfigDict:
-    """The settings."""
+    """Returns the settings."""
     config = config_lib.default()
     config.epochs = 1000
     config.batch_size = 256

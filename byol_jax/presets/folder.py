@@ -1,15 +1,15 @@
 """Your own folder of images on one GPU: ResNet-50 at 224 pixels, batch 256, 100 epochs.
 
-    python -m byol_jax.cli.pretrain --config=byol_jax/presets/folder.py --workdir=DIR \
+    byol-jax pretrain --config=folder --workdir=DIR \
         --config.data.source=folder:PATH
 
-JPEG, PNG, GIF, BMP and WebP files, in any nesting; a folder for each class gives labels.
-Labels are never needed; with labels and a folder PATH/test beside PATH/train, add
---config.data.test_split=test to see kNN accuracy while training.
+JPEG, PNG, GIF, BMP and WebP files, nested in any way. One sub-folder per class gives labels, which
+are optional; with labelled folders PATH/train and PATH/test, --config.data.test_split=test adds
+kNN accuracy during training.
 
-Rate and decay are the paper's for 100 epochs (appendix F); its batch was 4096, and 256 is our
-choice for one device. How well it does on your images was not measured by anybody; with fewer than
-some 50,000 images take more epochs, or a smaller encoder (--config.encoder.name=resnet18).
+Learning rate and decay are the paper's for 100 epochs (appendix F). Its batch was 4096; 256 is our
+choice for one device. With fewer than about 50,000 images use more epochs or a smaller encoder
+(--config.encoder.name=resnet18); the accuracy on your images is not known in advance.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ from byol_jax.runs import config as config_lib
 
 
 def get_config() -> ConfigDict:
-    """The settings."""
+    """Returns the settings."""
     config = config_lib.default()
     config.epochs = 100
     config.batch_size = 256

@@ -1,9 +1,9 @@
 """ImageNet with ResNet-50 at batch 512: the authors' setting for small batches, 1000 epochs.
 
-    python -m byol_jax.cli.pretrain --config=byol_jax/presets/imagenet_512.py --workdir=DIR \
+    byol-jax pretrain --config=imagenet_512 --workdir=DIR \
         [--config.data.dir=TFDS_DIR] [--config.data.source=folder:PATH]
 
-The learning rate and the target decay are the authors' for this batch (appendix F); all else is as
+Learning rate and target decay are the authors' for this batch size (appendix F); the rest is as
 in imagenet.py. The paper reports that BYOL keeps its accuracy down to batches of 256 (figure 3a).
 Not run here.
 """
@@ -14,7 +14,7 @@ from byol_jax.runs import config as config_lib
 
 
 def get_config() -> ConfigDict:
-    """The settings."""
+    """Returns the settings."""
     config = config_lib.default()
     config.epochs = 1000
     config.batch_size = 512

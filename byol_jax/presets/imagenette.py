@@ -1,13 +1,13 @@
 """Imagenette with ResNet-18 at 128 pixels: the authors' setup for fast iteration, 1000 epochs.
 
-    python -m byol_jax.cli.pretrain --config=byol_jax/presets/imagenette.py --workdir=DIR \
+    byol-jax pretrain --config=imagenette --workdir=DIR \
         [--config.data.dir=TFDS_DIR] [--config.data.source=folder:PATH]
 
 Ten classes of ImageNet, 9,469 training images at 160 pixels (`tfds build imagenette/160px-v2`). The
-authors' README reports about 92.3% of their online probe after roughly 4 hours on a V100, and says
-that it was not tuned. Not run here. Theirs is a ResNet-18 that pads otherwise and projects one
-shortcut more than torchvision's, our default: --config.encoder.padding=same
---config.encoder.first_shortcut=True makes it the same.
+authors' README reports about 92.3% for their online probe after roughly 4 hours on a V100, without
+tuning. Not run here. Their ResNet-18 pads differently from torchvision's, which is our default, and
+projects one more shortcut: --config.encoder.padding=same --config.encoder.first_shortcut=True gives
+the same network.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from byol_jax.runs import config as config_lib
 
 
 def get_config() -> ConfigDict:
-    """The settings."""
+    """Returns the settings."""
     config = config_lib.default()
     config.epochs = 1000
     config.batch_size = 256

@@ -1,13 +1,14 @@
-"""The newcomer's run: ten classes of textures, drawn on the spot; a small ResNet.
+"""A first run in minutes on a CPU: ten classes of textures, which are drawn, and a small ResNet.
 
-    python -m byol_jax.cli.pretrain --config=byol_jax/presets/quickstart.py --workdir=DIR
+    byol-jax pretrain --config=quickstart --workdir=DIR
 
-Measured on two CPU cores (docs/results): 5 minutes; linear test accuracy 98, 89 and 95% for
-seeds 0 to 2, beside 62, 57 and 56% for the same encoder before training and 34% for raw pixels.
+Measured on two CPU cores (docs/results): 5 minutes; test accuracy of a logistic regression on the
+features 98, 89 and 95% for seeds 0 to 2, against 62, 57 and 56% for the same encoder before
+training and 34% for raw pixels.
 
 Not the paper's setting: a run of minutes needs AdamW (LARS starts slowly), small batches for many
-steps, a decay that lets the target move, and views that destroy all that tells two images of a
-class apart.
+steps, a decay that lets the target move, and augmentations that remove whatever distinguishes two
+images of a class.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ from byol_jax.runs import config as config_lib
 
 
 def get_config() -> ConfigDict:
-    """The settings."""
+    """Returns the settings."""
     config = config_lib.default()
     config.steps = 1000
     config.batch_size = 128

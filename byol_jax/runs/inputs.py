@@ -115,11 +115,12 @@ def eval_batches(
     With `on_decode_error`, which receives a message, images that cannot be decoded are left out;
     without it they raise DataError. Without a limit it yields all examples.
     """
+    on_error = on_decode_error and (lambda _, message: on_decode_error(message))
     return data.eval_batches(
         source,
         batch_size=eval_batch_size(config),
         image_size=image_size or config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,
-        on_decode_error=on_decode_error,
+        on_decode_error=on_error,
     )

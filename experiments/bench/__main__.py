@@ -1,10 +1,10 @@
-"""Measures how fast byol_jax is on this machine, beside others and beside the machine's own bounds.
+"""Measures speed and memory on this machine, next to other implementations and to its limits.
 
-python -m experiments.bench input|step|end_to_end|startup|memory [--output=FILE.json]
-python -m experiments.bench all [--output=DIR]      each of them, in a process of its own
-python -m experiments.bench page [--results=DIR] [--page=FILE.md]     what --output wrote, as tables
+byol-jax bench input|step|end_to_end|startup|memory [--output=FILE.json]
+byol-jax bench all [--output=DIR]                     all of them, each in its own process
+byol-jax bench page [--results=DIR] [--page=FILE.md]  puts the results into the page, as tables
 
-`python -m experiments.bench PART --help` lists the flags of a part.
+`byol-jax bench PART --help` lists the flags of a part.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from byol_jax.cli import app
 from byol_jax.errors import UserError
 from experiments.bench import peers, settings
 
-# Each word, and the flags that go with it.
+# The first argument, and the flags of each.
 FLAGS = {
     "input": ("against", "data", "seconds", "output"),
     "step": ("against", "network", "batch_size", "dtype", "seconds", "output"),
@@ -37,74 +37,72 @@ PEERS = {"input": tuple(peers.LOADERS), "step": tuple(peers.STEPS)}
 
 
 def define(part: str) -> None:
-    """Defines the flags of a word, and no others: none is taken and then not read."""
-    flags.DEFINE_enum("part", None, list(FLAGS), "What to measure: the first word.")
+    """Defines the flags of a part, and no others: a flag that would be ignored is refused."""
+    flags.DEFINE_enum("part", None, list(FLAGS), "What to measure; the first argument.")
     flags.mark_flag_as_required("part")
     known = PEERS.get(part, PEERS["input"] + PEERS["step"])
     definitions: dict[str, Callable[[], Any]] = {
-        "against": lambda: some("against", (*known, "none"), "Peers; all that suit by default."),
-        "network": lambda: some("network", settings.NETWORKS, "Networks."),
-        "batch_size": lambda: some("batch_size", None, "Images in a step."),
-        "dtype": lambda: some("dtype", settings.DTYPES, "What the networks compute in."),
+        "against": lambda: define_list("against", (*known, "none"), "Peers; by default all."),
+        "network": lambda: define_list("network", settings.NETWORKS, "Networks."),
+        "batch_size": lambda: define_list("batch_size", None, "Images per step."),
+        "dtype": lambda: define_list("dtype", settings.DTYPES, "Computation dtypes."),
         "data": lambda: flags.DEFINE_string(
-            "data", "", "folder:PATH of photographs, all JPEG; drawn ones by default."
+            "data", "", "folder:PATH of JPEG photographs; by default synthetic ones."
         ),
         "seconds": lambda: flags.DEFINE_float(
-            "seconds", 10, "For the rounds of each table, about; three at least.", lower_bound=0
+            "seconds", 10, "Time for each table, about; at least three rounds.", lower_bound=0
         ),
         "output": lambda: flags.DEFINE_string(
-            "output", None, "The JSON file to write (of `all`: the folder)."
+            "output", None, "JSON file to write; with `all` a folder."
         ),
         "results": lambda: flags.DEFINE_string(
-            "results", "docs/results/bench", "The folder of what --output wrote."
+            "results", "docs/results/bench", "Folder of the files that --output wrote."
         ),
-        "page": lambda: flags.DEFINE_string(
-            "page", "docs/performance.md", "The page to put it into."
-        ),
+        "page": lambda: flags.DEFINE_string("page", "docs/performance.md", "Page to update."),
     }
     for name in FLAGS.get(part, ()):
         definitions[name]()
 
 
-def some(name: str, choices: Sequence[str] | None, text: str) -> None:
-    """Defines a flag with a list of choices, or of whole numbers above 0 where there are none."""
-    words = f"{text} A list, of: {', '.join(choices)}." if choices else f"{text} A list of numbers."
-    flags.DEFINE_list(name, [], words)
+def define_list(name: str, choices: Sequence[str] | None, text: str) -> None:
+    """Defines a flag for a list of choices, or of positive integers if `choices` is None."""
+    kind = f"A list of: {', '.join(choices)}." if choices else "A list of numbers."
+    flags.DEFINE_list(name, [], f"{text} {kind}")
 
     def check(values: list[str]) -> bool:
         for value in values:
             if choices is None and not (value.isdecimal() and int(value) > 0):
-                raise flags.ValidationError(f"{value!r} is no whole number above 0.")
+                raise flags.ValidationError(f"{value!r} is not a positive integer.")
             if choices is not None and value not in choices:
                 raise flags.ValidationError(f"{value!r} is not one of {', '.join(choices)}.")
         if "none" in values and len(values) > 1:
-            raise flags.ValidationError("none stands alone.")
+            raise flags.ValidationError("none excludes other peers.")
         return True
 
     flags.register_validator(name, check)
 
 
 def value(name: str) -> Any:
-    """A flag's value, batch sizes as numbers."""
+    """The value of a flag; batch sizes as integers."""
     found = flags.FLAGS[name].value
     return [int(size) for size in found] if name == "batch_size" else found
 
 
 def main() -> None:
-    """Does what the first word says."""
+    """Measures a part or all, or updates the page."""
     part = flags.FLAGS.part
     if part == "page":
         from experiments.bench import page
 
         page.write(Path(value("page")), Path(value("results")))
     elif part == "all":
-        everything()
+        measure_all()
     else:
-        one(part)
+        measure(part)
 
 
-def one(part: str) -> None:
-    """Measures a part, prints what it found, and writes it."""
+def measure(part: str) -> None:
+    """Measures a part; prints the report and writes it to --output."""
     from experiments.bench import report as report_lib
 
     start, facts = time.perf_counter(), report_lib.facts()
@@ -117,11 +115,11 @@ def one(part: str) -> None:
         report_lib.save(report, Path(value("output")))
 
 
-def everything() -> None:
-    """Measures all parts, each in a process of its own.
+def measure_all() -> None:
+    """Measures all parts, each in its own process.
 
     Raises:
-      UserError: some of them failed.
+      UserError: some parts failed.
     """
     failed = []
     for part in PARTS:
@@ -137,17 +135,17 @@ def everything() -> None:
         if subprocess.run(command, check=False).returncode:
             failed.append(part)
     if failed:
-        raise UserError(f"not measured, for the reasons above: {', '.join(failed)}.")
+        raise UserError(f"{', '.join(failed)} failed; the reasons are above.")
 
 
 if __name__ == "__main__":
-    # PyTorch has to find memory beside JAX, which would take most of a GPU's at once.
+    # JAX would reserve most of the GPU's memory, of which PyTorch needs a part.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
-    if word not in FLAGS and word not in ("--help", "-h"):
-        print(f"error: say first what to measure: {', '.join(FLAGS)}.", file=sys.stderr)
+    chosen = sys.argv[1] if len(sys.argv) > 1 else ""
+    if chosen not in FLAGS and chosen not in ("--help", "-h"):
+        print(f"error: the first argument is one of {', '.join(FLAGS)}.", file=sys.stderr)
         sys.exit(2)
-    if word in FLAGS:
-        sys.argv[1] = f"--part={word}"
-    define(word)
+    if chosen in FLAGS:
+        sys.argv[1] = f"--part={chosen}"
+    define(chosen)
     app.run(main)

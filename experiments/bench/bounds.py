@@ -1,4 +1,4 @@
-"""What the device itself can do: the rate of a matrix product, and of a copy in its memory."""
+"""Limits of the device: the rate of a matrix product, and of a copy in its memory."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ from experiments.bench import measure
 
 
 def matrix_product(dtype: str) -> tuple[measure.Turn, float]:
-    """A turn of one product of square matrices, and its FLOPs.
+    """A turn that multiplies two square matrices, and its FLOPs.
 
     Args:
-      dtype: of both factors; the sums are float32, as in a network.
+      dtype: of both factors; sums are float32, as in the networks.
     """
     size = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((size, size), dtype)
@@ -19,9 +19,9 @@ def matrix_product(dtype: str) -> tuple[measure.Turn, float]:
 
 
 def memory_copy() -> tuple[measure.Turn, float]:
-    """A turn of one pass over an array that no cache holds, and the bytes it reads and writes.
+    """A turn that passes once over an array larger than any cache, and the bytes read and written.
 
-    In place: memory that the system has yet to hand out would take longer.
+    In place, because newly allocated memory would take longer.
     """
     size = 2**26 if jax.default_backend() == "cpu" else 2**28
     add = jax.jit(lambda x: x + 1, donate_argnums=0)

@@ -1,7 +1,7 @@
-"""Images a second of real runs: `pretrain` itself, from photographs and from memory.
+"""Images per second of `pretrain` itself, from photographs and from memory.
 
-The numbers are those of the run's own metrics.jsonl, which leaves out compiling, evaluating and
-saving; of its readings all but the first count.
+The numbers come from the run's metrics.jsonl, which excludes compiling, evaluating and saving; the
+first line is not counted.
 """
 
 import json
@@ -16,12 +16,12 @@ from byol_jax.errors import UserError
 from experiments.bench import measure, photographs, pretraining, report
 from experiments.bench.report import Column, Report, Table
 
-DRAWN = 256  # photographs, where none are named
-READINGS = 3
-# Of a case: its preset, what differs from it, and the steps between two readings.
+SYNTHETIC = 256  # photographs, if --data names none
+LINES = 3  # of metrics.jsonl that count
+# For each case its preset, changes of it, and the steps between two lines.
 ON_CPU = {
     "photographs": (
-        "folder.py",
+        "folder",
         {
             "dtype": "float32",
             "batch_size": 32,
@@ -30,20 +30,20 @@ ON_CPU = {
         },
         2,
     ),
-    "memory": ("cifar10_small.py", {}, 8),
+    "memory": ("cifar10_small", {}, 8),
 }
 ON_ACCELERATOR = {
-    "photographs": ("folder.py", {}, 20),
-    "memory": ("cifar10.py", {}, 200),
+    "photographs": ("folder", {}, 20),
+    "memory": ("cifar10", {}, 200),
 }
-IMAGES = (50_000, 32, 32, 3)  # in memory: as CIFAR-10
+IMAGES = (50_000, 32, 32, 3)  # in memory, as CIFAR-10
 
 
 def run(data: str) -> Report:
-    """Runs `pretrain` for a short while in each way.
+    """Runs `pretrain` briefly for each source of images.
 
     Args:
-      data: folder:PATH, or "" for photographs that are drawn.
+      data: folder:PATH, or "" for synthetic photographs.
     """
     cases = ON_CPU if report.facts()["device"]["platform"] == "cpu" else ON_ACCELERATOR
     notes: list[str] = []
@@ -52,7 +52,7 @@ def run(data: str) -> Report:
         [
             Column("images from", "text"),
             Column("encoder", "text"),
-            Column("views cut on the", "text"),
+            Column("crops computed on the", "text"),
             Column("images/s", "number"),
             Column("waiting for input", "share"),
         ],
@@ -61,7 +61,7 @@ def run(data: str) -> Report:
         photos, arrays = Path(folder) / "photographs", Path(folder) / "train.npz"
         photos.mkdir()
         if not data:
-            photographs.draw(photos, DRAWN)
+            photographs.draw(photos, SYNTHETIC)
         rng = np.random.default_rng(0)
         np.savez(arrays, images=rng.integers(0, 256, IMAGES, np.uint8))
         for name, source, placements in (
@@ -72,9 +72,9 @@ def run(data: str) -> Report:
             for placement in placements:
                 changes = settings | {"data.placement": placement, "data.source": source}
                 try:
-                    config, rows = readings(preset, changes, every)
-                except UserError as error:  # no TensorFlow, for one
-                    notes.append(f"Not measured: {name}, cut on the {placement}: {error}")
+                    config, rows = train(preset, changes, every)
+                except UserError as error:  # such as TensorFlow missing
+                    notes.append(f"Not measured: {name}, crops on the {placement}: {error}")
                     continue
                 encoder = config["encoder"]
                 table.add(
@@ -89,13 +89,13 @@ def run(data: str) -> Report:
     return report.Report("end_to_end", [table], notes=notes)
 
 
-def readings(preset: str, changes: dict[str, object], every: int) -> tuple[dict, Sequence[dict]]:
-    """The config of a run, and what it read of its speed after each so many steps.
+def train(preset: str, changes: dict[str, object], every: int) -> tuple[dict, Sequence[dict]]:
+    """Trains briefly; returns the config of the run and the lines of its metrics with its speed.
 
     Args:
-      preset: a file of experiments/configs.
+      preset: its name.
       changes: keys and values of its config.
-      every: steps between two readings.
+      every: steps between two lines of metrics.
 
     Raises:
       UserError: the run failed.
@@ -103,7 +103,7 @@ def readings(preset: str, changes: dict[str, object], every: int) -> tuple[dict,
     changes = changes | {
         "data.test_split": "",
         "epochs": 0,
-        "steps": every * (READINGS + 1),
+        "steps": every * (LINES + 1),
         "log_every_steps": every,
         "checkpoint.every_steps": 10**6,
         "knn.every_steps": 0,
@@ -118,8 +118,8 @@ def readings(preset: str, changes: dict[str, object], every: int) -> tuple[dict,
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip().splitlines() or ["nothing"]
-            raise UserError(f"a run of {preset} failed; its last words were: {said[-1]}")
+            lines = done.stderr.strip().splitlines() or ["nothing"]
+            raise UserError(f"a run of {preset} failed; its last output: {lines[-1]}")
         config = json.loads((Path(workdir) / "config.json").read_text(encoding="utf-8"))["config"]
         lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return config, [row for row in map(json.loads, lines[1:]) if "images_per_second" in row]

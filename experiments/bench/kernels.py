@@ -1,4 +1,4 @@
-"""The kernels of an accelerator that a step spends most of its time in."""
+"""The accelerator kernels in which a step spends most of its time."""
 
 import collections
 import tempfile
@@ -15,9 +15,9 @@ MOST = 5
 
 
 def largest(step: Callable[[], jax.Array]) -> list[tuple[str, float, float]]:
-    """Name, seconds in a step, and share of all kernels' time, the largest first.
+    """Name, seconds per step, and share of the time of all kernels; the largest first.
 
-    Empty on a CPU, whose work the profiler does not divide into kernels.
+    Empty on a CPU, for which the profiler reports no kernels.
     """
     if jax.default_backend() == "cpu":
         return []
@@ -32,7 +32,7 @@ def largest(step: Callable[[], jax.Array]) -> list[tuple[str, float, float]]:
         for plane in planes:
             if plane.name.startswith("/device:"):
                 for line in plane.lines:
-                    # Others repeat the same time by operation, module or step.
+                    # Other lines show the same time by operation, module or step.
                     if line.name.startswith("Stream"):
                         for event in line.events:
                             took[event.name] += event.duration_ns / 1e9 / STEPS
@@ -41,7 +41,7 @@ def largest(step: Callable[[], jax.Array]) -> list[tuple[str, float, float]]:
 
 
 def table(case: settings.Case, found: list[tuple[str, float, float]]) -> Table:
-    """What `largest` found."""
+    """The result of `largest` as a table."""
     result = Table(
         f"The largest kernels of our step: {case}",
         [Column("kernel", "text"), Column("seconds", "seconds"), Column("share", "share")],

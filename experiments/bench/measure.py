@@ -1,7 +1,7 @@
-"""Contenders measured in turn, in one process: A B A B.
+"""Measures alternatives in turns, in one process: A B A B.
 
-What slows the machine for a while then slows all of them, and a ratio, taken turn by turn, keeps
-what the single numbers lose.
+A machine that is slow for a while then slows all of them, and ratios, which are taken within a
+round, stay the same.
 """
 
 import math
@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-Turn = Callable[[], float]  # does a fixed piece of work; returns the seconds of what counts
+Turn = Callable[[], float]  # does a fixed amount of work; returns its seconds
 
 
 class Spread(NamedTuple):
-    """The median of some turns, the lowest and the highest."""
+    """Median, minimum and maximum of some turns."""
 
     median: float
     low: float
@@ -30,25 +30,25 @@ def in_turn(
     most: int = 20,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Lets each contender have its turn, round after round, in the same order.
+    """Runs rounds of one turn for each contender, in the same order.
 
-    One turn of each comes first and is not counted: it compiles, fills caches and starts workers,
-    and says on standard error how long that took.
+    A first, uncounted turn of each compiles, fills caches and starts workers; its duration is
+    printed on standard error.
 
     Args:
-      contenders: by name.
-      seconds: no round begins after so many, but for the fewest.
-      fewest: rounds, at least 1.
-      most: rounds.
+      contenders: turns by name.
+      seconds: no further round starts after this time.
+      fewest: minimum number of rounds, at least 1.
+      most: maximum number of rounds.
       clock: seconds from any origin.
 
     Returns:
-      For each name what its turns returned, a round at each place.
+      For each name the results of its turns, one per round.
     """
     for name, turn in contenders.items():
         began = clock()
         turn()
-        print(f"{name}: under way after {clock() - began:.1f} s", file=sys.stderr, flush=True)
+        print(f"{name}: ready after {clock() - began:.1f} s", file=sys.stderr, flush=True)
     took = {name: [] for name in contenders}
     start = clock()
     for done in range(most):
@@ -66,16 +66,16 @@ def repeated(
     seconds: float = 0.2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Turn:
-    """A turn of so many calls of `work` that they fill some time; it counts the seconds of one.
+    """A turn that repeats `work` for some time and returns the seconds per call.
 
-    On an accelerator calls return before their work is done, so the last result is waited for, once
-    in a turn: after each call that would measure the way there and back. The first turn, which does
-    not count, is two calls: one compiles, and the other tells how long a call takes.
+    Accelerators compute asynchronously, so a turn waits for its last result; waiting after each
+    call would measure the round trip. The first, uncounted turn makes two calls: one compiles, the
+    other measures how long a call takes.
 
     Args:
-      work: what to do.
-      wait: is given what the last call returned.
-      seconds: of a turn, about.
+      work: the function to time.
+      wait: receives the last result, and returns once it is computed.
+      seconds: approximate duration of a turn.
       clock: seconds from any origin.
     """
     times = 0
@@ -92,9 +92,9 @@ def repeated(
         if times:
             return calls(times)
         calls(1)
-        of_one = calls(1)
-        times = times_for(seconds, of_one)
-        return of_one
+        once = calls(1)
+        times = times_for(seconds, once)
+        return once
 
     return turn
 
@@ -105,7 +105,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def rates(seconds: Sequence[float], units: float) -> Spread:
-    """Units a second, where a turn of `units` took so many seconds."""
+    """Units per second, from the seconds that each turn of `units` took."""
     return spread([units / each for each in seconds])
 
 
@@ -113,11 +113,11 @@ def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
     """One contender's values over another's, round by round.
 
     Raises:
-      ValueError: they were not measured in the same rounds.
+      ValueError: the numbers of rounds differ.
     """
     return spread([a / b for a, b in zip(numerator, denominator, strict=True)])
 
 
-def times_for(seconds: float, of_one: float) -> int:
-    """How often to do what takes `of_one` seconds, to fill so many; at least once."""
-    return max(1, math.ceil(seconds / max(of_one, 1e-9)))
+def times_for(seconds: float, once: float) -> int:
+    """How many repetitions of `once` seconds fill `seconds`; at least 1."""
+    return max(1, math.ceil(seconds / max(once, 1e-9)))

@@ -1,4 +1,4 @@
-"""docs/performance.md: its tables are put in from what `--output` wrote, its prose stays."""
+"""Puts the tables of the results that `--output` wrote into docs/performance.md."""
 
 import re
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 from byol_jax.errors import UserError
 from experiments.bench import report
 
-# What stands between such a pair of lines is replaced; the name is that of a file below the folder
-# of results, without its ending.
+# Text between such a pair of lines is replaced; the name is that of a file in the folder of
+# results, without its suffix.
 PLACE = re.compile(r"(<!-- bench: (?P<name>[\w/-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 EMPTY = "Not measured yet."
 
 
 def filled(text: str, results: Path) -> str:
-    """The page with a table at each place for which there is a file of results.
+    """The page with a table at each place that has a file of results.
 
     Raises:
-      UserError: a file of results is none, or the page has no place for it.
+      UserError: a file cannot be read as results, or the page has no place for it.
     """
     places = {match["name"] for match in PLACE.finditer(text)}
     for path in sorted(results.rglob("*.json")):
@@ -24,7 +24,7 @@ def filled(text: str, results: Path) -> str:
         if name not in places:
             raise UserError(
                 f"the page has no place for {path}: add the lines '<!-- bench: {name} -->' and "
-                "'<!-- end -->' where it should be."
+                "'<!-- end -->'."
             )
 
     def fill(match: re.Match) -> str:
@@ -39,11 +39,11 @@ def write(page: Path, results: Path) -> None:
     """Fills the page in place.
 
     Raises:
-      UserError: there is no such page or folder; or as `filled`.
+      UserError: the page or the folder does not exist; or as `filled`.
     """
     if not page.is_file():
-        raise UserError(f"--page={page} is not there: name the page that has the places.")
+        raise UserError(f"--page={page} does not exist.")
     if not results.is_dir():
-        raise UserError(f"--results={results} is not a folder: name where --output has written.")
+        raise UserError(f"--results={results} is not a folder.")
     text = page.read_text(encoding="utf-8")
     page.write_text(filled(text, results), encoding="utf-8")

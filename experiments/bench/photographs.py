@@ -1,7 +1,7 @@
-"""JPEG files that decode about as photographs do, where no photographs are named.
+"""Synthetic JPEG files that take about as long to decode as photographs.
 
-Colour noise whose spectrum falls as that of natural images does, 1 / frequency, in the sizes and at
-the quality that are usual in ImageNet.
+Colour noise with the spectrum of natural images, 1 / frequency, in sizes and at a quality that are
+usual in ImageNet.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ QUALITY = 88
 
 
 def draw(folder: Path, count: int, seed: int = 0) -> list[str]:
-    """Writes so many JPEG files into a folder; returns their paths."""
+    """Writes `count` JPEG files into a folder; returns their paths."""
     rng = np.random.default_rng(seed)
     paths = []
     for index in range(count):
@@ -30,7 +30,7 @@ def image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     amplitude = 1 / np.maximum(frequency, 1 / max(height, width))
     spectrum = np.fft.rfft2(rng.standard_normal((3, height, width))) * amplitude
     red, green, blue = np.fft.irfft2(spectrum, (height, width))
-    # Photographs differ more in light than in colour.
+    # Photographs vary more in brightness than in colour.
     planes = red + np.stack([np.zeros_like(red), 0.3 * green, 0.3 * blue])
     planes = (planes - planes.mean()) / planes.std()
     return np.clip(np.rint(120 + 60 * planes), 0, 255).astype(np.uint8).transpose(1, 2, 0)

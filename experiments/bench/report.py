@@ -1,4 +1,4 @@
-"""What a part of the bench found: tables, printed and kept as JSON with where and how it was."""
+"""Results of a part: tables and facts about the machine, printed as Markdown, saved as JSON."""
 
 import datetime
 import functools
@@ -23,8 +23,8 @@ PACKAGES = (
 FORMS = ("text", "number", "ratio", "share", "seconds", "mebibytes")
 Cell = str | float | Spread | None  # None: not measured
 
-# Runs in a process of its own: one that asks JAX for its devices also takes their memory.
-ASK = """
+# Runs in its own process, because asking JAX for its devices reserves their memory.
+DEVICES = """
 import json, jax
 device = jax.devices()[0]
 print(json.dumps({
@@ -34,7 +34,7 @@ print(json.dumps({
 
 
 class Column(NamedTuple):
-    """The head of a column, and how its cells are written (one of FORMS)."""
+    """The header of a column, and the format of its cells (one of FORMS)."""
 
     name: str
     form: str
@@ -42,7 +42,7 @@ class Column(NamedTuple):
 
 @dataclass
 class Table:
-    """Rows of cells under columns; a cell that was not measured is None, and stays empty."""
+    """Rows of cells; a cell that was not measured is None and printed empty."""
 
     title: str
     columns: list[Column]
@@ -52,14 +52,14 @@ class Table:
         """Adds a row.
 
         Raises:
-          ValueError: it has not a cell for each column.
+          ValueError: the number of cells is not that of the columns.
         """
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns.")
         self.rows.append(list(cells))
 
     def markdown(self) -> str:
-        """The table in Markdown, which is readable on a terminal too."""
+        """The table in Markdown, aligned for a terminal."""
         lines = [[column.name for column in self.columns]]
         lines += [
             [written(cell, column.form) for cell, column in zip(row, self.columns, strict=True)]
@@ -88,8 +88,8 @@ class Report:
 
     Attributes:
       part: its name, as on the command line.
-      tables: what was measured.
-      notes: sentences, above all on what was not measured, and why.
+      tables: the measurements.
+      notes: remarks, mostly on what was not measured and why.
       facts: command, date, seconds, device, processor, cores, versions.
     """
 
@@ -99,17 +99,17 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def markdown(self) -> str:
-        """Tables, notes and facts, as they are printed and put into the page."""
+        """Tables, notes and facts in Markdown."""
         blocks = [f"**{table.title}**\n\n{table.markdown()}" for table in self.tables]
         if self.notes:
             blocks.append("\n".join(f"- {note}" for note in self.notes))
         if self.facts:
-            blocks.append(in_words(self.facts))
+            blocks.append(format_facts(self.facts))
         return "\n\n".join(blocks)
 
 
 def written(cell: Cell, form: str) -> str:
-    """A cell as text: a spread as its median, with the lowest and highest in brackets."""
+    """A cell as text; a spread as its median, with minimum and maximum in brackets."""
     if cell is None:
         return ""
     if form == "text":
@@ -130,21 +130,23 @@ def written(cell: Cell, form: str) -> str:
 
 @functools.cache
 def facts() -> dict[str, Any]:
-    """Where and with what the bench runs; before this process has asked JAX for its devices."""
-    asked = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=False)
-    if asked.returncode:
-        raise UserError(f"JAX finds no device: {asked.stderr.strip().splitlines()[-1]}")
+    """The machine and the versions; to be called before this process uses a JAX device."""
+    found = subprocess.run(
+        [sys.executable, "-c", DEVICES], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        raise UserError(f"JAX finds no device: {found.stderr.strip().splitlines()[-1]}")
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    arguments = shlex.join(sys.argv[1:]).removeprefix("--part=")  # the first word again
+    arguments = shlex.join(sys.argv[1:]).removeprefix("--part=")
     return {
-        "command": f"python -m experiments.bench {arguments}",
+        "command": f"byol-jax bench {arguments}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": json.loads(asked.stdout.splitlines()[-1]),
+        "device": json.loads(found.stdout.splitlines()[-1]),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "versions": versions,
@@ -152,7 +154,7 @@ def facts() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The name of the processor, as far as the system says it."""
+    """The name of the processor, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -161,7 +163,7 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def in_words(facts: dict[str, Any]) -> str:
+def format_facts(facts: dict[str, Any]) -> str:
     """The facts as one paragraph."""
     device = facts["device"]
     where = f"{facts['cores']} cores of {facts['processor']}"
@@ -196,16 +198,14 @@ def save(report: Report, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"--output={path} cannot be written ({error.strerror}): name another file."
-        ) from error
+        raise UserError(f"--output={path} cannot be written: {error.strerror}.") from error
 
 
 def load(path: Path) -> Report:
-    """Reads what `save` wrote.
+    """Reads a report that `save` wrote.
 
     Raises:
-      UserError: it is no report.
+      UserError: the file is not a report.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -222,4 +222,4 @@ def load(path: Path) -> Report:
         ]
         return Report(content.pop("part"), tables, content.pop("notes"), content)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not what --output wrote: measure it again.") from error
+        raise UserError(f"{path} was not written by --output: measure it again.") from error

@@ -1,4 +1,4 @@
-"""The networks that the bench times, as configs of the program itself."""
+"""The networks that are measured, as configs."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -7,11 +7,11 @@ if TYPE_CHECKING:
 
     from byol_jax import byol
 
-STEPS_PER_EPOCH, EPOCHS = 1000, 100  # of the schedules; they cost the same at any length
+STEPS_PER_EPOCH, EPOCHS = 1000, 100  # any length: schedules cost the same
 
 
 class Setting(NamedTuple):
-    """A network with its images; heads of the paper unless said otherwise."""
+    """A network and the size of its images; the default heads are the paper's."""
 
     encoder: str
     stem: str
@@ -30,7 +30,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 class Case(NamedTuple):
-    """What is timed or weighed at once."""
+    """One measured configuration."""
 
     network: str  # of NETWORKS
     batch_size: int
@@ -41,16 +41,16 @@ class Case(NamedTuple):
 
 
 def config(case: Case, remat: bool = False) -> "ConfigDict":
-    """The resolved config of a case, with LARS and the paper's policy, or CIFAR's.
+    """The resolved config of a case, with LARS and the augmentations of the paper or of CIFAR.
 
     Args:
-      case: which.
-      remat: whether blocks are computed again in the backward pass.
+      case: network, batch size and dtype.
+      remat: whether the backward pass recomputes blocks.
 
     Raises:
-      UserError: the batch size cannot be.
+      UserError: the batch size is not valid.
     """
-    # Here, so that a wrong flag is answered at once.
+    # Imported here, so that wrong flags are answered at once.
     from byol_jax.augment import image as image_augment
     from byol_jax.runs import config as config_lib
 
@@ -73,7 +73,7 @@ def config(case: Case, remat: bool = False) -> "ConfigDict":
 
 
 def learner(config: "ConfigDict", axis_name: str | None) -> "byol.Learner":
-    """BYOL without labels, as `pretrain` makes it of a config."""
+    """The learner of a config as in `pretrain`, without labels."""
     from byol_jax.runs import build
 
     schedule = build.learning_rate(config, STEPS_PER_EPOCH)

@@ -1,8 +1,8 @@
-"""Seconds from the start of `pretrain` to the end of its first step: the first time, and again.
+"""Seconds from the start of `pretrain` to the end of its first step, without and with a cache.
 
-The first start compiles into a cache that is empty, the second finds its programs there. Each is
-timed from outside, from the start of the process until it says that the first step is done, and
-then killed. What an import takes is that of a process which does nothing else.
+The first start compiles into an empty cache, the second loads its programs from there. Each is
+timed from outside, from the start of the process until it prints that the first step is done, and
+is then killed. An import is timed in a process that does nothing else.
 """
 
 import re
@@ -15,8 +15,8 @@ from byol_jax.errors import UserError
 from experiments.bench import measure, pretraining
 from experiments.bench.report import Column, Report, Table
 
-PRESET = "quickstart.py"
-# What differs from the preset, and how often it is tried.
+PRESET = "quickstart"
+# Changes of the preset, and the number of rounds.
 CASES = {
     "the quickstart (ResNet-8, 32 pixels)": ({}, 2),
     "the same with a ResNet-18": (
@@ -34,16 +34,16 @@ IMPORTS = ("byol_jax", "byol_jax.train")
 
 
 def run() -> Report:
-    """Starts runs with an empty cache and again with the full one, and imports modules."""
+    """Starts runs with an empty cache and again with the filled one; imports modules."""
     starts = Table(
         "To the end of the first step",
         [
             Column("run", "text"),
             Column("first start", "seconds"),
             Column("second start", "seconds"),
-            Column("so many times as fast", "ratio"),
-            Column("compiling at first", "seconds"),
-            Column("then", "seconds"),
+            Column("speed-up (x)", "ratio"),
+            Column("first start, compiling", "seconds"),
+            Column("second start, loading", "seconds"),
         ],
     )
     for name, (changes, rounds) in CASES.items():
@@ -71,7 +71,7 @@ def run() -> Report:
 
 
 def both(changes: dict[str, object]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A start with an empty cache and one with what that left: seconds, and those of compiling."""
+    """Starts with an empty cache, then with the same one: seconds, and those spent compiling."""
     with tempfile.TemporaryDirectory() as cache:
         return first_step(changes, cache), first_step(changes, cache)
 
@@ -80,7 +80,7 @@ def first_step(changes: dict[str, object], cache: str) -> tuple[float, float]:
     """Starts a run; returns seconds to the end of its first step, and those spent compiling.
 
     Raises:
-      UserError: it ended without one.
+      UserError: the run ended before.
     """
     with tempfile.TemporaryDirectory() as workdir:
         start = time.perf_counter()
@@ -91,10 +91,10 @@ def first_step(changes: dict[str, object], cache: str) -> tuple[float, float]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        said = "nothing"
+        last = "nothing"
         try:
             for line in process.stdout:
-                said = line.strip() or said
+                last = line.strip() or last
                 found = DONE.search(line)
                 if found:
                     return time.perf_counter() - start, float(found[1] or 0)
@@ -102,7 +102,7 @@ def first_step(changes: dict[str, object], cache: str) -> tuple[float, float]:
             process.kill()
             process.wait()
             process.stdout.close()
-    raise UserError(f"a run of {PRESET} ended before its first step; it said last: {said}")
+    raise UserError(f"a run of {PRESET} ended before its first step; its last output: {last}")
 
 
 def imported(module: str) -> float:

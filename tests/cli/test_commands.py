@@ -1,9 +1,11 @@
-"""The entry points as a user types them: what they write, and one sentence for each mistake."""
+"""The commands as a user types them: their files, and a one-line error for each mistake."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,21 @@ import pytest
 from tiny import tiny_config
 
 import byol_jax
+from byol_jax.cli import __main__ as cli
+from byol_jax.cli import app, config_flag
 from byol_jax.train import loop
 
 ROOT = Path(__file__).parents[2]
-QUICKSTART = "--config=byol_jax/presets/quickstart.py"
+QUICKSTART = "--config=quickstart"
+PRESETS = "cifar10, cifar100, cifar10_small, folder, imagenet, imagenet_512, imagenette, quickstart"
 
 
-def call(name, *flags):
-    command = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def call(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "byol_jax.cli", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +37,97 @@ def workdir(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("protocol", ["linear", "knn"])
+@pytest.mark.parametrize("arguments", [(), ("help",), ("--help",)])
+def test_the_commands_are_listed_without_importing_a_package(arguments):
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['byol-jax', *{arguments}]\n"
+        "runpy.run_module('byol_jax.cli', run_name='__main__', alter_sys=True)\n"
+        "assert not {'jax', 'numpy', 'absl', 'ml_collections'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) < 15
+    for name in cli.COMMANDS:
+        assert f"\n  {name} " in done.stdout
+
+
+def test_an_unknown_command_is_one_line():
+    done = call("pretain")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: unknown command 'pretain'; `byol-jax help` lists the commands.\n"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_describes_itself(name):
+    part = ["step"] if name == "bench" else []
+    done = call(name, *part, "--help")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert f"byol-jax {name} " in done.stdout
+
+
+def test_bench_needs_the_checkout(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["byol-jax", "bench", "step"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    error = capsys.readouterr().err
+    assert error == "error: `bench` is not installed: clone the repository and run it there.\n"
+
+
+def test_the_modules_of_a_checkout_are_the_same_commands():
+    for path in (ROOT / "experiments").glob("*.py"):
+        name = path.stem.replace("_", "-")
+        if name in cli.COMMANDS:
+            module, _ = cli.COMMANDS[name]
+            assert f'runpy.run_module("{module}", run_name="__main__"' in path.read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.pretrain", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "byol-jax pretrain" in done.stdout
+
+
+def test_presets_are_found_by_name_from_any_folder(tmp_path):
+    assert ", ".join(config_flag.names()) == PRESETS
+    wanted = ["--config.data.source=folder:nowhere", f"--workdir={tmp_path / 'w'}"]
+    for config in (["--config=imagenet:300"], ["--config", "cifar10"]):
+        done = call("pretrain", *config, *wanted, cwd=tmp_path)
+        assert done.returncode == 1 and "nowhere" in done.stderr, done.stderr
+
+
+def test_a_file_is_a_config(tmp_path):
+    lines = "from byol_jax.presets import cifar10\n\ndef get_config(size='32'):\n"
+    lines += "    config = cifar10.get_config()\n    config.data.image_size = int(size)\n"
+    (tmp_path / "mine.py").write_text(lines + "    return config\n")
+    parser = config_flag._Parser()
+    config = parser.parse(f"{tmp_path / 'mine.py'}:48")
+    assert config.data.image_size == 48 and config.is_locked
+    assert parser.parse(str(tmp_path / "mine.py")).data.image_size == 32
+
+
+def test_missing_packages_are_named_with_their_extra(monkeypatch, capsys):
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    distributions = {"PIL": "pillow", "tensorflow_datasets": "tensorflow-datasets"}
+    distributions["orbax"] = "orbax-checkpoint"
+    for package, extra in app.EXTRAS.items():
+        name = distributions.get(package, package)
+        assert any(line.startswith((name + ">=", name + "-cpu>=")) for line in extras[extra])
+
+        def main(package=package):
+            raise ModuleNotFoundError(f"No module named '{package}'", name=f"{package}.part")
+
+        with pytest.raises(SystemExit, match="1"):
+            app._guarded(main)
+        assert capsys.readouterr().err == (
+            f"error: {package} is not installed: pip install 'byol_jax[{extra}]'\n"
+        )
+
+
+@pytest.mark.parametrize("protocol", ["logistic", "knn"])
 def test_evaluate_writes_its_table(workdir, protocol):
     done = call("evaluate", f"--checkpoint={workdir}", f"--protocol={protocol}")
     assert done.returncode == 0, done.stderr
@@ -45,13 +143,15 @@ def test_evaluate_writes_its_table(workdir, protocol):
         assert set(report["details"]["byol"]["top1_by_k"]) == {"20", "200"}
 
 
-def test_ctrl_c_saves_and_leaves(tmp_path):
-    command = [sys.executable, "-m", "byol_jax.cli.pretrain", QUICKSTART, f"--workdir={tmp_path}"]
+def test_ctrl_c_saves_and_exits(tmp_path):
     flags = ["batch_size=16", "log_every_steps=1", "knn.every_steps=0", "data.image_size=16"]
     flags += ["encoder.width_multiplier=0.25", "heads.hidden_size=8", "views.view1.jitter_prob=0"]
     flags += ["views.view2.jitter_prob=0"]
     running = subprocess.Popen(
-        [*command, *(f"--config.{flag}" for flag in flags)],
+        [
+            *(sys.executable, "-m", "byol_jax.cli", "pretrain", QUICKSTART),
+            *(f"--workdir={tmp_path}", *(f"--config.{flag}" for flag in flags)),
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -77,30 +177,35 @@ def test_export_is_loaded_by_the_library(workdir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "sentence"),
+    ("lines", "message"),
     [
-        ("config.stps = 5", 'error: no such config key: Key "stps" does not exist. Did you mean'),
-        ("config.steps = '5'", "error: TypeError: Could not override field 'steps'"),
-        ("import nowhere", "error: ModuleNotFoundError: No module named 'nowhere'"),
+        ("config.stps = 5", 'no such config key: Key "stps" does not exist. Did you mean'),
+        ("config.steps = '5'", "TypeError: Could not override field 'steps'"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("return 5", "mine.py returns no ConfigDict"),
     ],
 )
-def test_a_mistake_in_a_config_file_ends_in_one_sentence(tmp_path, lines, sentence):
-    start = "from byol_jax import config as c\ndef get_config():\n    config = c.default()\n"
+def test_a_mistake_in_a_config_file_is_one_line(tmp_path, lines, message):
+    start = "from byol_jax.runs import config as c\ndef get_config():\n    config = c.default()\n"
     (tmp_path / "mine.py").write_text(f"{start}    {lines}\n    return config\n")
-    done = call("pretrain", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'w'}")
+    done = call("pretrain", "--config=mine.py", f"--workdir={tmp_path / 'w'}", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith(sentence) and len(done.stderr) < 300
+    assert done.stderr.startswith("error: flag --config=mine.py: ") and message in done.stderr
+    assert done.stderr.count("\n") == 1 and len(done.stderr) < 300
 
 
 @pytest.mark.parametrize(
-    ("entry", "flags", "code", "sentence"),
+    ("command", "flags", "code", "message"),
     [
         ("pretrain", [QUICKSTART, "--config.stesp=3", "--workdir=W"], 2, "no such config key"),
         ("pretrain", [QUICKSTART, "--config.steps=x", "--workdir=W"], 2, "invalid literal"),
-        ("pretrain", [QUICKSTART, "--wrkdir=W"], 2, "Unknown command line flag 'wrkdir'"),
+        ("pretrain", [QUICKSTART, "--wrkdir=W"], 2, "flag 'wrkdir'. Did you mean: workdir"),
         ("pretrain", [QUICKSTART], 2, "--workdir is missing"),
         ("pretrain", [QUICKSTART, "--workdir=W", "extra"], 2, "unexpected argument 'extra'"),
-        ("pretrain", ["--config=nowhere.py", "--workdir=W"], 1, "--config=nowhere.py cannot be"),
+        ("pretrain", ["--config=nowhere.py", "--workdir=W"], 2, "nowhere.py: there is no such"),
+        ("pretrain", ["--config=cifar11", "--workdir=W"], 2, f"the presets are {PRESETS};"),
+        ("pretrain", ["--config=imagenet:ten", "--workdir=W"], 2, "must end in a number of epochs"),
+        ("pretrain", [f"{QUICKSTART}:5", "--workdir=W"], 2, "takes nothing after a colon"),
         (
             "pretrain",
             [QUICKSTART, "--workdir=W", "--config.data.source=folder:nowhere"],
@@ -114,25 +219,31 @@ def test_a_mistake_in_a_config_file_ends_in_one_sentence(tmp_path, lines, senten
             "cifar10",
         ),
         ("pretrain", [QUICKSTART, "--workdir=W", "--config.batch_size=30"], 1, "does not divide"),
-        ("evaluate", ["--checkpoint=W", "--protocol=linear"], 1, "holds no run"),
-        ("evaluate", ["--checkpoint=W", "--protocol=svm"], 1, "is not one of knn, linear"),
-        (
-            "pretrain",
-            ["--config=byol_jax/presets/imagenet.py:ten", "--workdir=W"],
-            2,
-            "error: imagenet.py:ten must end in a number of epochs",
-        ),
-        ("pretrain", [f"{QUICKSTART}:5", "--workdir=W"], 2, "takes nothing after a colon"),
+        ("evaluate", ["--checkpoint=W", "--protocol=logistic"], 1, "holds no run"),
+        ("evaluate", ["--checkpoint=W", "--protocol=svm"], 1, "is not one of knn, logistic"),
         ("export", ["--checkpoint=W", "--output=X"], 1, "is neither a pre-training run nor"),
+        ("data-service", [], 1, "--port=N starts a dispatcher"),
+        ("check-data", [], 1, "name the images to check: --data=folder:PATH"),
     ],
 )
-def test_a_mistake_ends_in_one_sentence(tmp_path, entry, flags, code, sentence):
+def test_a_mistake_is_one_line(tmp_path, command, flags, code, message):
     flags = [flag.replace("=W", f"={tmp_path / 'w'}") for flag in flags]
-    if "cifar10" in sentence:
+    if message == "cifar10":
         flags.append(f"--config.data.dir={tmp_path}")
-    done = call(entry, *flags)
+    done = call(command, *flags)
     assert done.returncode == code, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and sentence in last
+    assert last.startswith("error: ") and message in last
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "w").exists()
+
+
+def test_wrong_flags_are_answered_without_importing_jax():
+    program = (
+        "import runpy, sys\n"
+        "sys.modules['jax'] = None\n"
+        "sys.argv = ['byol-jax', 'pretrain', '--config=quickstart', '--wrkdir=W']\n"
+        "runpy.run_module('byol_jax.cli', run_name='__main__', alter_sys=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Unknown command line flag 'wrkdir'" in done.stderr

@@ -1,31 +1,27 @@
-"""Random values, flags and files: each ends well or in a sentence, and soon.
+"""Random values, flags and files: each is accepted or ends in a one-line error.
 
-Only a handful of examples for each, always the same; to look further, raise `max_examples` and
-leave out `derandomize`.
+A few examples of each, always the same; for more, raise `max_examples` and drop `derandomize`.
 """
 
+import io
 import json
 import shutil
 import struct
 import sys
-from pathlib import Path
 
 import pytest
 from absl import flags
 from encoders import random_encoder, random_trained
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ml_collections import config_flags
 from tiny import tiny_config
 
 import byol_jax
-from byol_jax.cli import app
+from byol_jax.cli import app, config_flag
 from byol_jax.errors import UserError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
-
-ROOT = Path(__file__).parents[2]
 
 
 def examples(count):
@@ -49,7 +45,7 @@ def keys(tree, prefix=""):
 
 CONFIG_KEYS = sorted(keys(config_lib.default().to_dict()))
 LEAVES = [key for key in CONFIG_KEYS if not any(k.startswith(key + ".") for k in CONFIG_KEYS)]
-# Values that are wrong somewhere, beside random ones.
+# Values that are wrong for some key, and random ones.
 NUMBERS = st.one_of(
     st.sampled_from([0, -1, 1, 10**30, 10**400, 1e308, float("nan"), float("inf"), -0.0, 1e-320]),
     st.integers(),
@@ -64,8 +60,8 @@ VALUES = st.recursive(
 )
 
 
-def place(tree, key):
-    """The node that holds a dotted key, and the key's last part."""
+def find(tree, key):
+    """The node that holds a dotted key, and the last part of the key."""
     *parents, leaf = key.split(".")
     for parent in parents:
         tree = tree[parent]
@@ -73,7 +69,7 @@ def place(tree, key):
 
 
 def check(config):
-    """A config ends in a learner or in a sentence."""
+    """A config gives a learner or a one-line error."""
     try:
         resolved, _ = config_lib.resolve(config)
         run_lib.Run(resolved, {"num_classes": 3}, steps_per_epoch=5).learner()
@@ -86,11 +82,11 @@ def check(config):
 def test_any_value_of_a_config(values):
     config = tiny_config()
     for key, value in values.items():
-        node, leaf = place(config, key)
+        node, leaf = find(config, key)
         try:
             node[leaf] = tuple(value) if isinstance(value, list) else value
         except (TypeError, ValueError, OverflowError):
-            continue  # refused by the tree itself, where a preset or a flag sets it
+            continue  # refused by ConfigDict
     check(config)
 
 
@@ -113,24 +109,18 @@ FLAGS = st.one_of(
 @examples(100)
 @given(st.lists(FLAGS, min_size=1, max_size=3))
 def test_any_command_line(arguments):
-    argv = ["pretrain", "--config=byol_jax/presets/quickstart.py", "--workdir=W", *arguments]
+    argv = ["pretrain", "--config=quickstart", "--workdir=W", *arguments]
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "", flag_values=values, sys_argv=argv, lock_config=True
-    )
+    config_flag.define(flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
         patch.setattr(flags, "FLAGS", values)
-        said = []
-        patch.setattr(
-            sys, "stderr", type("Lines", (), {"write": lambda _, text: said.append(text)})()
-        )
+        patch.setattr(sys, "stderr", io.StringIO())
         try:
             app._parse(argv)
-        except SystemExit as left:
-            text = "".join(said)
-            assert left.code == 2 and text.startswith("error: ") and text.count("\n") == 1
+        except SystemExit as exit_:
+            text = sys.stderr.getvalue()
+            assert exit_.code == 2 and text.startswith("error: ") and text.count("\n") == 1
             assert "Traceback" not in text
             return
         check(values.config)
@@ -138,7 +128,7 @@ def test_any_command_line(arguments):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder, and the bytes of its config.json."""
+    """The folder of a run, and the bytes of its config.json."""
     directory = tmp_path_factory.mktemp("run")
     run_lib.prepare_workdir(directory, random_trained(0).run)
     return directory, (directory / "config.json").read_bytes()
@@ -146,7 +136,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
-    """An export's folder, and the bytes of its files."""
+    """The folder of an export, and the bytes of its files."""
     directory = tmp_path_factory.mktemp("export") / "export"
     small = random_encoder(
         "resnet8", image_size=16, stem="strided", width_multiplier=0.25, channels=1
@@ -155,7 +145,7 @@ def export(tmp_path_factory):
     return directory, {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-# What becomes of a file: bytes overwritten (at a share of its length), then a cut.
+# Damage to a file: bytes overwritten at a fraction of its length, then truncation.
 DAMAGE = st.tuples(
     st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=6)), max_size=3),
     st.one_of(st.just(1.0), st.floats(0, 1)),
@@ -172,16 +162,16 @@ def damaged(content, damage):
 
 
 def replaced(content, values):
-    """A JSON object with other values, at these shares of the list of its keys."""
+    """A JSON object with other values at these fractions of the list of its keys."""
     record = json.loads(content)
     for where, value in values:
         found = list(keys(record))
-        node, leaf = place(record, found[int(where * (len(found) - 1))])
+        node, leaf = find(record, found[int(where * (len(found) - 1))])
         node[leaf] = value
     return json.dumps(record).encode()
 
 
-# Of a type that fits somewhere, so that more than the type is looked at.
+# Values whose type fits some key, so that more than the type is checked.
 FITTING = st.sampled_from(["x", "", 0, -1, 1, 10**30, 0.0, float("nan"), 1e308, True, [], ["x"]])
 RECORDS = st.lists(st.tuples(st.floats(0, 1), st.one_of(FITTING, VALUES)), min_size=1, max_size=2)
 
@@ -198,8 +188,8 @@ def test_any_config_of_a_run(run, change):
         assert str(directory) in str(error) or "warmup_epochs" in str(error)
 
 
-def spoilt(export, name, content):
-    """Opens the export with other bytes in one of its files."""
+def load_damaged(export, name, content):
+    """Loads the export with other bytes in one of its files."""
     directory, files = export
     shutil.rmtree(directory)
     directory.mkdir()
@@ -215,16 +205,16 @@ def spoilt(export, name, content):
 @given(st.one_of(DAMAGE, RECORDS))
 def test_any_config_of_an_export(export, change):
     make = replaced if isinstance(change, list) else damaged
-    spoilt(export, "config.json", make(export[1]["config.json"], change))
+    load_damaged(export, "config.json", make(export[1]["config.json"], change))
 
 
 @examples(15)
 @given(DAMAGE)
 def test_any_weights_of_an_export(export, damage):
     content = export[1]["model.safetensors"]
-    spoilt(export, "model.safetensors", damaged(content, damage))
-    # The header is a small part of the file, and all that is parsed.
+    load_damaged(export, "model.safetensors", damaged(content, damage))
+    # The header is a small part of the file, and the only one that is parsed.
     (size,) = struct.unpack("<Q", content[:8])
     header = damaged(content[8 : 8 + size], damage)
     new = struct.pack("<Q", len(header)) + header + content[8 + size :]
-    spoilt(export, "model.safetensors", new)
+    load_damaged(export, "model.safetensors", new)

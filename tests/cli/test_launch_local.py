@@ -1,4 +1,4 @@
-"""Several processes on one machine: what they get, who is told what, and how a failure ends."""
+"""Several processes on one machine: their flags and GPUs, signals, and failures."""
 
 import os
 import signal
@@ -10,36 +10,36 @@ from pathlib import Path
 import pytest
 
 from byol_jax.cli import launch_local
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
-# In place of experiments.pretrain: notes in a file of its own what it got, then does as told.
+# Replaces pretrain: records what it received in its own files, then does what the flags ask for.
 PROGRAM = """
 import os, pathlib, signal, sys, time
 
 flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
-number, notes = flags["process_id"], pathlib.Path(flags["notes"])
+number, folder = flags["process_id"], pathlib.Path(flags["folder"])
 
-def note(name, text):
-    with (notes / f"{name}{number}").open("a") as file:
+def record(name, text):
+    with (folder / f"{name}{number}").open("a") as file:
         file.write(text)
 
-def asked(signal_number, frame):
-    note("signals", f"{signal_number} ")
-    deadline[0] = time.monotonic() + 0.3  # long enough for a second one to be noted
+def on_signal(signal_number, frame):
+    record("signals", f"{signal_number} ")
+    deadline[0] = time.monotonic() + 0.3  # long enough to record a second one
 
 deadline = [float("inf")]
 for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(caught) != signal.SIG_IGN:
-        signal.signal(caught, asked)
+        signal.signal(caught, on_signal)
 if "stubborn" in flags:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-note("flags", " ".join(sys.argv[1:]))
-note("gpus", os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
+record("flags", " ".join(sys.argv[1:]))
+record("gpus", os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
 print("out of", number, flush=True)
 print("error of", number, file=sys.stderr, flush=True)
-note("ready", "")
+record("ready", "")
 if number == flags.get("fails"):
     sys.exit(int(flags["code"]))
 if number == flags.get("killed"):
@@ -53,18 +53,18 @@ if deadline[0] < float("inf"):
 
 @pytest.fixture
 def start(tmp_path):
-    """A function that launches the program as a user would, with a shorter patience."""
+    """A function that launches the program in its own session, with short grace periods."""
     (tmp_path / "program.py").write_text(PROGRAM)
     launchers = []
 
-    def call(count, *flags, patience=60, gpus=None, hangup="SIG_DFL"):
+    def call(count, *flags, grace=60, gpus=None, hangup="SIG_DFL"):
         main = (
-            # Not as these tests were started, perhaps under nohup.
+            # The tests may run under nohup.
             "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
             f"signal.signal(signal.SIGHUP, signal.{hangup});"
-            "import sys; from experiments import launch_local as l; l.LAST_PATIENCE = 0.3;"
-            f"sys.exit(l.launch({count}, {[f'--notes={tmp_path}', *flags]!r}, module='program', "
-            f"patience={patience}))"
+            "import sys; from byol_jax.cli import launch_local as l; l.KILL_GRACE = 0.3;"
+            f"sys.exit(l.launch({count}, {[f'--folder={tmp_path}', *flags]!r}, ['-m', 'program'], "
+            f"{grace}))"
         )
         environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         environment |= {"PYTHONPATH": f"{tmp_path}:{ROOT}", "JAX_PLATFORMS": ""}
@@ -100,7 +100,7 @@ def wait_for(*paths):
     raise TimeoutError(paths)
 
 
-def test_each_process_gets_its_flags_and_the_others_are_marked(start, tmp_path):
+def test_each_process_gets_its_flags_and_its_output_a_prefix(start, tmp_path):
     code, out, err = finish(start(3, "--config=c.py", "--config.steps=3", gpus="-1"))
     assert code == 0 and out == "out of 0\n"
     assert sorted(err.splitlines()) == sorted(
@@ -125,7 +125,7 @@ def test_gpus_that_do_not_divide_are_refused():
     assert launch_local.shares(["0", "1"], 2) == [["0"], ["1"]]
     assert launch_local.shares([], 2) == [[], []]
     for names, count in ((["0", "1", "2"], 2), (["0"], 2)):
-        with pytest.raises(UserError, match=f"{len(names)} GPUs do not divide among {count}"):
+        with pytest.raises(ConfigError, match=f"{len(names)} GPUs do not divide among {count}"):
             launch_local.shares(names, count)
 
 
@@ -144,7 +144,7 @@ def test_gpus_of_an_environment(environment, names):
     assert launch_local.gpus(environment) == names
 
 
-def test_gpus_are_counted_where_none_is_chosen(tmp_path, monkeypatch):
+def test_gpus_are_counted_if_none_is_chosen(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100'\necho 'GPU 1: NVIDIA H100'\n")
     program.chmod(0o755)
@@ -158,7 +158,7 @@ def test_gpus_are_counted_where_none_is_chosen(tmp_path, monkeypatch):
 def test_a_signal_reaches_each_process_once(start, tmp_path, number):
     running = start(2, "--waits=1", gpus="-1")
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
-    # As a terminal's Ctrl-C: to the launcher's whole process group.
+    # Like Ctrl-C in a terminal: to the launcher's process group.
     os.killpg(running.pid, number)
     code, _, err = finish(running)
     assert code == 0 and "error:" not in err
@@ -166,7 +166,7 @@ def test_a_signal_reaches_each_process_once(start, tmp_path, number):
         assert (tmp_path / f"signals{i}").read_text().split() == [str(int(number))]
 
 
-def test_a_hangup_that_was_ignored_stays_so(start, tmp_path):
+def test_an_ignored_hangup_stays_ignored(start, tmp_path):
     running = start(2, "--waits=1", gpus="-1", hangup="SIG_IGN")
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
     running.send_signal(signal.SIGHUP)
@@ -176,16 +176,16 @@ def test_a_hangup_that_was_ignored_stays_so(start, tmp_path):
         assert (tmp_path / f"signals{i}").read_text().split() == [str(int(signal.SIGTERM))]
 
 
-def test_the_exit_code_of_a_stop_is_no_error(start, tmp_path):
+def test_the_exit_code_of_a_stop_is_not_a_failure(start, tmp_path):
     running = start(2, "--waits=1", "--stopped_exit_code=75", gpus="-1")
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
     running.send_signal(signal.SIGTERM)
     code, _, err = finish(running)
     assert code == 75 and "error:" not in err
-    # Done, and not stopped: 0. What has failed is named as ever.
+    # Done without a stop: 0. Failures are reported as usual.
     assert finish(start(2, "--stopped_exit_code=75", gpus="-1"))[0] == 0
     code, _, err = finish(
-        start(2, "--stopped_exit_code=75", "--fails=1", "--code=76", patience=0.1, gpus="-1")
+        start(2, "--stopped_exit_code=75", "--fails=1", "--code=76", grace=0.1, gpus="-1")
     )
     assert code == 76 and "process 1 of 2 ended with exit code 76" in err
 
@@ -200,50 +200,52 @@ def test_the_exit_code_of_a_stop_is_no_error(start, tmp_path):
         (["--stopped_exit_code"], 0),
     ],
 )
-def test_the_exit_code_of_a_stop_is_found(flags, code):
+def test_the_exit_code_of_a_stop_is_read_from_the_flags(flags, code):
     assert launch_local._stopped_exit_code(flags) == code
 
 
-def test_a_failure_lets_the_others_leave(start, tmp_path):
+def test_after_a_failure_the_others_may_exit(start, tmp_path):
     running = start(2, "--waits=1", "--fails=1", "--code=3", gpus="-1")
     wait_for(tmp_path / "ready0", tmp_path / "ready1")
     lines = [running.stderr.readline() for _ in range(5)]
-    assert "error: process 1 of 2 ended with exit code 3; what it said is above, marked [1].\n" in (
-        lines
-    )
-    assert "The others have 60 s to leave.\n" in lines
+    failure = "process 1 of 2 ended with exit code 3; its output is above, prefixed with [1]."
+    assert f"error: {failure}\n" in lines
+    assert "The other processes have 60 s to exit.\n" in lines
     assert running.poll() is None
     running.send_signal(signal.SIGTERM)
     assert finish(running)[0] == 3
 
 
-def test_what_stays_is_stopped(start, tmp_path):
-    code, _, err = finish(start(2, "--waits=1", "--fails=0", "--code=2", patience=0.3, gpus="-1"))
-    assert code == 2 and "process 0 of 2 ended with exit code 2; what it said is above, un" in err
+def test_processes_that_do_not_exit_get_sigterm(start, tmp_path):
+    code, _, err = finish(start(2, "--waits=1", "--fails=0", "--code=2", grace=0.3, gpus="-1"))
+    assert code == 2 and "process 0 of 2 ended with exit code 2; its output is above, wi" in err
     assert (tmp_path / "signals1").read_text().split() == [str(int(signal.SIGTERM))]
 
 
-def test_what_does_not_listen_is_killed(start):
-    running = start(2, "--waits=1", "--stubborn=1", "--killed=1", patience=0.1, gpus="-1")
+def test_processes_that_ignore_sigterm_are_killed(start):
+    running = start(2, "--waits=1", "--stubborn=1", "--killed=1", grace=0.1, gpus="-1")
     code, _, err = finish(running)
     assert code == 128 + signal.SIGKILL
     assert "process 1 of 2 ended with SIGKILL" in err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
-        ([], "The first argument must be the number of processes, and there is none: such as"),
+        (
+            [],
+            "The first argument is the number of processes, and is missing: byol-jax launch-local",
+        ),
         (["--config=c.py"], "number of processes, not '--config=c.py'"),
         (["0", "--config=c.py"], "number of processes, not '0'"),
         (["-2", "--config=c.py"], "number of processes, not '-2'"),
         (["2.5"], "number of processes, not '2.5'"),
-        (["2"], "What to train is missing: such as ./run.sh launch-local 2 --config=FILE"),
+        (["2"], "The flags of pretrain are missing: byol-jax launch-local 2 --config=NAME"),
         (["2", "--process_id=1"], "--process_id=1 is set for each process here: leave it out"),
         (["2", "-num_processes", "1"], "-num_processes is set for each process here"),
     ],
 )
-def test_wrong_arguments_end_in_one_sentence(capsys, arguments, sentence):
+def test_wrong_arguments_are_one_line(capsys, arguments, message):
     assert launch_local.main(arguments) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and sentence in err and err.count("\n") == 1
+    assert out == "" and err.startswith("error: ") and message in err and err.count("\n") == 1

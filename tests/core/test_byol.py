@@ -43,7 +43,7 @@ def make(tau=0.9, rate=0.5, policy=None, num_classes=CLASSES, encoder=None, **kw
 
 
 def run(network, params, stats, view):
-    """One pass in training mode."""
+    """Outputs and new statistics of one pass in training mode."""
     return byol.apply(network, params, stats, view, jax.random.key(0), jnp.arange(len(view)))
 
 
@@ -81,13 +81,13 @@ def after(learner, start):
     return jax.jit(functools.partial(byol.update, learner))(start, make_batch())
 
 
-# What one training-mode pass is, in plain numpy, float64.
+# One pass in training mode, in plain numpy and float64.
 
 
 def numpy_norm(x, p, stats):
     mean, var = x.mean(0), x.var(0)
-    new, weight = {}, 0.1  # Flax's own
-    if "count" in stats:  # ours: an average whose weights sum to one
+    new, weight = {}, 0.1  # Flax's batch norm
+    if "count" in stats:  # ours, whose weights sum to one
         new["count"] = stats["count"] + 1
         weight /= 1 - 0.9 ** new["count"]
     new["mean"] = stats["mean"] + weight * (mean - stats["mean"])
@@ -121,7 +121,7 @@ def in_float64(tree):
 
 @pytest.fixture(scope="module")
 def expected(start):
-    """Losses and running statistics of one update, recomputed in numpy."""
+    """Losses and running statistics of one update, computed in numpy."""
     batch = make_batch()
     online, target = in_float64(start.online_params), in_float64(start.target_params)
     stats, target_stats = in_float64(start.online_stats), in_float64(start.target_stats)
@@ -160,7 +160,7 @@ def test_losses_are_the_plain_formula(after, expected):
     )
 
 
-def test_each_view_passes_on_its_own_and_the_target_has_statistics_of_its_own(after, expected):
+def test_views_pass_separately_and_the_target_has_its_own_statistics(after, expected):
     state, _ = after
     close(state.online_stats, expected["online_stats"], atol=2e-6)
     close(state.target_stats, expected["target_stats"], atol=2e-6)
@@ -181,12 +181,14 @@ def test_regression_loss_of_zero_vectors_has_a_finite_gradient():
     assert np.all(np.isfinite(gradient))
 
 
-def gradients(learner, state, batch, of):
+def gradients(learner, state, batch, field):
+    """Gradient of the loss by one field of the state."""
+
     def loss(params):
-        s = state._replace(**{of: params})
+        s = state._replace(**{field: params})
         return byol.loss_fn(s.online_params, learner, s, batch)[0]
 
-    return jax.grad(loss)(getattr(state, of))
+    return jax.grad(loss)(getattr(state, field))
 
 
 def test_no_gradient_enters_the_target(learner, start):
@@ -194,7 +196,7 @@ def test_no_gradient_enters_the_target(learner, start):
         np.testing.assert_array_equal(leaf, 0)
 
 
-def test_the_probe_teaches_nothing_but_itself(learner, start):
+def test_the_probe_loss_moves_the_probe_alone(learner, start):
     with_labels = gradients(learner, start, make_batch(), "online_params")
     without = gradients(learner, start, make_batch(labels=False), "online_params")
     for part in ("encoder", "projector", "predictor"):
@@ -203,7 +205,7 @@ def test_the_probe_teaches_nothing_but_itself(learner, start):
     np.testing.assert_array_equal(without["probe"]["kernel"], 0)
 
 
-def test_gradients_are_those_of_the_numpy_loss(learner, start):
+def test_gradients_equal_differences_of_the_numpy_loss(learner, start):
     """Central differences of the numpy loss along random directions of the online parameters."""
     batch = make_batch(labels=False)
     gradient = in_float64(gradients(learner, start, batch, "online_params"))
@@ -262,7 +264,7 @@ def test_ema_end_points(start, tau):
     close(got, want, rtol=0)
 
 
-def test_tau_is_that_of_the_step_before_the_update(start):
+def test_tau_belongs_to_the_step_before_the_update(start):
     tau = optim.target_decay(0.5, 10)
     state, metrics = jax.jit(functools.partial(byol.update, make(tau=tau)))(start, make_batch())
     np.testing.assert_allclose(metrics["tau"], tau(3), rtol=1e-6)
@@ -317,7 +319,7 @@ def test_embed_is_the_encoder_in_evaluation_mode(learner, after):
     np.testing.assert_allclose(byol.embed(learner, state, images), want, rtol=1e-4, atol=1e-5)
 
 
-def test_health_looks_at_both_networks_in_training_mode(learner, start):
+def test_health_features_are_of_both_networks_in_training_mode(learner, start):
     batch = make_batch()
     embedding, projection = health.features(learner, start, batch)
     online, target = in_float64(start.online_params), in_float64(start.target_params)
@@ -344,16 +346,64 @@ def test_any_flax_module_is_an_encoder():
 
 
 class Maps(nn.Module):
-    """An encoder that forgot to pool."""
+    """An encoder without pooling."""
 
     @nn.compact
     def __call__(self, x):
         return nn.Conv(2, (3, 3))(x)
 
 
-def test_an_encoder_that_does_not_pool_is_told_so():
-    with pytest.raises(ValueError, match=r"must return \(batch, features\).*mean over height"):
-        byol.init(make(encoder=Maps()), 0, make_batch())
+class Pair(nn.Module):
+    """An encoder that returns two arrays."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(x.reshape(len(x), -1)), x
+
+
+@pytest.mark.parametrize(("encoder", "returned"), [(Maps(), r"\(2, 4, 4, 2\)"), (Pair(), "tuple")])
+def test_an_encoder_must_return_one_vector_per_example(encoder, returned):
+    message = rf"must return \(batch, features\), but returned {returned} .*mean over height"
+    with pytest.raises(ValueError, match=message):
+        byol.init(make(encoder=encoder), 0, make_batch())
+
+
+class Training(nn.Module):
+    """An encoder whose training mode has the name that Keras and PyTorch use."""
+
+    def __call__(self, x, training=False):
+        return x.reshape(len(x), -1)
+
+
+class Deterministic(nn.Module):
+    """An encoder whose training mode has the name that Flax's own modules use."""
+
+    def __call__(self, x, *, deterministic=True):
+        return x.reshape(len(x), -1)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name"), [(Training(), "training"), (Deterministic(), "deterministic")]
+)
+def test_an_encoder_with_another_name_for_train_is_refused(encoder, name):
+    """It would stay in evaluation mode without a notice."""
+    message = rf"{type(encoder).__name__} takes '{name}', .*replace it by 'train'"
+    with pytest.raises(ValueError, match=message):
+        byol.init(make(encoder=encoder), 0, make_batch())
+
+
+class TrainAndDeterministic(Deterministic):
+    """An encoder that takes `train`, and another mode besides."""
+
+    def __call__(self, x, train, deterministic=False):
+        return x.reshape(len(x), -1) * (2 if train else 1)
+
+
+def test_an_encoder_receives_train():
+    view = jnp.ones((3, 2))
+    for train in (True, False):
+        embedding = models.encode(TrainAndDeterministic(), view, train)
+        np.testing.assert_array_equal(embedding, 2 * view if train else view)
 
 
 def test_the_state_can_be_donated():
@@ -410,7 +460,7 @@ def test_without_a_target_network_both_branches_learn():
 
 
 def numpy_info_nce(q, z, z_other, temperature):
-    """SimCLR's loss of each row of q: its pair is the same row of z_other."""
+    """SimCLR's loss of each row of q, whose positive is the same row of z_other."""
     n = len(q)
     same, other = q @ z.T / temperature, q @ z_other.T / temperature
     losses = []
@@ -418,6 +468,67 @@ def numpy_info_nce(q, z, z_other, temperature):
         against = np.exp(other[i]).sum() + sum(np.exp(same[i, j]) for j in range(n) if j != i)
         losses.append(np.log(against) - other[i, i])
     return np.array(losses)
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """Random outputs of the online and of the target network for two views, and unit vectors."""
+    rng = np.random.default_rng(0)
+    q1, q2, z1, z2, t1, t2 = rng.normal(size=(6, 9, 5)).astype(np.float32)
+    online = models.Outputs(None, z1, q1), models.Outputs(None, z2, q2)
+    target = models.Outputs(None, t1), models.Outputs(None, t2)
+    units = {
+        name: np.float64(x) / np.linalg.norm(np.float64(x), axis=1, keepdims=True)
+        for name, x in {"q1": q1, "q2": q2, "z1": z1, "z2": z2, "t1": t1, "t2": t2}.items()
+    }
+    return online, target, units
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@pytest.mark.parametrize("own", [False, True], ids=["target", "without target"])
+def test_info_nce_is_the_plain_formula(outputs, temperature, own):
+    online, target, u = outputs
+    objective = objectives.info_nce(temperature)
+    if own:
+        objective, target = objectives.without_target(objective), None
+    loss, metrics = objective(online, target, None)
+    k1, k2 = (u["z1"], u["z2"]) if own else (u["t1"], u["t2"])
+    want = numpy_info_nce(u["q1"], k1, k2, temperature).mean()
+    want = (want + numpy_info_nce(u["q2"], k2, k1, temperature).mean()) / 2
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
+    assert metrics == {"info_nce_loss": loss} and loss.dtype == jnp.float32
+
+
+def test_info_nce_of_identical_projections_counts_the_candidates():
+    """With all similarities equal, the positive is one of 2 n - 1 candidates."""
+    ones = models.Outputs(None, jnp.ones((9, 5)), jnp.ones((9, 5)))
+    loss, _ = objectives.info_nce(0.1)((ones, ones), (ones, ones), None)
+    np.testing.assert_allclose(loss, np.log(17), rtol=1e-5)
+
+
+def test_without_target_regresses_own_projections_with_their_gradient(outputs):
+    online, target, u = outputs
+    objective = objectives.without_target(byol.byol_objective)
+    want = (2 - 2 * (u["q1"] * u["z2"]).sum(1) + 2 - 2 * (u["q2"] * u["z1"]).sum(1)).mean()
+    for ignored in (target, None):
+        np.testing.assert_allclose(objective(online, ignored, None)[0], want, rtol=1e-5)
+
+    def gradients(objective):
+        def loss(projection):
+            first = online[0]._replace(projection=projection)
+            return objective((first, online[1]), target, None)[0]
+
+        return jax.grad(loss)(online[0].projection)
+
+    assert np.abs(gradients(objective)).max() > 1e-3
+    np.testing.assert_array_equal(gradients(byol.byol_objective), 0)
+
+
+def test_no_target_has_neither_parameters_nor_outputs():
+    network = objectives.NoTarget()
+    assert network.init(jax.random.key(0), jnp.ones((2, 3)), train=True) == {}
+    outputs, stats = byol.apply(network, {}, {}, None, jax.random.key(0), jnp.arange(2))
+    assert outputs == models.Outputs(None, None) and stats == {}
 
 
 def test_with_negatives_and_neither_predictor_nor_target_it_is_simclr():
@@ -429,7 +540,7 @@ def test_with_negatives_and_neither_predictor_nor_target_it_is_simclr():
     )
     state, batch = byol.init(learner, 0, make_batch()), make_batch(labels=False)
     view1, view2 = byol.augment_batch(learner, byol.step_key(state), batch)
-    loss, (_, _, metrics) = byol.loss_fn(state.online_params, learner, state, batch)
+    loss, (_, metrics) = byol.loss_fn(state.online_params, learner, state, batch)
     z1, z2 = (
         run(learner.online, state.online_params, state.online_stats, view)[0].projection
         for view in (view1, view2)
@@ -446,7 +557,7 @@ def test_beta_weighs_the_negatives(start):
     for beta in (0.0, 0.5, 1.0):
         objective = objectives.with_negatives(beta, 0.1) if beta else byol.byol_objective
         learner = make(objective=objective)
-        _, (_, _, metrics) = byol.loss_fn(start.online_params, learner, start, batch)
+        _, (_, metrics) = byol.loss_fn(start.online_params, learner, start, batch)
         losses[beta] = metrics
     assert "negatives_loss" not in losses[0.0]
     assert losses[0.0]["byol_loss"] == losses[1.0]["byol_loss"]
@@ -460,7 +571,7 @@ def test_beta_weighs_the_negatives(start):
 
 
 class NormFree(nn.Module):
-    """An encoder whose rows do not see each other."""
+    """An encoder without batch norm: no example depends on another."""
 
     @nn.compact
     def __call__(self, images):
@@ -473,7 +584,7 @@ class NormFreeHead(nn.Module):
         return nn.Dense(4)(nn.relu(nn.Dense(8)(x)))
 
 
-def test_accumulated_micro_batches_make_the_update_of_the_whole_batch():
+def test_accumulated_micro_batches_give_the_update_of_the_complete_batch():
     batch = make_batch(count=12)
     results = []
     for steps in (1, 3):
@@ -486,11 +597,11 @@ def test_accumulated_micro_batches_make_the_update_of_the_whole_batch():
         )
         state = byol.init(learner, 0, make_batch())
         results.append(jax.jit(functools.partial(byol.update, learner))(state, batch))
-    (whole, whole_metrics), (parts, parts_metrics) = results
+    (once, once_metrics), (parts, parts_metrics) = results
     assert int(parts.step) == 1  # one update: one learning rate, one movement of the target
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), whole, parts)
-    assert whole_metrics.keys() == parts_metrics.keys()
-    for name, value in whole_metrics.items():
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), once, parts)
+    assert once_metrics.keys() == parts_metrics.keys()
+    for name, value in once_metrics.items():
         np.testing.assert_allclose(parts_metrics[name], value, rtol=1e-5, err_msg=name)
 
 
@@ -506,7 +617,7 @@ def test_batch_norm_sees_one_micro_batch_after_the_other():
     close(updated.target_stats, stats, rtol=1e-4, atol=1e-5)
 
 
-def test_micro_batches_must_divide_the_rows():
+def test_the_number_of_micro_batches_must_divide_the_rows():
     learner = make(accum_steps=3)
     with pytest.raises(ValueError, match="accum_steps=3 does not divide the 8 rows"):
         byol.update(learner, byol.init(learner, 0, make_batch()), make_batch())

@@ -1,4 +1,4 @@
-"""LARS, its mask and the schedules against plain numpy."""
+"""Optimisers, their masks and the schedules, against plain numpy and optax."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def numpy_lars(param, gradient, momentum, rate, adapted, clip, decay=0.01, mu=0.
     if adapted:
         gradient = gradient + decay * param
         local_rate = eta * np.linalg.norm(param) / np.linalg.norm(gradient)
-        if clip:  # what reaches the weights is the smaller of the two rates
+        if clip:  # the smaller of the two rates is applied
             local_rate = min(local_rate, rate) / rate if rate else 1
         gradient = gradient * local_rate
     momentum = mu * momentum + gradient
@@ -36,7 +36,7 @@ def numpy_lars(param, gradient, momentum, rate, adapted, clip, decay=0.01, mu=0.
 def test_lars_is_the_plain_formula(clip):
     rng = np.random.default_rng(0)
     params = tree(rng)
-    # Steps of both kinds: longer and shorter than a clipped one.
+    # With and without clipping.
     gradients = [jax.tree.map(lambda g, s=s: s * g, tree(rng)) for s in (1, 1, 0.01, 1, 0.01)]
     schedule = optim.warmup_cosine(0.5, 2, 6)
     optimizer = optim.lars(schedule, weight_decay=0.01, trust_coefficient=0.02, clip=clip)
@@ -61,8 +61,8 @@ def test_lars_is_the_plain_formula(clip):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
 
 
-def test_the_trust_ratio_is_that_of_optax():
-    """Its numbers to the bit, where a norm is 0 too, and its state, which checkpoints hold."""
+def test_the_trust_ratio_equals_that_of_optax():
+    """The same bits, also where a norm is 0, and the same state, which is part of checkpoints."""
     rng = np.random.default_rng(0)
     updates, params = as_float32(tree(rng)), as_float32(tree(rng))
     updates["none"], params["none"] = jnp.zeros((2, 3)), jnp.ones((2, 3))
@@ -77,7 +77,7 @@ def test_the_trust_ratio_is_that_of_optax():
 
 
 @pytest.mark.parametrize("clip", [False, True])
-def test_lars_takes_each_norm_once(clip):
+def test_lars_computes_each_norm_once(clip):
     params = as_float32(tree(np.random.default_rng(0)))
     optimizer = optim.lars(0.1, clip=clip)
     jaxpr = str(jax.make_jaxpr(optimizer.update)(params, optimizer.init(params), params))
@@ -102,7 +102,7 @@ def test_only_kernels_are_adapted_and_decayed():
 
 
 @pytest.mark.parametrize("make", [optim.adamw, optim.sgd])
-def test_peers_decay_kernels_only(make):
+def test_adamw_and_sgd_decay_kernels_only(make):
     params = as_float32(tree(np.random.default_rng(0)))
     zeros = jax.tree.map(jnp.zeros_like, params)
     optimizer = make(1.0, weight_decay=0.1)

@@ -1,4 +1,4 @@
-"""One device and four give the same update; replicas agree; batch norm sees the whole batch."""
+"""One device and four give the same update; replicas agree; batch norm uses the complete batch."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 
 from byol_jax import byol, models, objectives, optim, parallel
 from byol_jax.augment import image as image_augment
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError
 from byol_jax.train import health
 from byol_jax.train.compile_cache import Compilations
 
@@ -77,7 +77,7 @@ def named(tree):
 
 
 def is_noise(name):
-    """A bias right before a batch norm has a true gradient of zero: it moves by rounding."""
+    """Whether a leaf belongs to a bias right before a batch norm, which only rounding moves."""
     return "['dense1']['bias']" in name or "['Conv_0']['bias']" in name
 
 
@@ -123,7 +123,7 @@ def named_arrays(tree):
     ],
 )
 def test_batch_norm_is_synchronised(module, row_shape):
-    """Statistics over four devices are those of the whole batch on one."""
+    """Statistics over four devices equal those of the complete batch on one."""
     x = np.random.default_rng(0).normal(size=(8, *row_shape)).astype(np.float32)
     alone = module.clone(axis_name=None)
     made = alone.init(jax.random.key(0), x, train=True)
@@ -141,8 +141,8 @@ def test_batch_norm_is_synchronised(module, row_shape):
             np.testing.assert_allclose(replica, expected, atol=1e-5)
 
 
-def test_updates_send_nothing_and_ask_for_nothing():
-    """With its batch on the devices, an update needs the host for nothing but to be started."""
+def test_updates_transfer_nothing_between_host_and_devices():
+    """Once its batch is on the devices, the host only has to start an update."""
     learner = make(parallel.AXIS)
     update = parallel.update(learner)
     state = parallel.replicate(byol.init(learner, 0, make_batch(0)))
@@ -196,7 +196,7 @@ def test_embedding_any_number_of_images(trained):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_health_features_are_those_of_one_device():
+def test_health_features_equal_those_of_one_device():
     state = byol.init(make(None), 5, make_batch(0))
     want = jax.jit(functools.partial(health.features, make(None)))(state, make_batch(9))
     inspect = parallel.gather_rows(functools.partial(health.features, make(parallel.AXIS)))
@@ -213,11 +213,11 @@ def test_health_features_are_those_of_one_device():
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused(size, accum_steps, message):
-    with pytest.raises(UserError, match=rf"config.batch_size={size} does not divide {message}"):
+    with pytest.raises(ConfigError, match=rf"config.batch_size={size} does not divide {message}"):
         parallel.check_devices(size, accum_steps)
 
 
-def test_negatives_are_those_of_all_replicas():
+def test_negatives_come_from_all_replicas():
     """SimCLR's loss over four devices and on one, with its gradient through both branches."""
     plain = image_augment.View(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
     policy = image_augment.Policy(plain, plain, image_augment.IMAGENET_MEAN, (0.2,) * 3)

@@ -279,12 +279,18 @@ def test_evaluation_leaves_undecodable_images_out(tmp_path):
     (tmp_path / "dog" / "00.png").write_bytes(b"no image")
     source = open_source(f"folder:{tmp_path}", "train")
     errors = []
-    batches = list(eval_batches(source, batch_size=4, image_size=8, on_decode_error=errors.append))
+
+    def on_decode_error(index, message):
+        errors.append((index, message.rpartition("/")[2][:7]))
+
+    batches = list(
+        eval_batches(source, batch_size=4, image_size=8, on_decode_error=on_decode_error)
+    )
     assert [len(images) for images, _ in batches] == [3, 3]
     np.testing.assert_array_equal(
         np.concatenate([labels for _, labels in batches]), [0] * 3 + [1] * 3
     )
-    assert [name.rpartition("/")[2][:7] for name in errors] == ["01.png:", "00.png:"]
+    assert errors == [(1, "01.png:"), (4, "00.png:")]
 
 
 def test_the_search_for_a_replacement_is_limited(tmp_path):

@@ -1,11 +1,12 @@
-"""The bench: its arithmetic, its files, and that what it compares with does the same work as ours.
+"""The bench: its arithmetic, its files, and that the peers do the same work as byol_jax.
 
-Nothing is timed here: clocks are fakes.
+Nothing is timed here: clocks are fake.
 """
 
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Timer:
-    """Time that passes only when somebody works."""
+    """A clock that advances only with work."""
 
     def __init__(self):
         self.now = 0.0
@@ -38,7 +39,7 @@ class Timer:
         return seconds
 
 
-def test_contenders_take_turns_after_one_that_does_not_count():
+def test_contenders_alternate_after_an_uncounted_turn():
     clock = Timer()
     durations = {"a": iter([9.0, 1.0, 2.0, 3.0]), "b": iter([9.0, 4.0, 4.0, 4.0])}
     took = measure.in_turn(
@@ -52,7 +53,7 @@ def test_contenders_take_turns_after_one_that_does_not_count():
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0, 2), (25, 3), (1e9, 7)])
-def test_rounds_end_with_their_time_but_not_before_the_fewest(seconds, rounds):
+def test_rounds_stop_at_the_time_limit_but_not_before_the_minimum(seconds, rounds):
     clock = Timer()
     took = measure.in_turn(
         {"a": lambda: clock.work("a", 10.0)}, seconds=seconds, fewest=2, most=7, clock=clock
@@ -60,13 +61,13 @@ def test_rounds_end_with_their_time_but_not_before_the_fewest(seconds, rounds):
     assert len(took["a"]) == rounds
 
 
-def test_work_is_repeated_until_it_fills_a_turn_and_waited_for_once():
+def test_work_is_repeated_to_fill_a_turn_and_waited_for_once():
     clock, waited = Timer(), []
     turn = measure.repeated(
         lambda: clock.work("a", 0.25), lambda result: waited.append(result), seconds=1, clock=clock
     )
     assert turn() == 0.25
-    assert len(clock.worked) == len(waited) == 2  # to compile, and to see how long it takes
+    assert len(clock.worked) == len(waited) == 2  # to compile, and to measure one call
     assert turn() == 0.25
     assert len(clock.worked) == 2 + 4 and len(waited) == 3
 
@@ -85,7 +86,7 @@ def sample_report():
     table.add("ours", measure.Spread(1234.4, 1000.0, 2000.0), None)
     table.add("pipe | peer", 12.34, measure.Spread(0.5, 0.25, 0.75))
     facts = {
-        "command": "python -m experiments.bench step",
+        "command": "byol-jax bench step",
         "date": "2026-11-22",
         "device": {"kind": "cpu", "platform": "cpu", "count": 1},
         "processor": "A processor",
@@ -96,7 +97,7 @@ def sample_report():
     return Report("step", [table], ["Not measured: a peer."], facts)
 
 
-def test_a_report_is_the_same_after_its_file(tmp_path):
+def test_a_report_is_unchanged_by_saving_and_loading(tmp_path):
     ours = sample_report()
     report.save(ours, tmp_path / "new" / "step.json")
     assert report.load(tmp_path / "new" / "step.json") == ours
@@ -111,10 +112,10 @@ def test_a_row_has_a_cell_for_each_column():
         Table("t", [Column("a", "text"), Column("b", "number")]).add("one")
 
 
-def test_files_that_are_no_reports_are_named(tmp_path):
+def test_invalid_report_files_are_named(tmp_path):
     for content in ("{", "[]", '{"part": "step"}', json.dumps({"part": "x", "tables": [{}]})):
         (tmp_path / "step.json").write_text(content)
-        with pytest.raises(UserError, match=r"step\.json is not what --output wrote"):
+        with pytest.raises(UserError, match=r"step\.json was not written by --output"):
             report.load(tmp_path / "step.json")
 
 
@@ -139,29 +140,29 @@ def test_the_docs_show_the_files_of_results():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
-        ((), "say first what to measure: input, step"),
-        (("speed",), "say first what to measure: input, step"),
+        ((), "the first argument is one of input, step"),
+        (("speed",), "the first argument is one of input, step"),
         (("step", "--against=tensorflow"), "'tensorflow' is not one of pytorch, pytorch_compile"),
-        (("input", "--against=none,per_view"), "none stands alone"),
-        (("step", "--batch_size=many"), "'many' is no whole number above 0"),
+        (("input", "--against=none,per_view"), "none excludes other peers"),
+        (("step", "--batch_size=many"), "'many' is not a positive integer"),
         (("memory", "--against=pytorch"), "Unknown command line flag 'against'"),
     ],
 )
-def test_wrong_flags_are_answered_by_a_sentence(arguments, sentence):
+def test_a_wrong_flag_is_one_line(arguments, message):
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.bench", *arguments],
+        [sys.executable, "-m", "byol_jax.cli", "bench", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 2
-    assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_peer_that_is_not_installed_is_a_sentence(monkeypatch):
+def test_a_peer_that_is_not_installed_is_noted(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightly", None)
     monkeypatch.delitem(sys.modules, "experiments.bench.peers.lightly_loader", raising=False)
     ours = {name: peers.LOADERS[name] for name in ("per_view", "lightly")}
@@ -175,7 +176,7 @@ def test_a_peer_that_is_not_installed_is_a_sentence(monkeypatch):
 
 @pytest.fixture
 def torch():
-    """PyTorch with one thread: several wait by spinning, beside tests in other processes."""
+    """PyTorch with one thread: waiting threads spin and slow down tests in other processes."""
     torch = pytest.importorskip("torch", reason="needs requirements-interop.txt")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -185,16 +186,24 @@ def torch():
 
 def learner(network):
     config = settings.config(settings.Case(network, 8, "float32"))
-    shape = (config.data.image_size, config.data.image_size, 3)
     ours = settings.learner(config, None)
-    return ours, shape, jax.eval_shape(lambda: byol.init(ours, seed=0, image_shape=shape))
+    size = config.data.image_size
+    return ours, jax.eval_shape(partial(byol.init, ours, 0), abstract_batch(2, size))
+
+
+def abstract_batch(count, size):
+    return byol.Batch(
+        jax.ShapeDtypeStruct((count, 2, size, size, 3), np.uint8),
+        None,
+        jax.ShapeDtypeStruct((count,), np.int32),
+    )
 
 
 @pytest.mark.parametrize("network", ["small", "resnet50"])
 def test_pytorch_has_our_parameters(network, torch):
     from experiments.bench.peers import pytorch_byol
 
-    ours, _, state = learner(network)
+    ours, state = learner(network)
     with torch.device("meta"):
         online = pytorch_byol.Network(ours, is_online=True)
         target = pytorch_byol.Network(ours, is_online=False)
@@ -210,7 +219,10 @@ def tiny_learner():
     encoder = models.ResNet8(width_multiplier=0.25, stem="imagenet", padding="torch")
     heads = {"projector": models.MLP(16, 8), "predictor": models.MLP(16, 8)}
     optimizer = optim.lars(0.2)
-    return byol.make_learner(encoder, image_augment.IMAGENET, optimizer, lambda step: 0.9, **heads)
+    policy = image_augment.IMAGENET
+    return byol.make_learner(
+        encoder, policy, policy.preprocess, optimizer, lambda step: 0.9, **heads
+    )
 
 
 def test_pytorch_computes_our_features(torch):
@@ -275,7 +287,7 @@ def test_a_step_of_pytorch_learns_and_the_target_follows(torch):
     from experiments.bench.peers.pytorch_byol import Step
 
     torch.manual_seed(0)
-    batch = np.random.default_rng(0).integers(0, 256, (2, 8, 24, 24, 3), np.uint8)
+    batch = np.random.default_rng(0).integers(0, 256, (8, 2, 24, 24, 3), np.uint8)
     step = Step(tiny_learner(), batch, "float32", compiled=False, rate=5.0, tau=0.5)
     xi, theta = step.pairs[0]
     before = xi.clone()
@@ -293,44 +305,42 @@ def test_the_peers_make_views_like_ours(tmp_path):
     tf.random.set_seed(0)
     source = data.open_source(f"folder:{tmp_path}", "train")
     assert input_part.jpegs(source) == paths
-    ours = np.concatenate(
-        [batch.views for batch in input_part.ours(source, 32, 16)(8)], axis=1
-    ) / np.float32(255)
+    ours = np.concatenate([batch.examples for batch in input_part.ours(source, 32, 16)(8)])
+    ours = ours.swapaxes(0, 1) / np.float32(255)
     theirs = np.concatenate(list(tf_per_view.batches(paths, 32, 16, 8)), axis=1)
     assert ours.shape == theirs.shape == (2, 128, 32, 32, 3) and theirs.dtype == np.float32
     for statistic in (np.mean, np.std):
-        of_ours, of_theirs = statistic(ours), statistic(theirs)
-        assert abs(of_ours - of_theirs) < 0.02, statistic.__name__
-    # Crops of one size would not differ so in how rough they are.
+        assert abs(statistic(ours) - statistic(theirs)) < 0.02, statistic.__name__
+    # Crops of equal size would vary less in roughness.
     rough = [np.abs(np.diff(views, axis=2)).mean((2, 3, 4)).std() for views in (ours, theirs)]
     assert rough[0] == pytest.approx(rough[1], rel=0.2)
 
 
-def test_a_turn_of_a_loader_reads_to_its_end():
-    asked = []
+def test_a_turn_reads_a_loader_to_its_end():
+    events = []
 
     def batches(count):
-        asked.append(count)
+        events.append(count)
         yield from range(count)
-        asked.append("end")
+        events.append("end")
 
-    turn = input_part.turn_of(batches, batch_size=4, seconds=1e-6)
+    turn = input_part.make_turn(batches, batch_size=4, seconds=1e-6)
     turn()
-    assert asked[1::2] == ["end"] * 2
-    assert asked[-2] >= input_part.UNCOUNTED + input_part.FEWEST_BATCHES and asked[-2] % 2 == 0
+    assert events[1::2] == ["end"] * 2
+    assert events[-2] >= input_part.UNTIMED + input_part.FEWEST_BATCHES and events[-2] % 2 == 0
 
 
 def test_files_that_the_peers_cannot_read_are_named(tmp_path):
     photographs.draw(tmp_path, 2)
     (tmp_path / "0001.jpg").rename(tmp_path / "0001.png")
     source = data.open_source(f"folder:{tmp_path}", "train")
-    with pytest.raises(UserError, match=r"0001\.png is no JPEG"):
+    with pytest.raises(UserError, match=r"0001\.png is not a JPEG"):
         input_part.jpegs(source)
     with pytest.raises(UserError, match="fewer than 64 images"):
         input_part.ours(source, 32, 64)
 
 
-def test_what_the_backward_pass_keeps_by_hand():
+def test_residuals_by_hand():
     import flax.linen as nn
 
     from byol_jax import models
@@ -342,13 +352,12 @@ def test_what_the_backward_pass_keeps_by_hand():
             return x.reshape(len(x), -1)
 
     heads = {"projector": models.MLP(output_size=6, layers=1)}
+    policy, optimizer = image_augment.CIFAR10, optim.sgd(0.1)
     ours = byol.make_learner(
-        Flat(), image_augment.CIFAR10, optim.sgd(0.1), lambda step: 0.9, predictor=None, **heads
+        Flat(), policy, policy.preprocess, optimizer, lambda step: 0.9, predictor=None, **heads
     )
-    state = jax.eval_shape(lambda: byol.init(ours, seed=0, image_shape=(4, 4, 3)))
-    batch = byol.Batch(
-        jax.ShapeDtypeStruct((2, 5, 4, 4, 3), np.uint8), None, jax.ShapeDtypeStruct((5,), np.int32)
-    )
-    found = sorted(leaf.shape for leaf in memory.kept(ours, state, batch))
+    batch = abstract_batch(5, 4)
+    state = jax.eval_shape(partial(byol.init, ours, 0), batch)
+    found = sorted(leaf.shape for leaf in memory.residuals(ours, state, batch))
     assert found.count((5, 48)) == 2, "the input of the only layer, for each view"
-    assert memory.size_of(batch) == 2 * 5 * 48 + 4 * 5
+    assert memory.num_bytes(batch) == 2 * 5 * 48 + 4 * 5

@@ -1,4 +1,4 @@
-"""The job files: that they parse, pass flags that exist, and end with the right exit code."""
+"""The job files: they parse, their flags exist, and they end with the right exit code."""
 
 import ast
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from byol_jax.cli import config_flag
 from byol_jax.runs import config as config_lib
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,7 @@ CLUSTER = ROOT / "experiments" / "cluster"
 SLURM, TPU = CLUSTER / "slurm.sbatch", CLUSTER / "tpu_queued_resources.sh"
 KUBERNETES = CLUSTER / "kubernetes_jobset.yaml"
 
-# In place of python: says what it was started with, then ends as CODE says, by itself or when told.
+# Replaces python: records its arguments, then exits with CODE, by itself or on SIGTERM.
 TRAINING = """#!/bin/bash
 trap 'exit "$CODE"' TERM
 echo "$$" >pid
@@ -28,7 +29,7 @@ if [[ -n $WAITS ]]; then
 fi
 exit "$CODE"
 """
-# In place of srun: on SIGTERM it does not pass it on, but kills the tasks.
+# Replaces srun: on SIGTERM it does not pass it on, but kills the tasks.
 SRUN = """#!/bin/bash
 python "$@" &
 trap 'kill -KILL "$!"; exit 137' TERM
@@ -38,10 +39,10 @@ REQUEUE = """#!/bin/bash
 echo "$@" >requeued
 """
 
-# In place of gcloud: a queued resource in the states of a file, one a look (the last stays), and a
-# slice of one host, which is the folder "host".
+# Replaces gcloud: a queued resource whose states come from a file, one per query (the last one
+# stays), and a slice of one host, which is the folder "host".
 GCLOUD = """#!/bin/bash
-echo "$3 $4" >>asked
+echo "$3 $4" >>calls
 case "$3 $4" in
     *describe)
         head -n 1 states
@@ -55,12 +56,12 @@ case "$3 $4" in
         ;;
 esac
 """
-# As the real one: whole command lines, its caller's among them, as one line each.
+# Like the real pgrep: complete command lines, one per line, its caller's among them.
 PGREP = """#!/bin/bash
 { cat processes; tr '\\0\\n' '  ' </proc/$PPID/cmdline; echo; } | grep -E -e "$2"
 """
-NOTES_GIT = """#!/bin/bash
-echo "$@" >>git_asked
+GIT = """#!/bin/bash
+echo "$@" >>git_calls
 """
 NOTHING = """#!/bin/bash
 """
@@ -92,15 +93,15 @@ def test_the_shell_is_sound(name):
 
 @pytest.mark.parametrize("name", ["slurm", "tpu", "kubernetes"])
 def test_each_flag_of_the_training_exists(name):
-    source = ast.parse((ROOT / "experiments" / "pretrain.py").read_text())
-    known = {
+    source = ast.parse((ROOT / "byol_jax" / "cli" / "pretrain.py").read_text())
+    known = {"config"} | {
         node.args[0].value
         for node in ast.walk(source)
         if isinstance(node, ast.Call)
         and getattr(node.func, "attr", "").startswith("DEFINE_")
         and isinstance(node.args[0], ast.Constant)
     }
-    command = re.search(r"-m experiments\.pretrain((?:.*\\\n)+.*)", scripts()[name])[1]
+    command = re.search(r"-m byol_jax\.cli pretrain((?:.*\\\n)+.*)", scripts()[name])[1]
     flags = re.findall(r"--([\w.]+)=(\S+)", command)
     assert {"config", "workdir"} <= {flag for flag, _ in flags}
     for flag, value in flags:
@@ -109,10 +110,10 @@ def test_each_flag_of_the_training_exists(name):
         else:
             assert flag in known
         if flag == "config":
-            assert (ROOT / value.partition(":")[0]).is_file()
+            assert value.partition(":")[0] in config_flag.names()
 
 
-def test_the_jobset_agrees_with_itself():
+def test_the_jobset_is_consistent():
     found, job = jobset()
     (replicated,) = found["spec"]["replicatedJobs"]
     script = pod_script()
@@ -128,33 +129,33 @@ def test_the_jobset_agrees_with_itself():
 
 
 def programs(tmp_path, **texts):
-    """An environment in which these programs come first."""
+    """An environment whose PATH begins with these programs."""
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     return dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}")
 
 
-def end(tmp_path, script, *, code, told):
-    """Runs a script whose training ends with a code, by itself or when it (or the script) is told.
+def run_script(tmp_path, script, *, code, signalled):
+    """Runs a script whose training exits with `code`, by itself or when one of them gets SIGTERM.
 
-    Returns the script's exit code and what it requeued.
+    Returns the exit code of the script and what it requeued.
     """
     environment = programs(tmp_path, python=TRAINING, srun=SRUN, scontrol=REQUEUE) | {
         "CODE": str(code),
-        "WAITS": "1" if told else "",
+        "WAITS": "1" if signalled else "",
         "SLURM_JOB_ID": "7",
         "SLURM_CPUS_PER_TASK": "12",
         "JOB_COMPLETION_INDEX": "2",
     }
     running = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=environment)
     try:
-        if told:
+        if signalled:
             for _ in range(500):
                 if (tmp_path / "started").exists():
                     break
                 time.sleep(0.01)
-            pid = running.pid if told == "script" else int((tmp_path / "pid").read_text())
+            pid = running.pid if signalled == "script" else int((tmp_path / "pid").read_text())
             os.kill(pid, signal.SIGTERM)
         code = running.wait(timeout=20)
     finally:
@@ -165,39 +166,39 @@ def end(tmp_path, script, *, code, told):
 
 
 @pytest.mark.parametrize(
-    ("code", "is_told", "want"),
+    ("code", "has_signal", "want"),
     [
         (0, False, (0, None)),
         (1, False, (1, None)),
-        (75, True, (75, ["requeue", "7"])),  # stopped and saved: the rest is to come
-        (0, True, (0, None)),  # its last step was done when the signal came
+        (75, True, (75, ["requeue", "7"])),  # stopped and saved: not finished
+        (0, True, (0, None)),  # the signal came after the last step
         (1, True, (1, None)),
     ],
 )
-def test_slurm_queues_what_was_stopped(tmp_path, code, is_told, want):
+def test_slurm_requeues_a_stopped_job(tmp_path, code, has_signal, want):
     script = SLURM.read_text()
-    # Slurm tells the tasks, or the script alone where the file says B:.
+    # Slurm signals the tasks, or with B: the script alone.
     alone = re.search(r"^#SBATCH --signal=(B:)?TERM@\d+$", script, re.MULTILINE)[1]
-    told = is_told and ("script" if alone else "task")
-    assert end(tmp_path, script, code=code, told=told) == want
-    # What srun does not take from the job.
+    signalled = has_signal and ("script" if alone else "task")
+    assert run_script(tmp_path, script, code=code, signalled=signalled) == want
+    # srun does not inherit it from the job.
     assert "--cpus-per-task=12 " in (tmp_path / "started").read_text()
 
 
-@pytest.mark.parametrize(("code", "is_told"), [(0, False), (75, True), (1, False)])
-def test_a_pod_is_told_and_ends_as_the_training_does(tmp_path, code, is_told):
-    told = is_told and "script"
-    assert end(tmp_path, pod_script(), code=code, told=told) == (code, None)
+@pytest.mark.parametrize(("code", "has_signal"), [(0, False), (75, True), (1, False)])
+def test_a_pod_exits_with_the_code_of_the_training(tmp_path, code, has_signal):
+    signalled = has_signal and "script"
+    assert run_script(tmp_path, pod_script(), code=code, signalled=signalled) == (code, None)
     assert "--process_id=2" in (tmp_path / "started").read_text()
 
 
 @pytest.fixture
 def queue(tmp_path):
-    """A function that runs the TPU script: the states of its slice, and what runs on the host."""
+    """A function that runs the TPU script, given the slice's states and the host's processes."""
 
     def run(*states, processes="/sbin/init"):
         environment = programs(
-            tmp_path, gcloud=GCLOUD, pgrep=PGREP, git=NOTES_GIT, sudo=NOTHING, sleep=NOTHING
+            tmp_path, gcloud=GCLOUD, pgrep=PGREP, git=GIT, sudo=NOTHING, sleep=NOTHING
         ) | {"ZONE": "z", "BUCKET": "gs://b", "REPOSITORY": "r", "CODE": "0"}
         venv = tmp_path / "host" / "byol_jax" / ".venv" / "bin"
         venv.mkdir(parents=True, exist_ok=True)
@@ -212,31 +213,31 @@ def queue(tmp_path):
     return run
 
 
-def test_a_slice_is_waited_for_and_gets_the_newest_code(queue, tmp_path):
-    # The first two looks are before it asks for one.
+def test_the_script_waits_for_a_slice_and_updates_its_code(queue, tmp_path):
+    # The first two queries are made before the slice is requested.
     done = queue("", "", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
     assert done.returncode == 0, done.stderr
     assert "byol is PROVISIONING" in done.stdout
-    assert "queued-resources create" in (tmp_path / "asked").read_text()
-    pulled = tmp_path / "host" / "git_asked"
+    assert "queued-resources create" in (tmp_path / "calls").read_text()
+    pulled = tmp_path / "host" / "git_calls"
     assert pulled.read_text() == "-C byol_jax pull --ff-only\n"
     started = tmp_path / "host" / "byol_jax" / "started"
     for _ in range(500):
-        if started.exists() and "experiments" in started.read_text():
+        if started.exists() and "pretrain" in started.read_text():
             break
         time.sleep(0.01)
     assert "--workdir=gs://b/imagenet300" in started.read_text()
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
-def test_a_slice_that_does_not_come_ends_the_waiting(queue, state):
+def test_a_failed_request_ends_the_wait(queue, state):
     done = queue("", "", "PROVISIONING", state)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"byol is {state}: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"byol is {state}; ") and done.stderr.count("\n") == 1
 
 
-def test_a_slice_that_trains_is_left_alone(queue, tmp_path):
-    done = queue("ACTIVE", processes=".venv/bin/python -m byol_jax.cli.pretrain --config=c.py")
+def test_a_slice_that_is_training_is_not_touched(queue, tmp_path):
+    done = queue("ACTIVE", processes=".venv/bin/python -m byol_jax.cli pretrain --config=c.py")
     assert done.returncode == 1
     assert "is training already" in done.stderr and done.stderr.count("\n") == 1
-    assert not (tmp_path / "host" / "git_asked").exists()
+    assert not (tmp_path / "host" / "git_calls").exists()

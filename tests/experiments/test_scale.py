@@ -1,4 +1,4 @@
-"""The model of scale: its sizes against the compiled update, its formulas against hand values."""
+"""The model of scale: sizes against the lowered update, formulas against values by hand."""
 
 import math
 import re
@@ -20,19 +20,19 @@ DOCS = Path(__file__).parents[2] / "docs" / "scale.md"
 
 
 def all_reduces(config):
-    """Shapes that the devices reduce over in one update, as lowered for them."""
+    """Shapes of the all-reduces in the lowered update."""
     learner = run_lib.Run(config, {"num_classes": 3}, steps_per_epoch=3).learner(parallel.AXIS)
     state = run_lib.abstract_state(learner, config)
     rows = parallel.split(
         byol.Batch(
-            np.zeros((2, 16, 16, 16, 1), np.uint8), np.zeros(16, np.int32), np.zeros(16, np.int32)
+            np.zeros((16, 2, 16, 16, 1), np.uint8), np.zeros(16, np.int32), np.zeros(16, np.int32)
         ),
         config.accum_steps,
     )
     update = jax.pmap(
         lambda state, batch: byol.update(learner, state, batch),
         axis_name=parallel.AXIS,
-        in_axes=(None, parallel.ROWS),
+        in_axes=(None, 0),
         out_axes=None,
     )
     text = update.lower(state, rows).as_text()
@@ -51,7 +51,7 @@ def test_sizes_are_those_of_the_lowered_update():
     assert sum(once) == sent.gradients + sent.statistics
     for size in (*sent.moments, *once):
         sizes.remove(size)
-    assert sizes == [scale.FLOAT] * len(sizes) and len(sizes) < 10, "all that is left are metrics"
+    assert sizes == [scale.FLOAT] * len(sizes) and len(sizes) < 10, "only metrics are left"
     moments = [shape for shape in found if len(shape) == 2 and shape[0] == 2]
     assert len(moments) == len(sent.moments) == 2 * (11 + 11 + 10)  # norms of the tiny networks
 
@@ -60,17 +60,20 @@ def test_gradients_have_the_counted_size():
     config = config_lib.resolve(tiny_config())[0]
     learner, state = scale.learner_and_state(config, 3)
     batch = byol.Batch(
-        jax.ShapeDtypeStruct((2, 8, 16, 16, 1), jnp.uint8),
+        jax.ShapeDtypeStruct((8, 2, 16, 16, 1), jnp.uint8),
         jax.ShapeDtypeStruct((8,), jnp.int32),
         jax.ShapeDtypeStruct((8,), jnp.int32),
     )
-    gradients, *_ = jax.eval_shape(lambda s, b: byol.mean_gradients(learner, s, b), state, batch)
+    grads_fn = jax.grad(byol.loss_fn, has_aux=True)
+    gradients, _ = jax.eval_shape(
+        lambda s, b: grads_fn(s.online_params, learner, s, b), state, batch
+    )
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(gradients))
     assert scale.traffic(state).gradients == size
     assert scale.traffic(state).parameters == size / 4
 
 
-def test_micro_batches_repeat_the_norms_alone():
+def test_micro_batches_repeat_only_the_norms():
     config = config_lib.resolve(tiny_config())[0]
     _, state = scale.learner_and_state(config, 3)
     one, four = scale.traffic(state), scale.traffic(state, accum_steps=4)
@@ -86,8 +89,8 @@ def test_a_dense_layer_has_two_flops_a_weight():
     learner10, state10 = scale.learner_and_state(more, 3)
     grown = scale.forward_flops(learner10, state10, more)
     grown -= scale.forward_flops(learner, state, config)
-    # Ten columns more in the projector's last layer, rows in the predictor's first, and columns
-    # in its last; each head's hidden layer has 8 units.
+    # Ten more columns in the projector's last layer, rows in the predictor's first, and columns in
+    # its last; the hidden layer of each head has 8 units.
     assert grown == 2 * 10 * 8 * 3
 
 
@@ -113,19 +116,19 @@ def test_a_step_by_hand():
     assert took.total == pytest.approx(took.compute + took.moments + took.exposed)
 
 
-def test_a_batch_or_share_that_cannot_be_is_named():
+def test_invalid_batch_sizes_and_shares_are_named():
     sent = scale.Traffic(1, 4, 4, (8,))
     arguments = {"batch_size": 512, "flops_share": 0.5, "link_share": 0.5}
-    for change, sentence in (
+    for change, message in (
         ({"batch_size": 500}, "--global_batch_size=500 does not divide among 512 devices"),
         ({"flops_share": 0.0}, "--flops_share=0.0 must be above 0"),
         ({"link_share": 2.0}, "--link_share=2.0 must be"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             scale.table(scale.DEVICES["h100"], sent, 1.0, **arguments | change)
 
 
-def test_the_docs_hold_what_the_command_prints():
+def test_the_docs_show_the_output_of_the_command():
     config = scale.paper()
     learner, state = scale.learner_and_state(config, scale.CLASSES)
     sent, flops = scale.traffic(state), scale.forward_flops(learner, state, config)

@@ -1,4 +1,4 @@
-"""Weights of torchvision and timm become ours and go back, exactly."""
+"""Weights of torchvision and timm are converted to ours and back exactly."""
 
 import pickle
 import sys
@@ -10,7 +10,12 @@ from torchvision_on_cpu import torch, torchvision
 
 from byol_jax import models
 from byol_jax.errors import UserError
-from byol_jax.export.convert.torchvision import SETTLED, from_state_dict, read, to_state_dict
+from byol_jax.export.convert.torchvision import (
+    SETTLED_COUNT,
+    from_state_dict,
+    read,
+    to_state_dict,
+)
 
 safetensors_torch = pytest.importorskip("safetensors.torch")
 IMAGES = np.random.default_rng(0).standard_normal((3, 64, 64, 3), np.float32)
@@ -126,7 +131,7 @@ def test_names_and_shapes_are_those_of_torchvision_and_timm(name):
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     module = models.ENCODERS[name]()
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
-    # Not all are drawn: resnet152 has 60 million numbers.
+    # Broadcast, as resnet152 has 60 million numbers.
     arrays = to_state_dict(jax.tree.map(lambda s: np.broadcast_to(np.float32(1), s.shape), shapes))
     got = {key: array.shape for key, array in arrays.items()}
     with torch.device("meta"):
@@ -143,16 +148,16 @@ def test_the_orientation_of_a_kernel(small):
 
 
 @pytest.mark.parametrize("how", ["missing", "zero"])
-def test_statistics_that_do_not_say_how_many_count_as_settled(small, how):
+def test_statistics_without_a_count_are_settled(small, how):
     name = "bn1.num_batches_tracked"
     arrays = {k: v for k, v in small.items() if k != name}
     if how == "zero":
         arrays[name] = np.zeros((), np.int64)
     stats = from_state_dict(arrays)["batch_stats"]
-    assert stats["bn1"]["count"] == SETTLED and stats["layer1_0"]["bn1"]["count"] == 77
+    assert stats["bn1"]["count"] == SETTLED_COUNT and stats["layer1_0"]["bn1"]["count"] == 77
 
 
-def test_a_fresh_norm_has_no_updates_behind_it(small):
+def test_a_new_norm_has_count_zero(small):
     fresh = {
         "bn1.running_mean": np.zeros(64, np.float32),
         "bn1.running_var": np.ones(64, np.float32),
@@ -169,8 +174,14 @@ def test_a_fresh_norm_has_no_updates_behind_it(small):
         ({"layer3.0.downsample.1.bias": None}, "lack layer3.0.downsample.1.bias"),
         ({"layer2.0.downsample.0.weight": None}, "lack layer2.0.downsample.0.weight"),
         ({"conv1.weight": None}, "lack conv1.weight"),
-        ({"layer2.0.se.fc1.weight": np.zeros(3)}, "have layer2.0.se.fc1.weight, which a plain"),
-        ({"foo.num_batches_tracked": np.zeros(())}, "have foo.num_batches_tracked, which a plain"),
+        (
+            {"layer2.0.se.fc1.weight": np.zeros(3)},
+            "have layer2.0.se.fc1.weight, which torchvision's plain",
+        ),
+        (
+            {"foo.num_batches_tracked": np.zeros(())},
+            "have foo.num_batches_tracked, which torchvision's plain",
+        ),
         ({"conv1.weight": np.zeros((64, 3))}, r"conv1.weight of shape \(64, 3\)"),
         (
             {"layer1.0.bn1.bias": np.zeros(63, np.float32)},
@@ -179,7 +190,7 @@ def test_a_fresh_norm_has_no_updates_behind_it(small):
         ({"bn1.bias": np.zeros(64, np.int8)}, "bn1.bias of type int8"),
     ],
 )
-def test_what_is_no_plain_resnet_is_refused(small, change, message):
+def test_weights_of_other_networks_are_refused(small, change, message):
     arrays = {k: v for k, v in (small | change).items() if v is not None}
     with pytest.raises(UserError, match=message):
         from_state_dict(arrays)
@@ -230,7 +241,7 @@ def test_bfloat16_is_read(tmp_path, small, suffix):
 
 
 class Other:
-    """Stands for whatever a pickle may hold beside tensors."""
+    """Anything but tensors in a pickle."""
 
 
 @pytest.mark.parametrize(
@@ -238,9 +249,9 @@ class Other:
     [
         ("x.pth", Other(), "cannot be read safely"),
         ("x.pt", b"not a file of PyTorch's", "cannot be read safely"),
-        ("x.bin", torch.zeros(3), "holds no weights by name but a Tensor"),
-        ("x.pth", {}, "holds no weights by name but a dict"),
-        ("x.pth", {"optimizer": {"lr": 0.1}}, "holds 'optimizer', a dict, where weights should be"),
+        ("x.bin", torch.zeros(3), "holds a Tensor without weights by name"),
+        ("x.pth", {}, "holds a dict without weights by name"),
+        ("x.pth", {"optimizer": {"lr": 0.1}}, "holds 'optimizer', a dict, among its weights"),
         ("x.safetensors", b"short", "cannot be read as safetensors"),
         ("x.npz", b"", "none of the endings"),
         ("x.pth", None, "is not a file"),
@@ -256,7 +267,7 @@ def test_other_files_are_refused(tmp_path, name, content, message):
         read(path)
 
 
-def test_code_in_a_file_is_not_run(tmp_path):
+def test_code_in_a_file_is_not_executed(tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "made"), "w"))
@@ -276,14 +287,14 @@ def test_pytorchs_files_need_pytorch_and_safetensors_do_not(tmp_path, monkeypatc
         read(tmp_path / "x.pth")
 
 
-def test_a_block_number_is_not_counted_up_to():
+def test_a_huge_block_number_is_refused_quickly():
     arrays = to_state_dict(random_encoder("resnet10", width_multiplier=0.125).variables)
     arrays["layer1.999999999.bn1.weight"] = np.ones(8, np.float32)
     with pytest.raises(UserError, match=r"block layer1.999999999 but not those before it"):
         from_state_dict(arrays)
 
 
-def test_a_count_that_is_no_number_is_named():
+def test_a_count_that_is_not_a_number_is_refused():
     arrays = to_state_dict(random_encoder("resnet10", width_multiplier=0.125).variables)
     arrays["bn1.num_batches_tracked"] = np.zeros(2, np.int64)
     with pytest.raises(UserError, match=r"bn1.num_batches_tracked of shape \(2,\): give a number"):

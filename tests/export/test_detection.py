@@ -1,7 +1,7 @@
 """The backbones of torchvision's detection and segmentation models take an exported encoder.
 
-Run as far as torchvision goes without its compiled part: the examples of docs/detection.md, and the
-backbones on images; boxes are not.
+Without torchvision's compiled part, only the examples of docs/detection.md and the backbones can
+run, not the operations on boxes.
 """
 
 import re
@@ -53,7 +53,7 @@ def pooled(encoder, images):
 
 
 def example(number, directory, monkeypatch):
-    """Runs an example of the document beside the exported folder; returns its names."""
+    """Runs an example of the document next to the exported folder; returns its names."""
     monkeypatch.chdir(directory)
     names = {}
     exec(EXAMPLES[number], names)
@@ -61,7 +61,7 @@ def example(number, directory, monkeypatch):
 
 
 def assert_holds(module, weights, counts):
-    """All weights have arrived; frozen batch norms have no counts."""
+    """All weights are loaded; frozen batch norms have no counts."""
     want = {k: v for k, v in weights.items() if counts or not k.endswith("num_batches_tracked")}
     got = module.state_dict()
     assert got.keys() == want.keys()

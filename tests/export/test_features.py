@@ -1,6 +1,7 @@
-"""Features of a data set: read back by NumPy and pyarrow, they are what the encoder embeds."""
+"""Features of a data set: NumPy and pyarrow read the embeddings that the encoder computes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 import byol_jax
 from byol_jax import data
 from byol_jax.data import textures
-from byol_jax.errors import UserError
+from byol_jax.errors import DataError, UserError
 from byol_jax.export import features
 from byol_jax.runs import encoder as encoder_lib
 
@@ -33,7 +34,7 @@ def gray():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder of two classes; the images, 32 x 32, in the order that they should come in."""
+    """A folder of two classes, and its names and 32 x 32 images in the order of the source."""
     folder = tmp_path_factory.mktemp("images")
     arrays = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     names = ["cat/1.png", "cat/10.png", "cat/more/ä b.png", "dog/0.png", "dog/2.PNG"]
@@ -54,14 +55,14 @@ def assert_close(got, want):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-def of_table(table):
+def embeddings_in(table):
     return np.array(table["embedding"].to_pylist(), np.float32)
 
 
 def test_a_folder_of_images(encoder, images, tmp_path, monkeypatch):
     folder, names, arrays = images
     source = data.open_source(f"folder:{folder}", "val")
-    monkeypatch.setattr(features, "BATCH_SIZE", 2)  # the last batch is a smaller one
+    monkeypatch.setattr(features, "BATCH_SIZE", 2)  # the last batch is smaller
     features.save(encoder, tmp_path, source, crop_fraction=1.0)
     found, table = read(tmp_path)
     assert set(found) == {"embeddings", "labels", "names"}
@@ -72,7 +73,7 @@ def test_a_folder_of_images(encoder, images, tmp_path, monkeypatch):
     size = found["embeddings"].shape[1]
     assert table.schema.field("embedding").type == pyarrow.list_(pyarrow.float32(), size)
     assert table.schema.field("label").type == pyarrow.int32()
-    np.testing.assert_array_equal(of_table(table), found["embeddings"])
+    np.testing.assert_array_equal(embeddings_in(table), found["embeddings"])
     assert table["name"].to_pylist() == names and table["label"].to_pylist() == [0, 0, 0, 1, 1]
 
 
@@ -88,7 +89,7 @@ def test_images_without_labels(encoder, images, tmp_path):
     assert_close(found["embeddings"], encoder.embed(arrays[:3]))
 
 
-def test_the_lines_of_config_read_both_files(encoder, images, tmp_path, monkeypatch):
+def test_the_lines_of_config_load_both_files(encoder, images, tmp_path, monkeypatch):
     source = data.open_source(f"folder:{images[0]}", "val")
     features.save(encoder, tmp_path, source, crop_fraction=1.0)
     record = json.loads((tmp_path / "config.json").read_text())
@@ -98,7 +99,7 @@ def test_the_lines_of_config_read_both_files(encoder, images, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(features.LOAD, names)
-    np.testing.assert_array_equal(names["arrays"]["embeddings"], of_table(names["table"]))
+    np.testing.assert_array_equal(names["arrays"]["embeddings"], embeddings_in(names["table"]))
 
 
 def test_images_are_cropped_as_in_evaluation(gray, tmp_path):
@@ -111,18 +112,64 @@ def test_images_are_cropped_as_in_evaluation(gray, tmp_path):
     assert found["names"].tolist() == ["0", "1", "2"]
 
 
-def test_an_image_that_cannot_be_read_leaves_nothing(encoder, images, tmp_path):
-    (tmp_path / "images").mkdir()
-    for i in range(3):
-        Image.fromarray(images[2][i]).save(tmp_path / "images" / f"{i}.png")
-    (tmp_path / "images" / "1.png").write_bytes(b"no image")
-    source = data.open_source(f"folder:{tmp_path / 'images'}", "train")
-    with pytest.raises(UserError, match=r"1\.png cannot be decoded"):
+DAMAGED = [1, 2, 4]
+
+
+@pytest.fixture
+def damaged(images, tmp_path):
+    """A copy of the folder of images with three damaged files."""
+    folder, names, _ = images
+    folder = Path(shutil.copytree(folder, tmp_path / "images"))
+    for index in DAMAGED:
+        (folder / "val" / names[index]).write_bytes(b"no image")
+    return folder
+
+
+def test_a_damaged_image_is_refused(encoder, damaged, tmp_path):
+    source = data.open_source(f"folder:{damaged}", "val")
+    with pytest.raises(
+        DataError, match=r"cat/10\.png cannot be decoded.*\(of evaluate and export\)"
+    ):
         features.save(encoder, tmp_path / "out", source, crop_fraction=1.0)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_encoder_is_not_written_over(encoder, images, tmp_path):
+@pytest.mark.parametrize("batch_size", [2, 256])
+def test_damaged_images_can_be_left_out(
+    encoder, images, damaged, tmp_path, monkeypatch, batch_size
+):
+    _, names, arrays = images
+    source = data.open_source(f"folder:{damaged}", "val")
+    monkeypatch.setattr(features, "BATCH_SIZE", batch_size)
+    messages = []
+    features.save(
+        encoder, tmp_path / "out", source, crop_fraction=1.0, on_decode_error=messages.append
+    )
+    kept = [i for i in range(len(names)) if i not in DAMAGED]
+    found, table = read(tmp_path / "out")
+    assert found["names"].tolist() == table["name"].to_pylist() == [names[i] for i in kept]
+    assert found["labels"].tolist() == table["label"].to_pylist() == [0, 1]
+    assert_close(found["embeddings"], encoder.embed(arrays[kept]))
+    np.testing.assert_array_equal(embeddings_in(table), found["embeddings"])
+    record = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert record["num_examples"] == 2 and record["left_out"] == messages
+    assert len(messages) == len(DAMAGED)
+    for index, message in zip(DAMAGED, messages, strict=True):
+        assert f"{names[index]}: it is not a JPEG" in message
+
+
+def test_a_folder_of_damaged_images_is_refused(encoder, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.png").write_bytes(b"no image")
+    source = data.open_source(f"folder:{tmp_path / 'images'}", "train")
+    with pytest.raises(DataError, match="holds no image that can be decoded"):
+        features.save(
+            encoder, tmp_path / "out", source, crop_fraction=1.0, on_decode_error=lambda _: None
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_is_not_overwritten(encoder, images, tmp_path):
     encoder_lib.save(encoder, tmp_path)
     source = data.open_source(f"folder:{images[0]}", "val")
     with pytest.raises(UserError, match="holds something else"):
@@ -131,11 +178,11 @@ def test_an_encoder_is_not_written_over(encoder, images, tmp_path):
 
 
 def call(*flags):
-    command = [sys.executable, "-m", "byol_jax.cli.export", "--what=features", *map(str, flags)]
+    command = [sys.executable, "-m", "byol_jax.cli", "export", "--what=features", *map(str, flags)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def trained_on(encoder, tmp_path, data, test_fraction):
+def export_trained_on(encoder, tmp_path, data, test_fraction):
     config = {"data": data, "crop": {"test_fraction": test_fraction}}
     training = encoder.config["training"] | {"config": config}
     encoder_lib.save(
@@ -144,9 +191,9 @@ def trained_on(encoder, tmp_path, data, test_fraction):
     return tmp_path
 
 
-def test_the_data_of_the_training_is_the_default(gray, tmp_path):
+def test_the_training_data_are_the_default(gray, tmp_path):
     data = {"source": "embedded", "dir": "", "train_split": "test"}
-    export = trained_on(gray, tmp_path / "encoder", data, test_fraction=1.0)
+    export = export_trained_on(gray, tmp_path / "encoder", data, test_fraction=1.0)
     out = tmp_path / "out"
     done = call(f"--checkpoint={export}", f"--output={out}")
     assert done.returncode == 0, done.stderr
@@ -162,7 +209,7 @@ def test_the_data_of_the_training_is_the_default(gray, tmp_path):
 def test_other_data_by_flags(encoder, images, tmp_path):
     folder, names, arrays = images
     data = {"source": "embedded", "dir": "", "train_split": "test"}
-    export = trained_on(encoder, tmp_path / "encoder", data, test_fraction=1.0)
+    export = export_trained_on(encoder, tmp_path / "encoder", data, test_fraction=1.0)
     out = tmp_path / "out"
     done = call(
         f"--checkpoint={export}", f"--output={out}", f"--data=folder:{folder}", "--split=val"
@@ -173,7 +220,21 @@ def test_other_data_by_flags(encoder, images, tmp_path):
     assert found["names"].tolist() == names
 
 
-def test_an_encoder_that_does_not_know_its_data(encoder, tmp_path):
+def test_damaged_images_are_left_out_from_the_command_line(encoder, damaged, tmp_path):
+    encoder_lib.save(encoder, tmp_path / "encoder")
+    command = (
+        *(f"--checkpoint={tmp_path / 'encoder'}", f"--output={tmp_path / 'out'}"),
+        *(f"--data=folder:{damaged}", "--split=val"),
+    )
+    done = call(*command)
+    assert done.returncode == 1 and "--on_decode_error=skip (of evaluate and export)" in done.stderr
+    done = call(*command, "--on_decode_error=skip")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("left out: ") == len(DAMAGED)
+    assert read(tmp_path / "out")[0]["names"].tolist() == ["cat/1.png", "dog/0.png"]
+
+
+def test_an_encoder_without_named_training_data(encoder, tmp_path):
     encoder_lib.save(encoder, tmp_path / "encoder")
     done = call(f"--checkpoint={tmp_path / 'encoder'}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 1 and "name images with --data." in done.stderr

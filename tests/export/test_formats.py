@@ -1,4 +1,4 @@
-"""StableHLO, SavedModel and Orbax: what others load computes what the encoder computes."""
+"""StableHLO, SavedModel and Orbax exports compute what the encoder computes."""
 
 import importlib
 import json
@@ -18,8 +18,7 @@ from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import paths
 
 ROOT = Path(__file__).parents[2]
-# Sums in another order give 1e-6 of the largest feature.
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # of the largest feature; another order of summation gives 1e-6
 
 
 def images_for(encoder, n=2, seed=0):
@@ -28,7 +27,7 @@ def images_for(encoder, n=2, seed=0):
 
 
 def run(module, directory, monkeypatch, **names):
-    """What config.json gives as the way to load, run as it stands in the exported folder."""
+    """The names of the lines in config.json that load the export, run unchanged in its folder."""
     lines = json.loads((directory / "config.json").read_text())["load"]
     assert "\n".join(lines) + "\n" == module.LOAD
     monkeypatch.chdir(directory)
@@ -54,11 +53,11 @@ def features(encoder):
 
 @pytest.fixture(scope="module")
 def small():
-    """Gray, 'same' padding, another stem: what the ResNets above are not."""
+    """Another stem, padding and number of channels than the ResNets above."""
     return random_encoder("resnet8", image_size=16, padding="same", stem="strided", channels=1)
 
 
-def test_stablehlo_needs_nothing_but_jax(encoder, features, tmp_path):
+def test_stablehlo_needs_only_jax(encoder, features, tmp_path):
     stablehlo.save(encoder, tmp_path / "out")
     np.save(tmp_path / "images.npy", images_for(encoder))
     program = (
@@ -121,7 +120,7 @@ def test_an_encoder_trained_in_bfloat16_is_exported_in_float32(tmp_path, monkeyp
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
 
 
-def test_config_says_what_goes_in_and_comes_out(small, tmp_path):
+def test_the_config_describes_input_and_output(small, tmp_path):
     stablehlo.save(small, tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["format"] == "byol_jax.stablehlo.1"
@@ -145,14 +144,14 @@ def test_a_folder_is_replaced_only_by_its_own_kind(small, tmp_path, module):
     assert {path: path.read_bytes() for path in (tmp_path / "own").iterdir()} == before
 
 
-def test_files_without_a_config_are_not_written_over(small, tmp_path):
+def test_files_without_a_config_are_not_overwritten(small, tmp_path):
     (tmp_path / "encoder.stablehlo").write_text("mine")
     with pytest.raises(UserError, match="holds something else"):
         stablehlo.save(small, tmp_path)
     assert (tmp_path / "encoder.stablehlo").read_text() == "mine"
 
 
-def test_a_place_that_cannot_be_written_is_named(small, tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(small, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--output=.*file/out cannot be written \(Not a directory"):
         stablehlo.save(small, tmp_path / "file" / "out")
@@ -160,7 +159,7 @@ def test_a_place_that_cannot_be_written_is_named(small, tmp_path):
         stablehlo.save(small, tmp_path / "file")
 
 
-def test_a_failure_leaves_everything_as_it_was(small, tmp_path):
+def test_a_failure_changes_nothing(small, tmp_path):
     def fail(directory):
         with paths.write_folder(directory, {"format": stablehlo.FORMAT}) as new:
             (new / "encoder.stablehlo").write_text("half")
@@ -176,14 +175,14 @@ def test_a_failure_leaves_everything_as_it_was(small, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
 
 
-def test_what_a_killed_export_left_does_not_bar_the_next(small, tmp_path):
+def test_leftovers_of_a_killed_export_do_not_prevent_the_next(small, tmp_path):
     (tmp_path / ".export-killed" / "new").mkdir(parents=True)
     stablehlo.save(small, tmp_path)
     assert (tmp_path / "encoder.stablehlo").is_file()
 
 
 def test_weights_above_the_limit_of_a_file_are_refused(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "LARGEST_WEIGHTS", 1000)
+    monkeypatch.setattr(inference, "MAX_WEIGHT_BYTES", 1000)
     with pytest.raises(UserError, match="use --format=byol_jax, orbax or savedmodel"):
         stablehlo.save(small, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -206,18 +205,18 @@ def test_missing_tensorflow_is_named(small, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert "pip install tensorflow" in done.stdout, done.stderr
+    assert "pip install 'byol_jax[train]'" in done.stdout, done.stderr
     assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["stablehlo", "savedmodel", "onnx", "orbax", "features"])
-def test_the_documentation_loads_as_the_exports_say(name):
+def test_the_documentation_has_the_lines_that_load(name):
     load = importlib.import_module(f"byol_jax.export.{name}").LOAD
     assert f"```python\n{load}```" in (ROOT / "docs" / "export.md").read_text()
 
 
 def call(*flags):
-    command = [sys.executable, "-m", "byol_jax.cli.export", *map(str, flags)]
+    command = [sys.executable, "-m", "byol_jax.cli", "export", *map(str, flags)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -235,17 +234,18 @@ def test_export_from_the_command_line(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "sentence"),
+    ("flags", "message"),
     [
         (["--format=coreml"], "--format=coreml is not one of byol_jax, torchvision,"),
         (["--what=logits"], "--what=logits is neither encoder nor features"),
         (["--what=features", "--format=onnx"], "features are always written as features.npz"),
         (["--data=embedded"], "--data is for features"),
         (["--split=test", "--format=onnx"], "--split is for features"),
+        (["--on_decode_error=skip"], "--on_decode_error is for features"),
     ],
 )
-def test_flags_that_do_not_go_together(tmp_path, flags, sentence):
+def test_flags_that_exclude_each_other(tmp_path, flags, message):
     done = call(f"--checkpoint={tmp_path}", f"--output={tmp_path / 'out'}", *flags)
-    assert done.returncode == 1 and sentence in done.stderr
+    assert done.returncode == 1 and message in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

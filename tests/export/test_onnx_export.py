@@ -1,4 +1,4 @@
-"""ONNX: ONNX Runtime computes what the encoder computes, or nothing is kept."""
+"""ONNX Runtime computes what the encoder computes, or nothing is written."""
 
 import json
 import logging
@@ -24,8 +24,8 @@ def images_for(encoder, n):
     return np.random.default_rng(n).integers(0, 256, (n, size, size, channels), np.uint8)
 
 
-def assert_runs_alike(encoder, directory, monkeypatch):
-    """By the lines of config.json, run as they stand in the exported folder, at two batch sizes."""
+def assert_equal_features(encoder, directory, monkeypatch):
+    """Runs the lines of config.json unchanged in the exported folder, for two batch sizes."""
     assert sorted(path.name for path in directory.iterdir()) == ["config.json", "encoder.onnx"]
     lines = json.loads((directory / "config.json").read_text())["load"]
     assert "\n".join(lines) + "\n" == onnx_format.LOAD
@@ -35,15 +35,15 @@ def assert_runs_alike(encoder, directory, monkeypatch):
         exec(onnx_format.LOAD, names)
         got, want = names["features"], encoder.embed(names["images"])
         assert got.dtype == np.float32 and got.shape == want.shape
-        # Sums in another order give 1e-6 of the largest feature.
+        # Another order of summation gives 1e-6 of the largest feature.
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_onnx_runtime_embeds_alike(name, tmp_path, monkeypatch):
+def test_onnx_runtime_computes_equal_features(name, tmp_path, monkeypatch):
     encoder = random_encoder(name)
     onnx_format.save(encoder, tmp_path)
-    assert_runs_alike(encoder, tmp_path, monkeypatch)
+    assert_equal_features(encoder, tmp_path, monkeypatch)
     graph = onnx.load(tmp_path / "encoder.onnx").graph
     (images,), (features,) = graph.input, graph.output
     assert (images.name, features.name) == ("images", "features")
@@ -55,11 +55,11 @@ def test_onnx_runtime_embeds_alike(name, tmp_path, monkeypatch):
 def test_the_authors_padding_and_gray_images(tmp_path, monkeypatch):
     encoder = random_encoder("resnet10", image_size=32, padding="same", channels=1)
     onnx_format.save(encoder, tmp_path)
-    assert_runs_alike(encoder, tmp_path, monkeypatch)
+    assert_equal_features(encoder, tmp_path, monkeypatch)
 
 
 class Pool(nn.Module):
-    """What jax2onnx is known to convert wrongly: a pool padded by numbers."""
+    """A pool padded by numbers, which jax2onnx converts wrongly."""
 
     dtype: jnp.dtype = jnp.float32
 
@@ -69,7 +69,7 @@ class Pool(nn.Module):
 
 
 class Fourier(Pool):
-    """What jax2onnx cannot convert."""
+    """An operation that jax2onnx cannot convert."""
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         return jnp.real(jnp.fft.fft2(x, axes=(1, 2)))[:, 0, 0]
@@ -80,14 +80,14 @@ def encoder():
     return random_encoder("resnet8", image_size=16, stem="strided")
 
 
-def test_a_graph_that_computes_something_else_is_not_kept(encoder, tmp_path):
+def test_a_graph_with_other_features_is_not_written(encoder, tmp_path):
     encoder.module, encoder.variables = Pool(), {}
     with pytest.raises(UserError, match=r"features are off by .* so nothing was written"):
         onnx_format.save(encoder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_earlier_export_outlives_a_failure(encoder, tmp_path):
+def test_an_earlier_export_is_kept_on_failure(encoder, tmp_path):
     onnx_format.save(encoder, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     encoder.module, encoder.variables = Pool(), {}
@@ -106,7 +106,7 @@ def test_an_earlier_export_outlives_a_failure(encoder, tmp_path):
     ],
     ids=["scaled", "rows", "dtype", "nan"],
 )
-def test_every_kind_of_difference_is_seen(encoder, tmp_path, monkeypatch, change):
+def test_every_kind_of_difference_is_found(encoder, tmp_path, monkeypatch, change):
     class Changed(ort.InferenceSession):
         def run(self, names, inputs):
             return [change(features) for features in super().run(names, inputs)]
@@ -117,7 +117,7 @@ def test_every_kind_of_difference_is_seen(encoder, tmp_path, monkeypatch, change
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_converted_is_said_in_a_sentence(encoder, tmp_path):
+def test_an_encoder_that_cannot_be_converted_is_refused(encoder, tmp_path):
     encoder.module, encoder.variables = Fourier(), {}
     with pytest.raises(UserError, match=r"jax2onnx cannot convert this encoder .*: use --format="):
         onnx_format.save(encoder, tmp_path / "out")
@@ -127,12 +127,12 @@ def test_what_cannot_be_converted_is_said_in_a_sentence(encoder, tmp_path):
 @pytest.mark.parametrize("package", ["jax2onnx", "onnxruntime"])
 def test_missing_packages_are_named(encoder, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=f"{package}.*: pip install onnx onnx-ir onnxruntime, then"):
+    with pytest.raises(UserError, match=rf"{package}.*: pip install 'byol_jax\[export\]', then"):
         onnx_format.save(encoder, tmp_path / "out")
 
 
-def test_converting_changes_nothing_here(encoder, tmp_path):
-    # jax2onnx replaces functions of Flax and JAX while it traces.
+def test_the_conversion_leaves_flax_and_jax_unchanged(encoder, tmp_path):
+    # jax2onnx replaces functions of Flax and JAX during tracing.
     before = nn.max_pool, nn.Conv.__call__, nn.relu, jnp.pad, jnp.mean
     level = logging.getLogger("jax2onnx").level
     onnx_format.save(encoder, tmp_path)

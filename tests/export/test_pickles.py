@@ -1,22 +1,23 @@
-"""Checkpoints are read as they were written, and nothing in a pickle is ever run."""
+"""Checkpoints are read as they were written, and nothing in a pickle is ever executed."""
 
 import collections
 import io
 import pickle
 import struct
 import sys
+import tracemalloc
 import types
 
 import numpy as np
 import pytest
 
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError
 from byol_jax.export.convert import pickles
 
 
 @pytest.fixture
 def read(tmp_path):
-    """A function from the bytes of a pickle to what is read of them."""
+    """A function from the bytes of a pickle to the value that they are read as."""
 
     def read(data):
         path = tmp_path / "checkpoint.pkl"
@@ -26,22 +27,17 @@ def read(tmp_path):
     return read
 
 
-def words(value):
-    """The name of a case: its words, not its bytes."""
+def case_name(value):
+    """The text of a case, not its bytes."""
     return value if isinstance(value, str) else ""
 
 
 # What is accepted.
 
 
-def dumped(value, protocol=2):
-    """A pickle by Python's own pickler, of values of fake modules too."""
-    return pickle.dumps(value, protocol)
-
-
 @pytest.fixture
 def module(monkeypatch):
-    """A function that makes an empty module importable while the test runs."""
+    """A function that makes an empty module importable during the test."""
 
     def module(name):
         parts = name.split(".")
@@ -88,15 +84,15 @@ ARRAYS = {
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_come_back(read, name, protocol):
-    got = read(dumped({"a": ARRAYS[name]}, protocol))["a"]
+def test_arrays_are_read(read, name, protocol):
+    got = read(pickle.dumps({"a": ARRAYS[name]}, protocol))["a"]
     assert got.dtype == ARRAYS[name].dtype
     np.testing.assert_array_equal(got, ARRAYS[name], strict=True)
 
 
 @pytest.mark.parametrize("package", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
-def test_arrays_of_numpy_1_and_2_come_back(read, package):
-    data = dumped([ARRAYS["matrix"], ARRAYS["scalar"]])
+def test_arrays_of_numpy_1_and_2_are_read(read, package):
+    data = pickle.dumps([ARRAYS["matrix"], ARRAYS["scalar"]], 2)
     data = data.replace(b"numpy._core.multiarray", package)
     assert package in data
     got = read(data)
@@ -113,26 +109,26 @@ PLAIN = {
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_values_come_back(read, name, protocol):
-    assert read(dumped(PLAIN[name], protocol)) == PLAIN[name]
+def test_plain_values_are_read(read, name, protocol):
+    assert read(pickle.dumps(PLAIN[name], protocol)) == PLAIN[name]
 
 
-def test_what_stands_twice_is_read_once(read):
+def test_a_value_that_occurs_twice_is_read_once(read):
     shared = {"w": np.ones(3)}
-    got = read(dumped({"online": shared, "target": shared}))
+    got = read(pickle.dumps({"online": shared, "target": shared}, 2))
     assert got["online"] is got["target"]
 
 
-def test_ordered_dicts_come_back_as_dicts(read):
+def test_ordered_dicts_are_read_as_dicts(read):
     value = collections.OrderedDict(b=1, a=collections.OrderedDict())
-    got = read(dumped(value))
+    got = read(pickle.dumps(value, 2))
     assert type(got) is dict and list(got.items()) == [("b", 1), ("a", {})]
 
 
 @pytest.mark.parametrize("name", ["FlatMapping", "FlatMap", "frozendict", "to_immutable_dict"])
-def test_mappings_of_haiku_come_back_as_dicts(read, module, name):
+def test_mappings_of_haiku_are_read_as_dicts(read, module, name):
     function = function_of(module("haiku._src.data_structures"), name)
-    assert read(dumped(Reduced(function, {"linear": {"b": 1}}))) == {"linear": {"b": 1}}
+    assert read(pickle.dumps(Reduced(function, {"linear": {"b": 1}}), 2)) == {"linear": {"b": 1}}
 
 
 @pytest.mark.parametrize(
@@ -143,14 +139,14 @@ def test_mappings_of_haiku_come_back_as_dicts(read, module, name):
         ("dill._dill", "_create_array"),
     ],
 )
-def test_wrapped_arrays_come_back(read, module, package, name):
+def test_wrapped_arrays_are_read(read, module, package, name):
     function = function_of(module(package), name)
     made_by, arguments, state = ARRAYS["matrix"].__reduce__()
     wrapped = Reduced(function, made_by, arguments, state, {"weak_type": False})
-    np.testing.assert_array_equal(read(dumped(wrapped)), ARRAYS["matrix"], strict=True)
+    np.testing.assert_array_equal(read(pickle.dumps(wrapped, 2)), ARRAYS["matrix"], strict=True)
 
 
-def test_named_tuples_of_dill_come_back(read):
+def test_named_tuples_of_dill_are_read(read):
     # The class is built in the file, from names, and an instance of it with NEWOBJ.
     fields = put(b"(", text("mu"), text("count"), b"t")
     kind = call("dill._dill", "_create_namedtuple", text("State"), fields, text("a.module"))
@@ -176,12 +172,12 @@ def test_the_pickles_of_older_dills_are_read(read):
     assert got[1:] == (b"", 7)
 
 
-def test_named_tuples_by_reference_come_back(read, module):
+def test_named_tuples_by_reference_are_read(read, module):
     names = ["online_params", "target_params", "online_state", "target_state", "opt_state"]
     kind = collections.namedtuple("_ByolExperimentState", names)
     kind.__module__ = "byol.byol_experiment"
     module("byol.byol_experiment")._ByolExperimentState = kind
-    got = read(dumped(kind(*range(5))))
+    got = read(pickle.dumps(kind(*range(5)), 2))
     assert got._fields == tuple(names) and tuple(got) == (0, 1, 2, 3, 4)
 
 
@@ -256,7 +252,7 @@ def array(shape, code="f4", data=None):
     return put(EMPTY_ARRAY, tuple_of(number(1), sizes, dtype(code), b"\x89", data), b"b")
 
 
-def test_the_pickles_of_this_file_mean_what_they_say(read):
+def test_the_handwritten_pickles_are_valid(read):
     np.testing.assert_array_equal(read(program(array([2]))), np.zeros(2, np.float32), strict=True)
 
 
@@ -284,15 +280,11 @@ NAMED = {
         "numpy.testing._private.utils", "runstring", text("open('SENTINEL', 'w')"), b"}"
     ),
     "dill._dill._eval_repr": call("dill._dill", "_eval_repr", text("open('SENTINEL', 'w')")),
-    "module os": call("dill._dill", "_import_module", text("os")),
-    "module builtins": call("dill._dill", "_import_module", text("builtins")),
+    "os.popen": call("dill._dill", "_get_attr", call(*IMPORT, text("os")), text("popen")),
     "dill._dill._create_function": call("dill._dill", "_create_function", b"N"),
-    "type CodeType": call("dill._dill", "_load_type", text("CodeType")),
+    "__builtin__.CodeType": call("dill._dill", "_load_type", text("CodeType")),
     "_codecs.lookup": call(
-        "dill._dill",
-        "_get_attr",
-        call("dill._dill", "_import_module", text("_codecs")),
-        text("lookup"),
+        "dill._dill", "_get_attr", call(*IMPORT, text("_codecs")), text("lookup")
     ),
     "jax._src.array.sys": name_of("jax._src.array", "sys"),
     "collections.Counter": call("collections", "Counter"),
@@ -304,19 +296,19 @@ NAMED = {
 
 @pytest.fixture(autouse=True)
 def no_sentinel(tmp_path, monkeypatch):
-    """Fails the test where a command or a call of a pickle made its file."""
+    """Fails the test if a command or a call of a pickle made its file."""
     monkeypatch.chdir(tmp_path)
     yield
     assert not (tmp_path / "SENTINEL").exists()
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_what_a_checkpoint_does_not_need_is_refused_by_name(read, name):
-    with pytest.raises(UserError, match=f"asks for {name}, which a checkpoint does not need"):
+def test_other_names_are_refused(read, name):
+    with pytest.raises(CheckpointError, match=f"asks for {name}, which no checkpoint does"):
         read(program(NAMED[name]))
 
 
-def test_the_sentinel_would_be_made(read, tmp_path):
+def test_the_sentinel_is_sensitive(read, tmp_path):
     with open(tmp_path / "SENTINEL", "w"):
         pass
     assert (tmp_path / "SENTINEL").exists()
@@ -339,7 +331,7 @@ STACK_GLOBAL = b"\x93"
     ],
 )
 def test_dotted_names_are_refused(read, module, name):
-    with pytest.raises(UserError, match=f"asks for {module}.{name}, which"):
+    with pytest.raises(CheckpointError, match=f"asks for {module}.{name}, which"):
         read(program(text(module), text(name), STACK_GLOBAL, tuple_of(SYSTEM), b"R"))
 
 
@@ -361,63 +353,69 @@ def test_dotted_names_are_refused(read, module, name):
         ("DUP", put(number(1), b"2")),
         ("POP", put(number(1), number(2), b"0")),
     ],
-    ids=words,
+    ids=case_name,
 )
-def test_other_instructions_are_refused_by_name(read, name, instruction):
+def test_other_instructions_are_refused(read, name, instruction):
     with pytest.raises(
-        UserError, match=f"uses the instruction {name}, which a checkpoint does not"
+        CheckpointError, match=f"uses the instruction {name}, which no checkpoint does"
     ):
         read(program(instruction))
 
 
-def test_obj_is_refused_by_what_it_names(read):
-    with pytest.raises(UserError, match=r"asks for os.system"):
+def test_obj_is_refused(read):
+    with pytest.raises(CheckpointError, match=r"asks for os.system"):
         read(program(b"(", name_of("os", "system"), SYSTEM, b"o"))
-    with pytest.raises(UserError, match="uses the instruction OBJ"):
+    with pytest.raises(CheckpointError, match="uses the instruction OBJ"):
         read(program(b"(", name_of("_codecs", "encode"), SYSTEM, b"o"))
 
 
 @pytest.mark.parametrize(
     ("what", "callee"),
     [
-        ("str", text("os.system")),
-        ("dict", b"}"),
-        ("NoneType", b"N"),
-        ("_Array", EMPTY_ARRAY),
-        ("numpy.ndarray", name_of("numpy", "ndarray")),
+        ("calls os.system", text("os.system")),
+        ("calls <dict>", b"}"),
+        ("calls <NoneType>", b"N"),
+        ("calls <_Array>", EMPTY_ARRAY),
+        ("calls numpy.ndarray", name_of("numpy", "ndarray")),
+        ("calls numpy.ndarray or a module", call(*IMPORT, text("os"))),
     ],
-    ids=words,
+    ids=case_name,
 )
-def test_what_is_no_constructor_is_not_called(read, what, callee):
-    with pytest.raises(UserError, match=f"calls {what}, which a checkpoint does not need"):
-        read(program(callee, tuple_of(SYSTEM), b"R"))
+def test_only_constructors_are_called(read, what, callee):
+    for instruction in (b"R", b"\x81"):
+        with pytest.raises(CheckpointError, match=f"{what}.*, which no checkpoint does"):
+            read(program(callee, tuple_of(SYSTEM), instruction))
 
 
+NAMED_TUPLE = call("dill._dill", "_create_namedtuple", text("A"), tuple_of(), text("m"))
 STATE = put(b"}", text("__reduce__"), name_of("_codecs", "encode"), b"s")
 
 
 @pytest.mark.parametrize(
     ("what", "value"),
     [
-        ("constructor", name_of("_codecs", "encode")),
-        ("constructor", name_of("numpy", "ndarray")),
-        ("class", call("dill._dill", "_create_namedtuple", text("A"), tuple_of(), text("m"))),
+        ("_Constructor", name_of("_codecs", "encode")),
+        ("_Constructor", name_of("numpy", "ndarray")),
+        ("_Constructor", NAMED_TUPLE),
+        ("A", put(NAMED_TUPLE, b")\x81")),
         ("dict", call("collections", "OrderedDict")),
         ("list", b"]"),
-        ("str", text("x")),
+        ("x", text("x")),
     ],
-    ids=words,
+    ids=case_name,
 )
 def test_only_arrays_and_dtypes_have_a_state(read, what, value):
     for state in (STATE, tuple_of(b"N", STATE)):  # of __dict__, and of slots
-        with pytest.raises(UserError, match=f"sets the state of a {what}, which has none"):
+        with pytest.raises(CheckpointError, match=f"sets the state of <?{what}>?, which no"):
             read(program(value, state, b"b"))
     assert not hasattr(pickles._encode, "__wrapped__") and "__reduce__" not in vars(pickles._encode)
 
 
 @pytest.mark.parametrize("code", ["O", "|O", "O8", "V8", "S8", "U2", "M8[s]", "f4,f4", "object"])
 def test_arrays_of_anything_but_numbers_are_refused(read, code):
-    with pytest.raises(UserError, match="is no plain number: refused"):
+    with pytest.raises(
+        CheckpointError, match=r"holds an array of dtype .*, which no checkpoint does"
+    ):
         read(program(array([1], code)))
 
 
@@ -426,43 +424,43 @@ def test_arrays_of_anything_but_numbers_are_refused(read, code):
     [
         (array([10**12]), r"an array \(1000000000000,\) of float32 has 8 bytes"),
         (array([2**47, 2**47, 2]), "of float32 has 8 bytes"),
-        (array([2**62]), "shape is none"),
-        (array([-1]), "shape is none"),
-        (array([1] * 33), "shape is none"),
+        (array([2**62]), "shape of an array is not valid"),
+        (array([-1]), "shape of an array is not valid"),
+        (array([1] * 33), "shape of an array is not valid"),
         (array([3]), r"an array \(3,\) of float32 has 8 bytes"),
         (array([1]), r"an array \(1,\) of float32 has 8 bytes"),
-        (array([0, 2**47, 2**47], data=latin1("")), "cannot be"),
-        (array([2], data=text("text")), "not of plain numbers"),
-        (array([1], data=tuple_of(name_of("_codecs", "encode"))), "not of plain numbers"),
-        (put(EMPTY_ARRAY, tuple_of(number(1)), b"b"), "its five parts"),
-        (EMPTY_ARRAY, "leaves a array among its values"),
-        (dtype("f4"), "leaves a dtype among its values"),
+        (array([0, 2**47, 2**47], data=latin1("")), "is damaged"),
+        (array([2], data=text("text")), "an array that is not of numbers"),
+        (array([1], data=tuple_of(name_of("_codecs", "encode"))), "that is not of numbers"),
+        (put(EMPTY_ARRAY, tuple_of(number(1)), b"b"), "not enough values to unpack"),
+        (EMPTY_ARRAY, "leaves <_Array> among its values"),
+        (dtype("f4"), "leaves <_Dtype> among its values"),
         (dtype("f4", "O"), "a dtype with fields"),
-        (name_of("_codecs", "encode"), "leaves a constructor among its values"),
+        (name_of("_codecs", "encode"), "leaves <_Constructor> among its values"),
         (call(MULTIARRAY, "scalar", dtype("f4"), latin1("\0" * 3)), "float32 has 3 bytes"),
-        (call(MULTIARRAY, "scalar", text("O"), latin1("x")), "not a plain number"),
+        (call(MULTIARRAY, "scalar", text("O"), latin1("x")), "a scalar that is not a number"),
         (
             call(MULTIARRAY, "_reconstruct", name_of("collections", "OrderedDict"), tuple_of()),
-            "something else than numpy.ndarray",
+            "leaves <_Array> among its values",
         ),
         (
             call("dill._dill", "_create_array", name_of("_codecs", "encode"), tuple_of(), b"N"),
-            "something else than _reconstruct",
+            "cannot unpack",
         ),
         (
             call("dill._dill", "_get_attr", text("x"), text("__class__")),
-            "asks for __class__ of what is no module",
+            "asks for x.__class__, which no checkpoint does",
         ),
-        (call("dill._dill", "_import_module", text("_codecs")), "leaves a module among"),
-        (call("_codecs", "encode", text("x"), text("rot13")), "encodes text as 'rot13'"),
-        (call("_codecs", "encode", text("☃"), text("latin1")), "bytes are no bytes"),
-        (call("__builtin__", "bytes", number(2**40)), "calls __builtin__.bytes in a way"),
-        (call("_codecs", "encode"), "calls _codecs.encode in a way that is not known"),
+        (call("dill._dill", "_import_module", text("os")), "leaves <_Constructor> among"),
+        (call("_codecs", "encode", text("x"), text("rot13")), "encodes x as rot13"),
+        (call("_codecs", "encode", text("☃"), text("latin1")), "is damaged: 'latin-1' codec"),
+        (call("__builtin__", "bytes", number(2**40)), "takes 0 positional arguments"),
+        (call("_codecs", "encode"), "missing 2 required positional arguments"),
     ],
-    ids=words,
+    ids=case_name,
 )
-def test_arrays_that_do_not_add_up_are_refused(read, pickled, message):
-    with pytest.raises(UserError, match=message):
+def test_inconsistent_arrays_are_refused(read, pickled, message):
+    with pytest.raises(CheckpointError, match=message):
         read(program(pickled))
 
 
@@ -479,9 +477,9 @@ def test_arrays_that_do_not_add_up_are_refused(read, pickled, message):
         ("A", *(f"x{i}" for i in range(100))),
     ],
 )
-def test_named_tuples_of_no_names_are_refused(read, names):
+def test_named_tuples_with_invalid_names_are_refused(read, names):
     fields = tuple_of(*map(text, names[1:]))
-    with pytest.raises(UserError, match="whose names are no names"):
+    with pytest.raises(CheckpointError, match=r"is damaged: .*name"):
         read(program(call("dill._dill", "_create_namedtuple", text(names[0]), fields, text("m"))))
 
 
@@ -505,45 +503,140 @@ def test_the_module_of_a_named_tuple_is_not_imported(read, tmp_path, monkeypatch
         (b"\x80\x02", "is damaged"),
         (program()[:-1] + b"}", "is damaged"),
         (b"\x80\x02\xff.", "is damaged"),
-        (program(b"cos\nsys\\x74em\n"), "a name has a backslash"),
-        (program(b"X\xff\xff\xff\x7f"), "is damaged"),  # two gigabytes of text, says the length
+        (program(b"cos\nsys\\x74em\n"), r"asks for os\.sys\\\\x74em"),
+        (program(b"X\xff\xff\xff\x7f"), "is damaged"),  # a length of two gigabytes
         (program(b"\x8d" + struct.pack("<Q", 2**62)), "is damaged"),
         (program(b"\x8e" + struct.pack("<Q", 2**62)), "is damaged"),
+        (program(b"\x8e" + struct.pack("<Q", 2**64 - 1)), "is damaged"),
         (b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N", "is damaged"),
-        (program(), "its stack is empty"),
-        (program(b"t"), "its stack has no mark"),
-        (program(b"(", b"."), "its stack is empty"),
-        (program(b"h\x07"), "it reads entry 7 before"),
-        (program(number(1), number(2), b"a"), "fills a list"),
-        (program(number(1), number(2), number(3), b"s"), "fills a dict"),
-        (program(b"}", b"(", number(1), b"u"), "a key has no value"),
-        (program(b"}", b")", number(1), b"s"), "a key of type tuple"),
-        (program(name_of("_codecs", "encode"), text("x"), b"R"), "the arguments of a call"),
-        (program(number(1), number(2), STACK_GLOBAL), "a name is no text"),
-        (program(call("collections", "OrderedDict", number(1))), "a mapping is made"),
-        (program(call("collections", "OrderedDict", tuple_of(number(1)))), "are no pairs"),
-        (program(b"]", b"q\x00", b"h\x00", b"a"), "something within itself"),
-        (program(b"N", b"\x85" * 100_000), "nested too deep"),
-        (program(b"]" * 100_000, b"a" * 99_999), "nested too deep"),
+        (program(), "is damaged: pop from empty list"),
+        (program(b"t"), "is damaged"),
+        (program(b"(", b"."), "is damaged: pop from empty list"),
+        (program(b"h\x07"), "is damaged: Memo value not found at index 7"),
+        (program(number(1), number(2), b"a"), "is damaged: 'int' object has no attribute"),
+        (program(number(1), number(2), number(3), b"s"), "sets the item <int> of <int>"),
+        (program(b"}", b"(", number(1), b"u"), "is damaged"),
+        (program(b"}", b")", number(1), b"s"), "sets the item <tuple> of <dict>"),
+        (program(b"]", number(0), number(1), b"s"), "sets the item <int> of <list>"),
+        (program(name_of("_codecs", "encode"), text("x"), b"R"), "calls <_Constructor> with x"),
+        (program(number(1), number(2), STACK_GLOBAL), "STACK_GLOBAL requires str"),
+        (program(call("collections", "OrderedDict", number(1))), "makes a mapping of <int>"),
+        (program(call("collections", "OrderedDict", tuple_of(number(1)))), "mapping of <tuple>"),
+        (program(b"]", b"q\x00", b"h\x00", b"a"), "contains itself"),
+        (program(b"N", b"\x85" * 100_000), "nested too deeply"),
+        (program(b"]" * 100_000, b"a" * 99_999), "nested too deeply"),
     ],
-    ids=words,
+    ids=case_name,
 )
 def test_damaged_files_are_refused(read, data, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         read(data)
+
+
+DEEP = put(b"N", b"\x85" * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        program(b"}", DEEP, b"N", b"s"),
+        program(b"}(", DEEP, b"N", b"u"),
+        program(call("dill._dill", "_get_attr", call(*IMPORT, text("numpy")), DEEP)),
+        program(call("dill._dill", "_load_type", DEEP)),
+        program(call(*IMPORT, DEEP)),
+    ],
+    ids=["item", "items", "attribute", "type", "module"],
+)
+def test_deeply_nested_keys_are_refused_before_they_are_hashed(read, data):
+    """Python's own hash of such a key overflows the C stack."""
+    with pytest.raises(CheckpointError):
+        read(data)
+
+
+def doubling():
+    """Instructions for a list of 2^50 leaves, kept as entry 50; each holds the last twice."""
+    levels = [b"]q\x00"]
+    for entry in range(50):
+        get = bytes((ord("h"), entry))
+        levels += [b"](", get, get, b"e", bytes((ord("q"), entry + 1))]
+    return put(*levels)
+
+
+HUGE = b"h\x32"  # entry 50
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        call("numpy", "dtype", HUGE),
+        call("_codecs", "encode", text("x"), HUGE),
+        call("_codecs", "encode", HUGE, text("latin1")),
+        put(call(*IMPORT, HUGE), b")R"),
+        call("dill._dill", "_get_attr", HUGE, text("x")),
+        call("dill._dill", "_get_attr", call(*IMPORT, text("numpy")), HUGE),
+        call("dill._dill", "_load_type", HUGE),
+        call("dill._dill", "_create_namedtuple", HUGE, tuple_of(), text("m")),
+        call("dill._dill", "_create_namedtuple", text("A"), tuple_of(HUGE), text("m")),
+        call("collections", "OrderedDict", HUGE),
+        put(b"}", tuple_of(HUGE), b"Ns"),
+        put(HUGE, b")R"),
+        put(name_of("_codecs", "encode"), HUGE, b"R"),
+        put(HUGE, b"Nb"),
+        array([1], data=HUGE),
+    ],
+)
+def test_messages_do_not_print_the_values_of_a_file(read, use):
+    """To print one whose size doubles with each level would take all time and memory."""
+    with pytest.raises(CheckpointError) as refused:
+        read(program(doubling(), use))
+    assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
+
+
+def test_a_value_that_doubles_with_each_level_is_read_quickly(read):
+    got = read(program(doubling()))
+    assert got[0] is got[1]
+
+
+def test_no_length_or_index_in_a_file_allocates_memory(read):
+    huge = [
+        program(b"X\xff\xff\xff\x7f"),
+        program(b"\x8d" + struct.pack("<Q", 2**40)),
+        program(b"\x8e" + struct.pack("<Q", 2**40)),
+        b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"N",
+        program(b"Nr\xff\xff\xff\xff", array([2**40])),
+    ]
+    tracemalloc.start()
+    try:
+        for data in huge:
+            with pytest.raises(CheckpointError):
+                read(data)
+        assert read(program(b"Nr\xff\xff\xff\xff")) is None  # an index of 2^32 - 1
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_field_of_a_named_tuple_is_not_called(read):
+    """APPEND calls the attribute of that name of whatever is on the stack."""
+    fields = tuple_of(text("append"), text("extend"))
+    kind = call("dill._dill", "_create_namedtuple", text("A"), fields, text("m"))
+    value = put(kind, tuple_of(name_of("_codecs", "encode"), name_of("_codecs", "encode")), b"\x81")
+    for instructions in (put(b"N", b"a"), put(b"(N", b"e")):
+        with pytest.raises(CheckpointError, match="is damaged"):
+            read(program(value, instructions))
 
 
 def test_every_truncation_of_a_checkpoint_is_refused(read):
     state = {"step": 3, "online": {"w": ARRAYS["matrix"]}, "rng": ARRAYS["0-d"]}
-    data = dumped(state)
+    data = pickle.dumps(state, 2)
     assert len(data) > 300
     for end in range(len(data)):
-        with pytest.raises(UserError):
+        with pytest.raises(CheckpointError):
             read(data[:end])
 
 
 def test_every_changed_byte_is_read_or_refused_but_never_run(read):
-    data = dumped({"step": 3, "online": {"w": ARRAYS["matrix"]}})
+    data = pickle.dumps({"step": 3, "online": {"w": ARRAYS["matrix"]}}, 2)
     random = np.random.default_rng(0)
     refused = 0
     for _ in range(3000):
@@ -551,32 +644,23 @@ def test_every_changed_byte_is_read_or_refused_but_never_run(read):
         damaged[random.integers(len(data))] = random.integers(256)
         try:
             read(bytes(damaged))
-        except UserError:
+        except CheckpointError:
             refused += 1
     assert refused > 300
 
 
-def test_what_doubles_with_every_line_is_read_in_a_moment(read):
-    lines = [b"]q\x00"]
-    for entry in range(50):  # each list holds the one before twice: 2^50 leaves
-        lines += [b"]", bytes((ord("("), ord("h"), entry, ord("h"), entry, ord("e")))]
-        lines += [bytes((ord("q"), entry + 1))]
-    got = read(program(*lines))
-    assert got[0] is got[1]
-
-
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none.pkl cannot be read \(No such file"):
+    with pytest.raises(CheckpointError, match=r"none.pkl cannot be read \(No such file"):
         pickles.load(tmp_path / "none.pkl")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         pickles.load(tmp_path)
 
 
 def test_python_reads_the_same(read):
-    """What the machine here makes of a plain pickle is what Python's own makes of it."""
+    """A plain pickle is read as Python's own unpickler reads it."""
     value = {"a": [1, (2.5, None)], "b": {"c": ARRAYS["matrix"]}}
     for protocol in (2, 3, 4):
-        data = dumped(value, protocol)
+        data = pickle.dumps(value, protocol)
         want = pickle.load(io.BytesIO(data))
         got = read(data)
         assert got["a"] == want["a"]
@@ -604,17 +688,17 @@ def test_python_reads_the_same(read):
     ],
     ids=["bytes", "mappings", "named tuples"],
 )
-def test_making_much_of_little_is_stopped(read, made, again):
-    """What was read once is made into something new with each of a few bytes."""
+def test_calls_that_multiply_data_are_refused(read, made, again):
+    """A few bytes of the file make something new of what was read before."""
     function = made[: made.index(b"\n", made.index(b"\n") + 1) + 1]
     arguments = made[len(function) :]
     stored = put(b"](", function, b"q\x00", arguments, b"q\x01", again)
     calls = put(b"h\x00h\x01", again) * 2_000
-    with pytest.raises(UserError, match="asks for far more memory than its size explains"):
+    with pytest.raises(CheckpointError, match="makes far more data than its size explains"):
         read(program(stored, calls, b"e"))
 
 
 def test_names_cannot_control_the_terminal(read):
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(CheckpointError) as refused:
         read(program(text("os\x1b[2J"), text("system"), STACK_GLOBAL))
     assert "\x1b" not in str(refused.value) and "os\\x1b[2J.system" in str(refused.value)

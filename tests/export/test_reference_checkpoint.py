@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code become runs: the same numbers, and training goes on."""
+"""Checkpoints of the authors' code become runs with the same numbers, which train further."""
 
 import collections
 import copy
@@ -20,13 +20,14 @@ from byol_jax import byol
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import UserError
 from byol_jax.export.convert import reference, reference_checkpoint
+from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
 
 ROOT = Path(__file__).parents[2]
 
 
 def call(*flags):
-    command = [sys.executable, "-m", "byol_jax.cli.import_reference", *map(str, flags)]
+    command = [sys.executable, "-m", "byol_jax.cli", "import-reference", *map(str, flags)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -41,6 +42,7 @@ def imported(reference_data, tmp_path_factory):
     done = call(f"--checkpoint={path}", f"--output={output}", "--image_size=32")
     assert done.returncode == 0, done.stderr
     assert "a run of resnet10 (width 1) at step 5 of 312784" in done.stdout
+    assert "published by the authors are licensed CC BY-NC 4.0" in done.stdout
     assert [path.name for path in output.parent.iterdir()] == ["run"]
     return output
 
@@ -57,7 +59,7 @@ def trained(imported):
 
 
 def group(values, name):
-    """The authors' modules of one group of arrays of the file."""
+    """One group of arrays in the file, by the authors' modules."""
     modules = collections.defaultdict(dict)
     for key, array in values.items():
         if key.startswith(f"{name}|"):
@@ -67,7 +69,7 @@ def group(values, name):
 
 
 def assert_equal(got, want, parts=("encoder", "projector", "predictor", "probe")):
-    """Every leaf of `got` is the one of `want`, bit by bit."""
+    """Every leaf of `got` equals that of `want` exactly."""
     want = {part: want[part] for part in parts if part in want}
     got, want = (flax.traverse_util.flatten_dict(t, sep="/") for t in (got, want))
     assert got.keys() == want.keys()
@@ -88,7 +90,7 @@ def test_outputs_equal_the_authors(imported, values):
         assert np.abs(got - want).max() < 2e-5 * np.abs(want).max(), name
 
 
-def test_every_array_of_the_file_arrives(trained, values):
+def test_every_array_of_the_file_is_imported(trained, values):
     state, target = trained.state, ("encoder", "projector")
     assert_equal(state.online_params, reference.params(group(values, "final|online_params")))
     assert_equal(
@@ -104,7 +106,7 @@ def test_every_array_of_the_file_arrives(trained, values):
     assert state.online_stats["encoder"]["bn1"]["count"] == 10  # two views a step
 
 
-def test_the_config_says_what_is_known(trained):
+def test_the_config_has_what_is_known(trained):
     config, data = trained.run.config, trained.run.data
     assert (config.encoder.name, config.encoder.padding) == ("resnet10", "same")
     assert config.encoder.stem_channels == 64 and config.encoder.stage_channels == (8, 8, 8, 8)
@@ -112,21 +114,28 @@ def test_the_config_says_what_is_known(trained):
     assert (config.heads.hidden_size, config.heads.output_size) == (32, 16)
     assert config.optimizer.name == "lars" and config.steps == 312784
     assert data["name"] == "unknown" and data["num_classes"] == 5
+    assert "CC BY-NC 4.0" in data["license"]
 
 
-def test_training_goes_on(trained, values):
+def test_the_license_is_in_the_record_of_an_export(imported, tmp_path):
+    encoder_lib.save(byol_jax.load(imported), tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert "CC BY-NC 4.0" in record["training"]["data"]["license"]
+
+
+def test_training_continues(trained, values):
     plain = image_augment.View(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
     policy = image_augment.Policy(
         plain, plain, image_augment.IMAGENET_MEAN, image_augment.IMAGENET_STD
     )
-    learner = dataclasses.replace(trained.learner, policy=policy)
-    batch = byol.Batch(values["views"][0], values["labels"][0], np.arange(16, dtype=np.int32))
+    learner = dataclasses.replace(trained.learner, augment=policy)
+    views = values["views"][0].swapaxes(0, 1)
+    batch = byol.Batch(views, values["labels"][0], np.arange(16, dtype=np.int32))
     update = jax.jit(functools.partial(byol.update, learner))
     state, metrics = update(trained.state, batch)
     assert state.step == 6 and optax.tree.get(state.opt_state, "count") == 6
     assert state.online_stats["encoder"]["bn1"]["count"] == 12
-    # Where the first step of a fresh run would have no rate, this one moves by m at the rate of
-    # step 5 of the warm-up.
+    # The first step of a new run would have a rate of 0; this one has the rate of step 5.
     rate = trained.run.learning_rate()(5)
     # Base .2 at a batch of 256, after 10 epochs of 1,281,167 images in batches of 4096.
     assert rate == pytest.approx(0.2 * 4096 / 256 * 5 / 3127, rel=1e-5)
@@ -135,7 +144,7 @@ def test_training_goes_on(trained, values):
     for name, delta in flax.traverse_util.flatten_dict(moved, sep="/").items():
         want = -rate * flax.traverse_util.flatten_dict(momentum, sep="/")[name]
         np.testing.assert_allclose(delta, want, atol=2e-7, err_msg=name)
-    # Its momentum was the file's: it has not begun at zero.
+    # The momentum is the file's, not zero.
     fresh = trained.state._replace(
         opt_state=optax.tree.set(
             trained.state.opt_state,
@@ -153,7 +162,7 @@ def test_training_goes_on(trained, values):
     assert np.isfinite(metrics["loss"])
 
 
-# Checkpoints that are made here, under the authors' names.
+# Checkpoints made here, with the authors' names.
 
 State = collections.namedtuple("State", reference_checkpoint.FIELDS)
 Lars = collections.namedtuple("Lars", "mu")
@@ -166,7 +175,7 @@ def norm(channels, axes):
 
 
 def shapes(encoder, blocks, channels, *, bottleneck, width=1, hidden=8, size=4, classes=3):
-    """Shapes of the parameters of an encoder of the authors and its heads, by module."""
+    """Shapes of the parameters of one of the authors' encoders and its heads, by module."""
     modules = {
         f"{encoder}/~/initial_conv": {"w": (7, 7, 3, 64 * width)},
         f"{encoder}/~/initial_batchnorm": norm(64 * width, 3),
@@ -176,16 +185,16 @@ def shapes(encoder, blocks, channels, *, bottleneck, width=1, hidden=8, size=4, 
         outputs *= width
         inner = outputs // 4 if bottleneck else outputs
         for block in range(number):
-            place = f"{encoder}/~/block_group_{group}/~/block_{block}/~"
+            prefix = f"{encoder}/~/block_group_{group}/~/block_{block}/~"
             convs = [(3, inputs, outputs), (3, outputs, outputs)]
             if bottleneck:
                 convs = [(1, inputs, inner), (3, inner, inner), (1, inner, outputs)]
             for index, (kernel, before, after) in enumerate(convs):
-                modules[f"{place}/conv_{index}"] = {"w": (kernel, kernel, before, after)}
-                modules[f"{place}/batchnorm_{index}"] = norm(after, 3)
+                modules[f"{prefix}/conv_{index}"] = {"w": (kernel, kernel, before, after)}
+                modules[f"{prefix}/batchnorm_{index}"] = norm(after, 3)
             if block == 0:
-                modules[f"{place}/shortcut_conv"] = {"w": (1, 1, inputs, outputs)}
-                modules[f"{place}/shortcut_batchnorm"] = norm(outputs, 3)
+                modules[f"{prefix}/shortcut_conv"] = {"w": (1, 1, inputs, outputs)}
+                modules[f"{prefix}/shortcut_batchnorm"] = norm(outputs, 3)
             inputs = outputs
     for head, features in (("projector", inputs), ("predictor", size)):
         modules[f"{head}/linear"] = {"w": (features, hidden), "b": (hidden,)}
@@ -196,7 +205,7 @@ def shapes(encoder, blocks, channels, *, bottleneck, width=1, hidden=8, size=4, 
 
 
 def checkpoint(modules, step=7):
-    """A checkpoint of these parameters; its arrays take no memory."""
+    """A checkpoint of these parameters, with arrays that take no memory."""
 
     def full(value, shape):
         return np.broadcast_to(np.float32(value), shape)
@@ -224,7 +233,7 @@ BOTTLENECKS = {"channels": (256, 512, 1024, 2048), "bottleneck": True}
 
 @pytest.fixture
 def read(monkeypatch):
-    """A function from the contents of a file to what is read of it."""
+    """A function from the contents of a file to the imported run."""
 
     def read(held, **known):
         monkeypatch.setattr(reference_checkpoint.pickles, "load", lambda path: held)
@@ -242,7 +251,7 @@ def read(monkeypatch):
         ("resnet200", 2, {"blocks": (3, 24, 36, 3), **BOTTLENECKS}),
     ],
 )
-def test_every_leaf_of_the_released_networks_has_its_place(read, name, width, sizes):
+def test_every_leaf_of_the_released_networks_is_imported(read, name, width, sizes):
     modules = shapes("some_net", width=width, **{"bottleneck": False} | sizes)
     trained = read(checkpoint(modules))  # checks every shape
     encoder = trained.run.config.encoder
@@ -252,7 +261,7 @@ def test_every_leaf_of_the_released_networks_has_its_place(read, name, width, si
     assert len(jax.tree.leaves(state.online_params)) == sum(map(len, modules.values()))
 
 
-def test_a_manifest_of_the_authors_has_its_place(read, reference_data):
+def test_the_authors_manifest_is_imported(read, reference_data):
     manifest = json.loads((reference_data / "resnet18_manifest.json").read_text())
     modules = {
         name: {leaf: tuple(shape) for leaf, (shape, _) in leaves.items()}
@@ -261,7 +270,7 @@ def test_a_manifest_of_the_authors_has_its_place(read, reference_data):
     sizes = {"hidden": 4096, "size": 256, "classes": 1000}
     channels = (64, 128, 256, 512)
     ours = shapes("res_net18", (2, 2, 2, 2), channels, bottleneck=False, **sizes)
-    assert ours == modules  # the names that this file makes are the authors'
+    assert ours == modules  # the names made in this file are the authors'
     assert set(checkpoint(ours)["experiment_state"].online_state) == set(manifest["state"])
     trained = read(checkpoint(modules))
     assert trained.run.config.encoder.name == "resnet18"
@@ -277,12 +286,12 @@ def test_a_manifest_of_the_authors_has_its_place(read, reference_data):
         ({"image_size": 0}, "config.data.image_size=0 must be at least 1"),
     ],
 )
-def test_what_the_file_does_not_say_is_checked(read, known, message):
+def test_what_the_file_does_not_contain_is_checked(read, known, message):
     with pytest.raises(UserError, match=message):
         read(checkpoint(shapes("net", **TINY)), **known)
 
 
-def test_a_step_beyond_the_training_is_refused(read):
+def test_a_step_after_the_end_is_refused(read):
     held = checkpoint(shapes("net", **TINY), step=20_000)
     with pytest.raises(
         UserError, match="of step 20000, but 40 epochs of batches of 4096 are 12511"
@@ -297,7 +306,7 @@ def test_the_recipe_is_that_of_the_length(read):
     assert config.optimizer.weight_decay == 1e-6
 
 
-def of(held, field):
+def get(held, field):
     return getattr(held["experiment_state"], field)
 
 
@@ -311,38 +320,40 @@ CHANGES = {
     "has no online_params": lambda h: h.update(experiment_state=None),
     "has no step": lambda h: h.pop("step"),
     "is of step -1": lambda h: h.update(step=-1),
-    "online_params are not arrays by module": lambda h: of(h, "online_params").update(x=[1]),
+    "online_params are not arrays by module": lambda h: get(h, "online_params").update(x=[1]),
     "target_state are not arrays by module": lambda h: replace(h, target_state=None),
-    "'net/~/final_batchnorm' is not a part": lambda h: of(h, "online_params").update(
+    "'net/~/final_batchnorm' is not in the authors' networks": lambda h: get(
+        h, "online_params"
+    ).update(
         {"net/~/final_batchnorm": {"scale": np.ones(3, np.float32)}}  # version 2 of a ResNet
     ),
-    "target_params/projector/dense2/kernel is absent": lambda h: of(h, "target_params").pop(
+    "target_params/projector/dense2/kernel is absent": lambda h: get(h, "target_params").pop(
         "projector/linear_1"
     ),
     r"layer2_0/conv1/kernel is float32 \(3, 3, 8, 9\) and should be float32 \(3, 3, 8": lambda h: (
-        of(h, "target_params").update({CONV: {"w": np.ones((3, 3, 8, 9), np.float32)}})
+        get(h, "target_params").update({CONV: {"w": np.ones((3, 3, 8, 9), np.float32)}})
     ),
-    "is float16": lambda h: of(h, "target_params").update(
+    "is float16": lambda h: get(h, "target_params").update(
         {CONV: {"w": np.ones((3, 3, 8, 8), np.float16)}}
     ),
     "trace/encoder/layer2_0/conv1/kernel is absent": lambda h: (
         h["experiment_state"].opt_state[1].mu.pop(CONV)
     ),
-    "online_stats/encoder/bn1/var is absent": lambda h: of(h, "online_state").pop(
+    "online_stats/encoder/bn1/var is absent": lambda h: get(h, "online_state").pop(
         "net/~/initial_batchnorm/~/var_ema"
     ),
-    "have no probe": lambda h: of(h, "online_params").pop("classifier"),
-    "it lacks or garbles 'conv1'": lambda h: of(h, "online_params").pop("net/~/initial_conv"),
-    "FILE.pkl cannot be imported": lambda h: of(h, "target_params").clear(),
-    "FILE.pkl is no pre-training checkpoint": lambda h: h.clear(),
+    "have no probe": lambda h: get(h, "online_params").pop("classifier"),
+    "it lacks or garbles 'conv1'": lambda h: get(h, "online_params").pop("net/~/initial_conv"),
+    "FILE.pkl cannot be imported": lambda h: get(h, "target_params").clear(),
+    "FILE.pkl is not a pre-training checkpoint": lambda h: h.clear(),
 }
 
 
 @pytest.mark.parametrize("message", CHANGES)
-def test_what_is_not_such_a_file_is_refused_in_words(read, message):
+def test_other_contents_are_refused(read, message):
     held = copy.deepcopy(checkpoint(shapes("net", **TINY)))
     read(held)
-    # Each group on its own, so that a change of one is not a change of all.
+    # A copy of each group, so that a change of one does not change the others.
     state = held["experiment_state"]
     held["experiment_state"] = State(*(copy.deepcopy(group) for group in state))
     CHANGES[message](held)
@@ -350,7 +361,7 @@ def test_what_is_not_such_a_file_is_refused_in_words(read, message):
         read(held)
 
 
-def test_an_output_that_holds_something_is_refused(tmp_path):
+def test_an_output_with_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     done = call("--checkpoint=none.pkl", f"--output={tmp_path}")
     assert done.returncode == 1
@@ -358,7 +369,7 @@ def test_an_output_that_holds_something_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     done = call("--checkpoint=none.pkl", f"--output={tmp_path / 'out'}")
     assert done.returncode == 1 and "error: none.pkl cannot be read" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()

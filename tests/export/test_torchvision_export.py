@@ -1,16 +1,18 @@
-"""torchvision and timm load what is exported for them, and compute the same features."""
+"""torchvision and timm load the exports for them, and compute the same features."""
 
 import json
 import re
 import subprocess
 import sys
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 from encoders import random_encoder
 from torchvision_on_cpu import torch, torchvision
 
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError, UserError
 from byol_jax.export import timm as timm_export
 from byol_jax.export import torchvision as torchvision_export
 
@@ -52,7 +54,7 @@ def model_folder(encoder, tmp_path_factory):
 
 
 def normalised(mean, std):
-    """IMAGES as PyTorch's networks take them, written out."""
+    """IMAGES as PyTorch's networks take them."""
     x = IMAGES.astype(np.float32) / 255
     x = (x - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
@@ -84,7 +86,7 @@ def test_torchvision_computes_the_same_features(encoder, exported, features, fil
     assert_same_features(run(model, record["mean"], record["std"]), features)
 
 
-def test_the_lines_that_load_do(exported, features, monkeypatch):
+def test_the_lines_of_config_load_the_weights(exported, features, monkeypatch):
     record = json.loads((exported / "config.json").read_text())
     assert record["format"] == "byol_jax.torchvision.1" and record["image_size"] == SIZE
     monkeypatch.chdir(exported)
@@ -94,7 +96,7 @@ def test_the_lines_that_load_do(exported, features, monkeypatch):
     assert_same_features(run(names["model"], record["mean"], record["std"]), features)
 
 
-def test_a_network_that_torchvision_has_no_name_for_loads_too(small, tmp_path, monkeypatch):
+def test_a_network_without_a_name_in_torchvision_is_loaded(small, tmp_path, monkeypatch):
     torchvision_export.save(small, tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())
     monkeypatch.chdir(tmp_path)
@@ -103,7 +105,7 @@ def test_a_network_that_torchvision_has_no_name_for_loads_too(small, tmp_path, m
     assert_same_features(run(names["model"], record["mean"], record["std"]), small.embed(IMAGES))
 
 
-def test_the_updates_behind_the_statistics_arrive(encoder, exported):
+def test_the_counts_of_the_statistics_are_exported(encoder, exported):
     weights = torch.load(exported / "model.pth", weights_only=True)
     counts = {k: v for k, v in weights.items() if k.endswith("num_batches_tracked")}
     assert len(counts) == sum(name.endswith("running_var") for name in weights)
@@ -166,7 +168,7 @@ def test_the_model_card_runs(encoder, model_folder, monkeypatch):
     assert names["config"]["crop_pct"] == 0.875
 
 
-def test_the_model_card_says_how_it_was_trained(small, tmp_path):
+def test_the_model_card_tells_how_the_encoder_was_trained(small, tmp_path):
     config = {"crop": {"test_fraction": 1.0}}
     data = {"name": "folder:images/train", "num_examples": 1234}
     training = {
@@ -193,12 +195,12 @@ def test_the_model_card_says_how_it_was_trained(small, tmp_path):
         ({"stem": "cifar"}, "starts with the stem 'cifar'"),
         ({"stem": "strided"}, "starts with the stem 'strided'"),
         ({"width_multiplier": 2.0}, "have 128, 128, 256, 512, 1024 channels"),
-        ({"channels": 1}, "it sees 1 channel"),
+        ({"channels": 1}, "its images have 1 channel"),
         ({"name": "resnet8"}, "have 16, 16, 32, 64 channels"),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_what_the_library_has_not_is_refused(tmp_path, library, options, reason):
+def test_networks_that_the_library_lacks_are_refused(tmp_path, library, options, reason):
     encoder = random_encoder(**{"name": "resnet10", "image_size": 32, **options})
     save = {"torchvision": torchvision_export.save, "timm": timm_export.save}[library]
     with pytest.raises(UserError, match=f"no counterpart in {library}: .*{reason}"):
@@ -207,11 +209,17 @@ def test_what_the_library_has_not_is_refused(tmp_path, library, options, reason)
 
 
 def test_a_projected_first_shortcut_is_refused(small, tmp_path):
-    params = small.variables["params"]
-    first = params["layer1_0"] | {"downsample_conv": {"kernel": np.zeros((1, 1, 64, 64))}}
-    variables = small.variables | {"params": params | {"layer1_0": first}}
-    with pytest.raises(UserError, match="its first block projects the shortcut"):
-        torchvision_export.save(type(small)(small.config, variables), tmp_path / "out")
+    settings = small.config["encoder"] | {"first_shortcut": True}
+    encoder = type(small)(small.config | {"encoder": settings}, small.variables)
+    with pytest.raises(CheckpointError, match="its first block projects the shortcut"):
+        torchvision_export.save(encoder, tmp_path / "out")
+
+
+def test_an_encoder_that_is_no_resnet_is_refused(small, tmp_path):
+    encoder = type(small)(small.config, small.variables)
+    encoder.module = nn.Dense(4)
+    with pytest.raises(CheckpointError, match="it is a Dense, not a ResNet"):
+        torchvision_export.save(encoder, tmp_path / "out")
 
 
 SAVES = [torchvision_export.save, timm_export.save]
@@ -237,17 +245,24 @@ def test_an_earlier_export_is_replaced_and_nothing_else(small, tmp_path, save):
         assert {p.name: p.read_bytes() for p in (tmp_path / holder).iterdir()} == held
 
 
-def test_an_edited_model_card_is_kept(small, tmp_path):
+def test_an_edited_model_card_is_kept(small, tmp_path, capsys):
     timm_export.save(small, tmp_path)
-    card = tmp_path / "README.md"
-    card.write_text(card.read_text() + "Licence: mine.\n")
-    with pytest.raises(UserError, match=r"README\.md was edited since"):
-        timm_export.save(small, tmp_path)
-    assert card.read_text().endswith("Licence: mine.\n")
+    timm_export.save(small, tmp_path)
+    assert capsys.readouterr().out == ""
+    card, weights = tmp_path / "README.md", tmp_path / "model.safetensors"
+    card.write_text(card.read_text() + "License: mine.\n")
+    changed = type(small)(small.config, jax.tree.map(lambda x: 2 * x, small.variables))
+    timm_export.save(changed, tmp_path)
+    assert "README.md differs from the new model card and is kept" in capsys.readouterr().out
+    assert card.read_text().endswith("License: mine.\n")
+    assert safetensors_torch.load_file(weights)["bn1.bias"][0] == pytest.approx(
+        2 * small.variables["params"]["bn1"]["bias"][0]
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == [card.name, "config.json", weights.name]
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_a_failure_leaves_the_earlier_export_whole(small, tmp_path, monkeypatch, save):
+def test_a_failure_leaves_the_earlier_export(small, tmp_path, monkeypatch, save):
     save(small, tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
@@ -260,12 +275,12 @@ def test_a_failure_leaves_the_earlier_export_whole(small, tmp_path, monkeypatch,
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-def test_without_pytorch_the_export_has_safetensors_alone(small, tmp_path, monkeypatch):
+def test_without_pytorch_only_safetensors_are_exported(small, tmp_path, monkeypatch):
     torchvision_export.save(small, tmp_path)
     assert (tmp_path / "model.pth").exists()
     monkeypatch.setitem(sys.modules, "torch", None)
     torchvision_export.save(small, tmp_path)
-    # The earlier one would hold the earlier weights.
+    # model.pth would have the weights of the earlier export.
     assert {p.name for p in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
 
 

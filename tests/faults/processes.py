@@ -121,7 +121,7 @@ class Run(NamedTuple):
 
     def start(self, *more: str) -> Program:
         """Starts its command, or starts it again."""
-        command = [sys.executable, "-m", "byol_jax.cli.pretrain", "--config=tests/faults/toy.py"]
+        command = [sys.executable, "-m", "byol_jax.cli", "pretrain", "--config=tests/faults/toy.py"]
         command += [f"--workdir={self.workdir}", *self.flags, *more]
         return Program(command, self.environment)
 

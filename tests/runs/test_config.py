@@ -369,7 +369,7 @@ def test_bfloat16_keeps_state_and_loss_in_float32():
 def test_presets_resolve_without_a_warning(path):
     namespace = {}
     exec(compile(path.read_text(), path, "exec"), namespace)
-    assert f"--config=byol_jax/presets/{path.name}" in namespace["__doc__"]  # the command
+    assert f"byol-jax pretrain --config={path.stem}" in namespace["__doc__"]  # the command
     config = namespace["get_config"]()
     config.data.source = config.data.source or "folder:images"
     resolved, warnings = config_lib.resolve(config)

@@ -33,7 +33,7 @@ def start(workdir):
     flags = [f"--config.{key}={value}" for key, value in FLAGS.items()]
     return subprocesses.start(
         [
-            *("-m", "byol_jax.cli.pretrain", "--config=tests/faults/toy.py"),
+            *("-m", "byol_jax.cli", "pretrain", "--config=tests/faults/toy.py"),
             *(f"--workdir={workdir}", *flags),
         ]
     )

@@ -1,7 +1,7 @@
-"""Files from anywhere: nothing in them is run, nothing outside their folder is touched, and what
-is wrong with them is one sentence, soon and without much memory.
+"""Hostile files: nothing in them is executed, nothing outside their folder is touched, and they are
+refused by a one-line error, quickly and without much memory.
 
-Pickles have tests of their own (test_pickles.py).
+Pickles are tested in tests/export/test_pickles.py.
 """
 
 import ast
@@ -42,13 +42,13 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def export(original, tmp_path):
-    """A copy to spoil."""
+    """A copy to damage."""
     return Path(shutil.copytree(original, tmp_path / "export"))
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's folder, with a checkpoint in name only: what is wrong is found before it is read."""
+    """A run's folder with an empty checkpoint; its config is refused before that is read."""
     directory = tmp_path / "run"
     directory.mkdir()
     run_lib.prepare_workdir(directory, random_trained(0).run)
@@ -61,15 +61,15 @@ def change(directory, key, value):
     path = directory / "config.json"
     record = json.loads(path.read_text())
     *parents, leaf = key.split(".")
-    place = record
+    node = record
     for parent in parents:
-        place = place[parent]
-    place[leaf] = value
+        node = node[parent]
+    node[leaf] = value
     path.write_text(json.dumps(record))
 
 
-def sentence(directory):
-    """What `load` says of a folder: one line, in little memory."""
+def error_of(directory):
+    """The one-line error of `load`, which takes little memory."""
     tracemalloc.start()
     try:
         with pytest.raises(UserError) as caught:
@@ -78,7 +78,7 @@ def sentence(directory):
     finally:
         tracemalloc.stop()
     assert peak < 2**27
-    assert "Traceback" not in str(caught.value)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
 
 
@@ -91,7 +91,7 @@ def calls():
                 yield path.relative_to(ROOT), ast.unparse(node.func), keywords
 
 
-def test_nothing_opens_a_file_that_could_run_code():
+def test_no_call_executes_code_in_a_file():
     found = {}
     for path, name, keywords in calls():
         assert name not in ("eval", "exec", "compile", "yaml.load", "numpy.load"), path
@@ -122,7 +122,7 @@ def test_nothing_opens_a_file_that_could_run_code():
         ("encoder.width_multiplier", 0, "width_multiplier=0 leaves no channel"),
         ("encoder.width_multiplier", float("nan"), "width_multiplier=nan must be"),
         ("encoder.width_multiplier", float("inf"), "width_multiplier=inf must be"),
-        ("encoder.stem", None, "encoder.stem=None"),
+        ("encoder.stem", None, "stem=None is not one of"),
         ("encoder.stem_channels", -1, "stem_channels=-1 must be"),
         ("encoder.stem_channels", 10**11, "does not fit its config.json"),
         ("encoder.stage_channels", [1, 2], r"must be 3 whole numbers"),
@@ -142,10 +142,10 @@ def test_nothing_opens_a_file_that_could_run_code():
         ("training.config", {"crop": {"test_fraction": 1e9}}, "test_fraction=1000000000.0 must"),
     ],
 )
-def test_a_nasty_config_of_an_export_is_one_sentence(export, key, value, message):
+def test_a_hostile_config_of_an_export_is_refused(export, key, value, message):
     change(export, key, value)
-    said = sentence(export)
-    assert str(export) in said and re.search(message, said), said
+    error = error_of(export)
+    assert str(export) in error and re.search(message, error), error
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_a_nasty_config_of_an_export_is_one_sentence(export, key, value, message
     ],
     ids=["empty", "not UTF-8", "deep list", "deep object", "long number", "text"],
 )
-def test_a_config_that_is_no_object_is_one_sentence(export, content):
+def test_a_config_that_is_no_object_is_refused(export, content):
     (export / "config.json").write_bytes(content)
-    assert "config.json cannot be read" in sentence(export)
+    assert "config.json cannot be read" in error_of(export)
     shutil.rmtree(export)
     export.mkdir()
     (export / "config.json").write_bytes(content)
@@ -197,18 +197,18 @@ def tensor(shape, begin, end, dtype="F32"):
         *("bfloat16", "list"),
     ],
 )
-def test_nasty_weights_are_one_sentence(export, header, length):
+def test_hostile_weights_are_refused(export, header, length):
     text = json.dumps(header).encode()
     size = struct.pack("<Q", len(text) if length is None else length)
     (export / "model.safetensors").write_bytes(size + text + bytes(8))
-    assert "model.safetensors" in sentence(export)
+    assert "model.safetensors" in error_of(export)
     assert sorted(path.name for path in export.parent.iterdir()) == ["export"]
     with pytest.raises(UserError):
         torchvision.from_state_dict(torchvision.read(export / "model.safetensors"))
 
 
 class Writes:
-    """Makes a file where a pickle of it is run."""
+    """Makes a file if a pickle of it is executed."""
 
     def __init__(self, path):
         self.path = path
@@ -218,7 +218,7 @@ class Writes:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "archive", "climbing archive"])
-def test_code_in_weights_is_not_run(tmp_path, kind):
+def test_code_in_weights_is_not_executed(tmp_path, kind):
     pytest.importorskip("torch")
     path, trace = tmp_path / "weights" / "model.pth", tmp_path / "trace"
     path.parent.mkdir()
@@ -237,8 +237,8 @@ def test_code_in_weights_is_not_run(tmp_path, kind):
     assert [path.name for path in path.parent.iterdir()] == ["model.pth"]
 
 
-def test_an_export_through_links_leaves_what_they_point_to(export, tmp_path):
-    """As the cache of the Hugging Face Hub keeps files: they are read, and replaced as links."""
+def test_an_export_through_links_keeps_their_targets(export, tmp_path):
+    """The cache of the Hugging Face Hub has such links: they are followed to read, and replaced."""
     outside = tmp_path / "outside"
     outside.mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -256,10 +256,10 @@ def test_an_export_through_links_leaves_what_they_point_to(export, tmp_path):
     np.testing.assert_array_equal(kernel, opened.variables["params"]["conv1"]["kernel"])
 
 
-def test_what_is_no_file_is_not_opened(export):
+def test_a_device_is_not_opened(export):
     (export / "config.json").unlink()
     (export / "config.json").symlink_to("/dev/zero")
-    assert "no config.json" in sentence(export)
+    assert "no config.json" in error_of(export)
 
 
 @pytest.mark.parametrize(
@@ -293,16 +293,16 @@ def test_what_is_no_file_is_not_opened(export):
         ("steps_per_epoch", float("inf")),
     ],
 )
-def test_a_nasty_config_of_a_run_is_one_sentence(run, key, value):
+def test_a_hostile_config_of_a_run_is_refused(run, key, value):
     change(run, key, value)
     with pytest.raises(UserError):
         run_lib.read(run)
-    assert str(run) in sentence(run)
+    assert str(run) in error_of(run)
 
 
-def test_a_config_of_a_run_that_cannot_be_parsed_is_one_sentence(run):
+def test_a_config_of_a_run_that_cannot_be_parsed_is_refused(run):
     for content in (b"\xff\xfe", b"[" * 100_000, b"[]", b"9" * 5_000):
         (run / "config.json").write_bytes(content)
         with pytest.raises(UserError, match=r"config.json"):
             run_lib.read(run)
-        sentence(run)
+        error_of(run)

@@ -1,1 +1,1 @@
-"""Weights of other libraries' networks, to and from our trees."""
+"""Weights of other programs' networks as trees of ours, and back; nothing here runs their code."""

@@ -1,9 +1,9 @@
-"""Names and trees of the authors' implementation (Haiku), and ours.
+"""Parameters of the authors' implementation (Haiku) as trees of ours.
 
 Grill et al. published it as google-deepmind/deepmind-research, byol/. Its parameters and states are
 dictionaries of modules, {'res_net50/~/block_group_0/~/block_0/~/conv_0': {'w': array}, ...}.
-Layouts are the same as ours (HWIO kernels, dense kernels (in, out)), but parameters of norms keep
-the axes that they are broadcast along.
+Layouts equal ours (HWIO kernels, dense kernels (in, out)), but parameters of norms keep the axes
+that they are broadcast along.
 """
 
 import re
@@ -14,14 +14,14 @@ import flax
 import numpy as np
 
 from byol_jax import models
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError
 
 Modules = Mapping[str, Mapping[str, np.ndarray]]
 
 PARTS = {
     "projector": "projector",
     "predictor": "predictor",
-    "classifier": "probe",  # all else is the encoder, under the name of its class
+    "classifier": "probe",  # any other name is the encoder's
 }
 ENCODER_LAYERS = {
     "initial_conv": "conv1",
@@ -41,17 +41,16 @@ MOMENTS = {"mean_ema": "mean", "var_ema": "var"}
 
 
 def params(modules: Modules) -> dict[str, Any]:
-    """Our tree of the authors' parameters, gradients or momentum.
+    """The authors' parameters, gradients or momentum as a tree of ours.
 
     Args:
       modules: float32 arrays by module and name.
 
     Returns:
-      Nested dictionaries with 'encoder', and whichever of 'projector', 'predictor' and 'probe' are
-      there.
+      Nested dictionaries with those of 'encoder', 'projector', 'predictor' and 'probe' that exist.
 
     Raises:
-      UserError: a name that none of the authors' version-1 ResNets has.
+      CheckpointError: a name that none of the authors' version-1 ResNets has.
     """
     flat = {}
     for module, leaves in modules.items():
@@ -65,7 +64,7 @@ def params(modules: Modules) -> dict[str, Any]:
 
 
 def batch_stats(modules: Modules) -> dict[str, Any]:
-    """Our tree of the authors' batch-norm state: 'mean', 'var' and 'count' of each norm.
+    """The authors' batch-norm state as a tree of ours: 'mean', 'var' and 'count' of each norm.
 
     Their `average` is the value used in evaluation, as ours is; `hidden` follows from it.
 
@@ -73,7 +72,7 @@ def batch_stats(modules: Modules) -> dict[str, Any]:
       modules: 'average' (float32) and 'counter' (int32) by module.
 
     Raises:
-      UserError: as `params`.
+      CheckpointError: as `params`.
     """
     flat = {}
     for module, leaves in modules.items():
@@ -87,20 +86,20 @@ def batch_stats(modules: Modules) -> dict[str, Any]:
 
 
 def architecture(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a config has to say for networks of these parameters.
+    """The settings of networks with these parameters.
 
     Args:
-      params: as `params` returns them, with all four parts.
+      params: as from `params`, with all four parts.
 
     Returns:
-      'encoder' and 'heads', settings of the config's sections of these names, and 'num_classes'.
+      'encoder' and 'heads', for the config's sections of these names, and 'num_classes'.
 
     Raises:
-      UserError: a part is missing, or no ResNet of ours has these blocks.
+      CheckpointError: a part is missing, or no ResNet of ours has these blocks.
     """
     missing = {"encoder", "projector", "predictor", "probe"} - params.keys()
     if missing:
-        raise UserError(f"These parameters have no {' and no '.join(sorted(missing))}.")
+        raise CheckpointError(f"These parameters have no {' and no '.join(sorted(missing))}.")
     encoder = params["encoder"]
     stages: dict[int, int] = {}
     for name in encoder:
@@ -110,15 +109,16 @@ def architecture(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     sizes = tuple(blocks for _, blocks in sorted(stages.items()))
     first = encoder.get("layer1_0", {})
     block = models.Bottleneck if "conv3" in first else models.BasicBlock
-    made = {name: network() for name, network in models.ENCODERS.items()}
-    fitting = [n for n, own in made.items() if own.stage_sizes == sizes and own.block is block]
+    known = {name: models.make_encoder(name) for name in models.ENCODERS}
+    resnets = {name: module for name, module in known.items() if isinstance(module, models.ResNet)}
+    fitting = [n for n, r in resnets.items() if r.stage_sizes == sizes and r.block is block]
     if not fitting:
-        raise UserError(f"No encoder here has {block.__name__}s in stages of {sizes}.")
-    own = made[fitting[0]]
+        raise CheckpointError(f"No encoder here has {block.__name__}s in stages of {sizes}.")
+    own = resnets[fitting[0]]
     stem = encoder["conv1"]["kernel"].shape[-1]
     channels = tuple(encoder[f"layer{i}_0"]["conv1"]["kernel"].shape[-1] for i in sorted(stages))
     chosen = {"name": fitting[0], "padding": "same"}
-    if block is models.BasicBlock:  # a Bottleneck changes the channels there, so both project
+    if block is models.BasicBlock:  # a Bottleneck always projects there
         chosen["first_shortcut"] = "downsample_conv" in first
     width = stem / own.stem_channels
     if width >= 1 and channels == tuple(width * n for n in own.stage_channels):
@@ -136,7 +136,7 @@ def architecture(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _path(module: str) -> tuple[str, ...]:
-    """'projector/linear' -> ('projector', 'dense1'); the encoder's likewise."""
+    """'projector/linear' -> ('projector', 'dense1'), and likewise for the encoder."""
     part, _, inner = module.partition("/")
     if part == "classifier" and not inner:
         return ("probe",)
@@ -153,5 +153,5 @@ def _path(module: str) -> tuple[str, ...]:
     return ("encoder", f"layer{int(group) + 1}_{block}", ENCODER_LAYERS[layer])
 
 
-def _unknown(name: str) -> UserError:
-    return UserError(f"{name!r} is not a part of the authors' networks (ResNets of version 1).")
+def _unknown(name: str) -> CheckpointError:
+    return CheckpointError(f"{name!r} is not in the authors' networks (ResNets of version 1).")

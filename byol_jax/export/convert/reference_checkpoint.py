@@ -1,9 +1,9 @@
-"""A checkpoint of the authors' code as a run of ours: what it holds, and where each part goes.
+"""A checkpoint of the authors' code as a run of ours.
 
-The file is a pickle of {'experiment_state', 'step', 'rng'} (pickles.py reads it without running
-it); the state has both networks' parameters and batch-norm statistics, and the momentum of LARS.
-What it does not say - the data, the length of the training, the size of the views - has to be
-said; the defaults are the paper's. Source: google-deepmind/deepmind-research, byol/.
+The file is a pickle of {'experiment_state', 'step', 'rng'}, which pickles.py reads without running
+it. The state has both networks' parameters and batch-norm statistics, and the momentum of LARS. The
+data, the length of the training and the size of the views are not in the file: the caller gives
+them, and the defaults are the paper's. Source: google-deepmind/deepmind-research, byol/.
 """
 
 import os
@@ -16,20 +16,23 @@ import optax
 from ml_collections import ConfigDict
 
 from byol_jax import byol
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError, ConfigError
 from byol_jax.export.convert import pickles, reference
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import manifest
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
 
-IMAGENET_EXAMPLES = 1_281_167  # the authors train on all that is not for testing
+IMAGENET_EXAMPLES = 1_281_167  # of the training split, which the authors use completely
 WARMUP_EPOCHS = 10
-FIELDS = ("online_params", "target_params", "online_state", "target_state", "opt_state")
+LICENSE = (
+    "The weights published by the authors are licensed CC BY-NC 4.0: attribution, no commercial use"
+)
+FIELDS = pickles.STATE_FIELDS
 
 
 class Contents(NamedTuple):
-    """The parts of a file, under our names."""
+    """The parts of a file, as trees of ours."""
 
     step: int
     online_params: dict[str, Any]
@@ -42,34 +45,37 @@ class Contents(NamedTuple):
 def read(
     path: Path, *, epochs: int = 1000, batch_size: int = 4096, image_size: int = 224
 ) -> run_lib.Trained:
-    """The run and the state that a file holds.
+    """Reads a file as a run and its state.
 
     Args:
       path: a pre-training checkpoint of the authors' code.
-      epochs: of ImageNet that the whole training takes; one of `config_lib.IMAGENET_RECIPES`.
-      batch_size: that it was trained with.
-      image_size: of its views.
+      epochs: length of its training on ImageNet; one of `config_lib.IMAGENET_RECIPES`.
+      batch_size: of its training.
+      image_size: height and width of its views.
 
     Returns:
-      A run of unknown data, and its state with the file's step, parameters, statistics and
-      momentum. Later randomness is ours, from seed 0: the file's own generator is another.
+      A run on unknown data, and its state with the file's step, parameters, statistics and
+      momentum. Later randomness follows from seed 0, as the file has another generator.
 
     Raises:
-      UserError: the file is no such checkpoint, or the length does not fit its step.
+      CheckpointError: the file is no such checkpoint.
+      ConfigError: the length of the training is unknown or does not fit the file's step.
     """
     contents = _contents(path)
     sizes = reference.architecture(contents.online_params)
     config = _config(sizes, epochs, batch_size, image_size)
     if contents.step > config.steps:
-        raise UserError(
+        raise ConfigError(
             f"{path} is of step {contents.step}, but {epochs} epochs of batches of {batch_size} "
-            f"are {config.steps} steps: say what it was trained with by --epochs and --batch_size."
+            f"are {config.steps} steps: give the values of its training by --epochs and "
+            "--batch_size."
         )
     data = {
         "name": config_lib.UNKNOWN_SOURCE,
         "num_examples": None,
         "num_classes": sizes["num_classes"],
         "class_names": None,
+        "license": LICENSE,
     }
     run = run_lib.Run(config, data, IMAGENET_EXAMPLES // batch_size)
     learner = run.learner()
@@ -79,50 +85,50 @@ def read(
 
 
 def write(trained: run_lib.Trained, directory: Path) -> None:
-    """Writes a run into a folder that `byol_jax.load` and `byol_jax.cli.evaluate` open.
-
-    The folder appears when it is whole.
+    """Writes a run into a folder, which appears when it is complete.
 
     Raises:
-      UserError: it holds something, or cannot be written.
+      CheckpointError: it holds something, or cannot be written.
     """
     check_output(directory)
     parent, step = directory.absolute().parent, int(trained.state.step)
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".import-", dir=parent) as place:
-            new = Path(place, "run")
+        with tempfile.TemporaryDirectory(prefix=".import-", dir=parent) as staging:
+            new = Path(staging, "run")
             new.mkdir()
             run_lib.prepare_workdir(new, trained.run)
             with Checkpoints(new / "checkpoints", RetentionPolicy(newest=1)) as checkpoints:
                 checkpoints.save(step, trained.state)
             os.rename(new, directory)
     except OSError as error:
-        raise UserError(
+        raise CheckpointError(
             f"--output={directory} cannot be written ({error.strerror}): choose another folder."
         ) from error
 
 
 def check_output(directory: Path) -> None:
-    """Raises UserError unless the folder is new or empty."""
+    """Raises CheckpointError unless the folder is new or empty."""
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise UserError(f"--output={directory} holds something already: choose another folder.")
+        raise CheckpointError(
+            f"--output={directory} holds something already: choose another folder."
+        )
 
 
 def _contents(path: Path) -> Contents:
-    """Reads a file, and sorts its parts into our trees."""
+    """Reads the parts of a file."""
     held = pickles.load(path)
     state = held.get("experiment_state") if isinstance(held, dict) else None
     missing = [field for field in FIELDS if not hasattr(state, field)]
     if missing or not isinstance(held.get("step"), int | np.integer | np.ndarray):
-        raise UserError(
-            f"{path} is no pre-training checkpoint of the authors' code: it has no "
+        raise CheckpointError(
+            f"{path} is not a pre-training checkpoint of the authors' code: it has no "
             f"{(missing or ['step'])[0]}."
         )
     optimizer = state.opt_state if isinstance(state.opt_state, list | tuple) else ()
     momentum = [part.mu for part in optimizer if hasattr(part, "mu")]
     if len(momentum) != 1:
-        raise UserError(f"{path} has no momentum of LARS (mu) in its opt_state.")
+        raise CheckpointError(f"{path} has no momentum of LARS (mu) in its opt_state.")
     groups = (*(getattr(state, field) for field in FIELDS[:-1]), momentum[0])
     for field, group in zip(FIELDS, groups, strict=True):
         _check_modules(path, field, group)
@@ -131,18 +137,18 @@ def _contents(path: Path) -> Contents:
         contents = Contents(
             step=int(held["step"]),
             online_params=reference.params(online),
-            target_params=_of_target(reference.params(target)),
+            target_params=_target(reference.params(target)),
             online_stats=reference.batch_stats(online_state),
-            target_stats=_of_target(reference.batch_stats(target_state)),
+            target_stats=_target(reference.batch_stats(target_state)),
             momentum=reference.params(mu),
         )
         reference.architecture(contents.online_params)
-    except UserError as error:
-        raise UserError(f"{path} cannot be imported: {error}") from error
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be imported: it lacks or garbles {error}.") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be imported: {error}") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be imported: it lacks or garbles {error}.") from error
     if contents.step < 0:
-        raise UserError(f"{path} cannot be imported: it is of step {contents.step}.")
+        raise CheckpointError(f"{path} cannot be imported: it is of step {contents.step}.")
     return contents
 
 
@@ -154,11 +160,11 @@ def _check_modules(path: Path, field: str, modules: Any) -> None:
         for name, leaves in modules.items()
     )
     if not fits:
-        raise UserError(f"{path} cannot be imported: its {field} are not arrays by module.")
+        raise CheckpointError(f"{path} cannot be imported: its {field} are not arrays by module.")
 
 
-def _of_target(tree: dict[str, Any]) -> dict[str, Any]:
-    """The authors' target has a predictor and a classifier too, which nothing reads."""
+def _target(tree: dict[str, Any]) -> dict[str, Any]:
+    """The target network's parts; the authors' has an unused predictor and classifier too."""
     return {part: tree[part] for part in ("encoder", "projector")}
 
 
@@ -166,12 +172,11 @@ def _config(sizes: dict[str, Any], epochs: int, batch_size: int, image_size: int
     """The authors' recipe, with networks of these sizes."""
     if epochs not in config_lib.IMAGENET_RECIPES:
         known = ", ".join(map(str, config_lib.IMAGENET_RECIPES))
-        raise UserError(
-            f"--epochs={epochs} is not one of {known}, which are the lengths that the authors give "
-            "settings for."
+        raise ConfigError(
+            f"--epochs={epochs} is not one of {known}: the authors give settings for these lengths."
         )
     if not 4 <= batch_size <= IMAGENET_EXAMPLES:
-        raise UserError(f"--batch_size={batch_size} must be between 4 and {IMAGENET_EXAMPLES}.")
+        raise ConfigError(f"--batch_size={batch_size} must be between 4 and {IMAGENET_EXAMPLES}.")
     recipe = config_lib.IMAGENET_RECIPES[epochs]
     config = config_lib.default()
     config.steps = epochs * IMAGENET_EXAMPLES // batch_size
@@ -182,7 +187,7 @@ def _config(sizes: dict[str, Any], epochs: int, batch_size: int, image_size: int
     config.heads.update(sizes["heads"])
     config.optimizer.base_learning_rate = recipe.base_learning_rate
     config.optimizer.weight_decay = recipe.weight_decay
-    # They count the steps of all ten epochs at once, where ours are epochs of whole batches.
+    # They divide the images of all ten epochs by the batch size; our epochs are complete batches.
     warmup_steps = WARMUP_EPOCHS * IMAGENET_EXAMPLES // batch_size
     config.optimizer.warmup_epochs = warmup_steps / (IMAGENET_EXAMPLES // batch_size)
     config.tau_base = recipe.tau_base
@@ -190,7 +195,7 @@ def _config(sizes: dict[str, Any], epochs: int, batch_size: int, image_size: int
 
 
 def _state(path: Path, contents: Contents, abstract: byol.State) -> byol.State:
-    """The state of a run whose shapes are given, every leaf checked."""
+    """The state of a run; every leaf must have the shape and dtype of `abstract`."""
     step = np.asarray(contents.step, np.int32)
     state = byol.State(
         step=step,
@@ -199,10 +204,10 @@ def _state(path: Path, contents: Contents, abstract: byol.State) -> byol.State:
         target_params=contents.target_params,
         online_stats=contents.online_stats,
         target_stats=contents.target_stats,
-        # The learning rate is a function of the step that the optimiser counts.
+        # The learning rate depends on the optimiser's own count of steps.
         opt_state=optax.tree.set(abstract.opt_state, trace=contents.momentum, count=step),
     )
     wrong = manifest.difference(state, abstract)
     if wrong:
-        raise UserError(f"{path} cannot be imported: its {wrong}.")
+        raise CheckpointError(f"{path} cannot be imported: its {wrong}.")
     return state

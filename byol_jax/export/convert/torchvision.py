@@ -13,7 +13,6 @@ the tools of detection libraries read them:
 Only `read` needs PyTorch, and only for PyTorch's own files.
 """
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from byol_jax.errors import UserError
+from byol_jax.errors import CheckpointError, UserError
 from byol_jax.runs import encoder as encoder_lib
 
 DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
@@ -32,17 +31,15 @@ BATCH_NORM = {  # our leaf: torchvision's
     ("batch_stats", "var"): "running_var",
 }
 COUNT = "num_batches_tracked"
-# Updates behind statistics that do not say how many: so many that no next one replaces them.
-SETTLED = 1_000_000
-# What files of checkpoints call the state dict in them, where they hold more than that.
-WRAPPERS = ("state_dict", "model")
+SETTLED_COUNT = 1_000_000  # of updates, for statistics without a count: the next hardly moves them
+WRAPPERS = ("state_dict", "model")  # keys of the state dict in a larger checkpoint
 
 
 def to_state_dict(variables: dict[str, Any]) -> dict[str, np.ndarray]:
     """Our weights under torchvision's names, without a classifier (`fc`).
 
     Args:
-      variables: {'params': ..., 'batch_stats': ...} of a `networks.ResNet`.
+      variables: {'params': ..., 'batch_stats': ...} of a `models.ResNet`.
 
     Returns:
       Contiguous float32 arrays (convolutions OIHW), and `num_batches_tracked` as int64 scalars.
@@ -61,47 +58,46 @@ def to_state_dict(variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def from_state_dict(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Weights of torchvision's names as variables of a `networks.ResNet`, of any depth and width.
+    """Weights under torchvision's names as variables of a `models.ResNet` of any depth and width.
 
-    `fc.*` is left out. Where `num_batches_tracked` is missing, or 0 beside statistics that were
-    updated (as in older files), the statistics count as settled: training goes on from them.
+    `fc.*` is left out. If `num_batches_tracked` is missing, or 0 although the statistics were
+    updated (as in older files), their count is `SETTLED_COUNT`.
 
     Args:
-      arrays: such as `read` returns; floating point, convolutions OIHW.
+      arrays: as from `read`; floating point, convolutions OIHW.
 
     Returns:
       {'params': ..., 'batch_stats': ...}, nested dicts of float32 NumPy arrays, kernels HWIO.
 
     Raises:
-      UserError: an array is missing, or there is one too many, or its shape does not fit a ResNet
-        of basic or bottleneck blocks; the text names the first.
+      CheckpointError: an array is missing or not known, or its shape does not fit a ResNet of basic
+        or bottleneck blocks; the text names the first.
     """
     arrays = {name: array for name, array in arrays.items() if not name.startswith("fc.")}
     shapes = _shapes(arrays)
     for name, shape in shapes.items():
         if name not in arrays:
-            raise UserError(
-                f"The weights lack {name}: they are not those of a whole ResNet under "
+            raise CheckpointError(
+                f"The weights lack {name}: they are not those of a complete ResNet under "
                 "torchvision's names."
             )
         array = arrays[name]
         if array.shape != shape:
-            raise UserError(
+            raise CheckpointError(
                 f"The weights have {name} of shape {array.shape}, which should be {shape} in a "
-                "ResNet of basic or bottleneck blocks: give those of such a network."
+                "ResNet of basic or bottleneck blocks: give weights of such a network."
             )
-        # By name: bfloat16 is no NumPy type of its own.
-        if "float" not in array.dtype.name:
-            raise UserError(
+        if "float" not in array.dtype.name:  # by name, as NumPy has no bfloat16
+            raise CheckpointError(
                 f"The weights have {name} of type {array.dtype}, which should be floating point: "
                 "give weights that are not quantised."
             )
     counts = {name.replace("running_var", COUNT) for name in shapes}
     unknown = [name for name in arrays if name not in counts.union(shapes)]
     if unknown:
-        raise UserError(
-            f"The weights have {unknown[0]}, which a plain ResNet of torchvision's has not: give "
-            "those of resnet18, resnet50 or another without extras."
+        raise CheckpointError(
+            f"The weights have {unknown[0]}, which torchvision's plain ResNets lack: give weights "
+            "of resnet18, resnet50 or another one without extras."
         )
     flat = {}
     for name in shapes:
@@ -110,7 +106,7 @@ def from_state_dict(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         if array.ndim == 4:
             flat["params", *path, "kernel"] = np.ascontiguousarray(array.transpose(2, 3, 1, 0))
             continue
-        collection, ours = _BATCH_NORM_BACK[leaf]
+        collection, ours = _OUR_BATCH_NORM[leaf]
         flat[collection, *path, ours] = array
         if leaf == "running_var":
             flat[collection, *path, "count"] = _count(arrays, module)
@@ -120,31 +116,32 @@ def from_state_dict(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a file of weights, by name.
 
-    Of PyTorch's own files only those are read that `torch.load(weights_only=True)` opens: no code
-    in them is run. A state dict under 'state_dict' or 'model' is found, and the 'module.' that
-    data-parallel training puts before all names is taken away.
+    PyTorch's own files are read by `torch.load(weights_only=True)`, which runs no code in them. A
+    state dict under 'state_dict' or 'model' is found, and the prefix 'module.' of data-parallel
+    training is removed.
 
     Args:
       path: *.safetensors, or PyTorch's *.pth, *.pt or *.bin (with PyTorch installed).
 
     Returns:
-      NumPy arrays; those in bfloat16 as float32.
+      NumPy arrays; float32 for bfloat16.
 
     Raises:
-      UserError: no such file, another kind of file, a damaged one, one that holds more than a
-        state dict, or PyTorch is needed and missing.
+      UserError: PyTorch is needed and missing.
+      CheckpointError: no such file, another kind of file, a damaged one, or one that holds more
+        than a state dict.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is not a file: name a .safetensors or .pth file of weights.")
+        raise CheckpointError(f"{path} is not a file: name a .safetensors or .pth file of weights.")
     if path.suffix == ".safetensors":
         arrays = encoder_lib.read_safetensors(path)
     elif path.suffix in (".pth", ".pt", ".bin"):
         arrays = _read_torch(path)
     else:
-        raise UserError(
+        raise CheckpointError(
             f"{path} has none of the endings .safetensors, .pth, .pt and .bin: name a file of "
-            "weights that safetensors or PyTorch wrote."
+            "weights written by safetensors or PyTorch."
         )
     if arrays and all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
@@ -160,23 +157,23 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         ) from None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path} cannot be read safely by torch.load, being damaged or holding more than "
-            f"weights ({type(error).__name__}): save model.state_dict() alone."
+    except Exception as error:  # PyTorch raises many types
+        raise CheckpointError(
+            f"{path} cannot be read safely by torch.load: it is damaged or holds more than weights "
+            f"({type(error).__name__}); save model.state_dict() alone."
         ) from error
     for wrapper in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
     if not isinstance(found, dict) or not found:
-        raise UserError(
-            f"{path} holds no weights by name but a {type(found).__name__}: save "
+        raise CheckpointError(
+            f"{path} holds a {type(found).__name__} without weights by name: save "
             "model.state_dict()."
         )
     for name, value in found.items():
         if not isinstance(value, torch.Tensor):
-            raise UserError(
-                f"{path} holds {name!r}, a {type(value).__name__}, where weights should be: save "
+            raise CheckpointError(
+                f"{path} holds {name!r}, a {type(value).__name__}, among its weights: save "
                 "model.state_dict() alone."
             )
     # NumPy has no bfloat16.
@@ -184,7 +181,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     return {name: tensor.detach().numpy() for name, tensor in widened.items()}
 
 
-_BATCH_NORM_BACK = {theirs: ours for ours, theirs in BATCH_NORM.items()}
+_OUR_BATCH_NORM = {theirs: ours for ours, theirs in BATCH_NORM.items()}
 _MODULE = re.compile(r"(?:layer([1-9]\d*)\.(\d+)\.)?(conv\d|bn\d|downsample\.[01])")
 
 
@@ -202,34 +199,33 @@ def _our_module(name: str) -> list[str]:
 
 
 def _count(arrays: dict[str, np.ndarray], module: str) -> np.ndarray:
-    """Updates behind a norm's running statistics, float32 ()."""
+    """The number of updates of a norm's running statistics, float32 ()."""
     found = np.asarray(arrays.get(f"{module}.{COUNT}", 0))
     if found.size != 1:
-        raise UserError(f"The weights have {module}.{COUNT} of shape {found.shape}: give a number.")
+        raise CheckpointError(
+            f"The weights have {module}.{COUNT} of shape {found.shape}: give a number."
+        )
     count = int(found.item())
     mean, var = arrays[f"{module}.running_mean"], arrays[f"{module}.running_var"]
     if count == 0 and (np.any(mean != 0) or np.any(var != 1)):
-        count = SETTLED
+        count = SETTLED_COUNT
     return np.asarray(count, np.float32)
 
 
 def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the ResNet that the arrays come closest to, but for the counts.
-
-    Its stem, blocks and widths are those of the arrays; everything else follows.
-    """
+    """Names and shapes, without counts, of a ResNet with the arrays' stem, blocks and widths."""
     stages: dict[int, int] = {}
     for name in arrays:
         module = _MODULE.match(name)
         if module and module[1]:
             stage, block = int(module[1]), int(module[2])
             stages[stage] = max(stages.get(stage, 0), block + 1)
-    # A number in a name is no reason to count that far.
+    # A number in a name must not make the loop below long.
     for stage, blocks in stages.items():
         if blocks > len(arrays):
-            raise UserError(
+            raise CheckpointError(
                 f"The weights have a block layer{stage}.{blocks - 1} but not those before it: they "
-                "are not those of a whole ResNet under torchvision's names."
+                "are not those of a complete ResNet under torchvision's names."
             )
     bottleneck = "layer1.0.conv3.weight" in arrays
     shapes: dict[str, tuple[int, ...]] = {}
@@ -251,7 +247,7 @@ def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
                 convolutions = [(width, channels, 3), (width, width, 3)]
             for i, (o, inside, k) in enumerate(convolutions, start=1):
                 add(f"{prefix}conv{i}", f"{prefix}bn{i}", o, inside, k)
-            # The first stage keeps the resolution, so that a basic block may do without.
+            # A basic block of the first stage may lack the projection, as its shape stays.
             needed = stage > 1 or channels != out
             if block == 0 and (needed or f"{prefix}downsample.0.weight" in arrays):
                 add(f"{prefix}downsample.0", f"{prefix}downsample.1", out, channels, 1)
@@ -262,12 +258,12 @@ def _shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 def _shape(arrays: dict[str, np.ndarray], name: str) -> tuple[int, ...]:
     """The shape of a convolution's weight."""
     if name not in arrays:
-        raise UserError(
+        raise CheckpointError(
             f"The weights lack {name}: they are not those of a ResNet under torchvision's names."
         )
     if arrays[name].ndim != 4:
-        raise UserError(
+        raise CheckpointError(
             f"The weights have {name} of shape {arrays[name].shape}, which should be that of a "
-            "convolution (out, in, height, width): give those of a ResNet."
+            "convolution (out, in, height, width): give weights of a ResNet."
         )
     return arrays[name].shape

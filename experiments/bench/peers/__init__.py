@@ -1,6 +1,6 @@
-"""What byol_jax is measured beside. Nothing here is needed to train with it.
+"""Other implementations, with which byol_jax is compared. Training needs none of them.
 
-`available` says which of them can run; for what cannot be imported there is a sentence.
+`available` imports those that are installed.
 """
 
 import importlib
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from byol_jax.errors import UserError
 
-# Peer: the file that holds it, and its name in words.
+# For each peer its module and a description.
 LOADERS = {
     "per_view": ("tf_per_view", "decode and crop for each view, float32 tf.data"),
-    "torchvision": ("torchvision_loader", "torchvision and PIL, a worker a core"),
-    "lightly": ("lightly_loader", "lightly's BYOLTransform, a worker a core"),
+    "torchvision": ("torchvision_loader", "torchvision and PIL, one worker per core"),
+    "lightly": ("lightly_loader", "lightly's BYOLTransform, one worker per core"),
 }
 STEPS = {
     "pytorch": ("pytorch_byol", "PyTorch"),
@@ -22,19 +22,19 @@ NONE = "none"
 
 
 def available(
-    names: Sequence[str], of: dict[str, tuple[str, str]]
+    names: Sequence[str], known: dict[str, tuple[str, str]]
 ) -> tuple[dict[str, object], list[str]]:
-    """The modules of those peers that can be imported, and sentences on the others.
+    """The modules of the peers that can be imported, and notes on the others.
 
     Args:
-      names: which peers were asked for; empty for all.
-      of: LOADERS or STEPS.
+      names: requested peers; empty for all.
+      known: LOADERS or STEPS.
 
     Raises:
-      UserError: one that was asked for cannot be imported.
+      UserError: a requested peer cannot be imported.
     """
     modules, notes = {}, []
-    for name, (file, words) in of.items():
+    for name, (file, label) in known.items():
         if names and name not in names:
             continue
         try:
@@ -43,5 +43,5 @@ def available(
             reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
             if names:
                 raise UserError(f"--against={name} cannot be imported ({reason}).") from error
-            notes.append(f"Not measured: {words}, as it cannot be imported ({reason}).")
+            notes.append(f"Not measured: {label}, which cannot be imported ({reason}).")
     return modules, notes

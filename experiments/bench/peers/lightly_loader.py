@@ -1,4 +1,4 @@
-"""The torchvision loader with the transform that lightly ships for BYOL."""
+"""The torchvision loader with lightly's transform for BYOL."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from experiments.bench.peers.torchvision_loader import Loader
 
 
 def loader(images: Sequence[str] | np.ndarray, size: int, batch_size: int) -> Loader:
-    """A loader of pairs at lightly's own settings for this size."""
+    """A loader of pairs with lightly's default settings."""
     transform = BYOLTransform(
         view_1_transform=BYOLView1Transform(input_size=size),
         view_2_transform=BYOLView2Transform(input_size=size),

@@ -1,9 +1,9 @@
-"""A step of BYOL in PyTorch, written for the bench: as good as a plain one gets.
+"""A step of BYOL in PyTorch, written for this benchmark with the usual optimisations.
 
-Channels last, autocast for bfloat16, fused lists of tensors (foreach) in LARS and in the target's
-moving average, TF32 where the device has it, and nothing that waits for the device. It does the
-work of byol.update, with as many FLOPs: two views through the online network, two through the
-target, the same heads, no labels.
+Channels last, autocast for bfloat16, foreach operations in LARS and in the target's moving average,
+TF32 where available, and no synchronisation with the device. It does the work of byol.update with
+the same FLOPs: two views through the online network, two through the target, the same heads, no
+labels.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from experiments.bench.peers.pytorch_networks import ResNet, mlp
 
 
 class Network(nn.Module):
-    """Encoder and projector, and a predictor for the online network."""
+    """Encoder and projector; the online network also has a predictor."""
 
     def __init__(self, ours: byol.Learner, is_online: bool):
         super().__init__()
@@ -38,7 +38,7 @@ class Lars:
     """optim.lars on lists of tensors: m <- momentum m + ratio (g + decay w); w <- w - rate m."""
 
     def __init__(self, parameters: list[torch.Tensor], decay: float, momentum: float, trust: float):
-        # Biases and norms get neither decay nor a ratio.
+        # Biases and norms have neither weight decay nor a trust ratio.
         self.kernels = [p for p in parameters if p.ndim > 1]
         self.others = [p for p in parameters if p.ndim <= 1]
         self.momenta = [torch.zeros_like(p) for p in self.kernels + self.others]
@@ -46,13 +46,13 @@ class Lars:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One update from the gradients that lie with the parameters, which are used up."""
+        """One update from the gradients of the parameters, which it overwrites."""
         gradients = [p.grad for p in self.kernels]
         torch._foreach_add_(gradients, self.kernels, alpha=self.decay)
-        of_weights = torch.stack(torch._foreach_norm(self.kernels))
-        of_gradients = torch.stack(torch._foreach_norm(gradients))
-        known = (of_weights > 0) & (of_gradients > 0)
-        ratios = torch.where(known, self.trust * of_weights / of_gradients, 1.0)
+        param_norms = torch.stack(torch._foreach_norm(self.kernels))
+        grad_norms = torch.stack(torch._foreach_norm(gradients))
+        is_defined = (param_norms > 0) & (grad_norms > 0)
+        ratios = torch.where(is_defined, self.trust * param_norms / grad_norms, 1.0)
         torch._foreach_mul_(gradients, list(ratios.unbind()))
         torch._foreach_mul_(self.momenta, self.momentum)
         torch._foreach_add_(self.momenta, gradients + [p.grad for p in self.others])
@@ -60,20 +60,20 @@ class Lars:
 
 
 def device() -> str:
-    """Where PyTorch computes: "cuda" or "cpu"."""
+    """The device that PyTorch uses: "cuda" or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Step:
-    """The step, with all its state.
+    """The step with its state.
 
     Args:
-      ours: whose networks, policy and sizes it takes.
-      batch: uint8 (2, batch, height, width, channels), which every step sees.
+      ours: learner with the networks, augmentations and sizes; its `augment` is an image policy.
+      batch: uint8 (batch, 2, height, width, channels), the same for every step.
       dtype: "float32" or "bfloat16".
-      compiled: whether views, networks and loss go through torch.compile.
+      compiled: whether augmentations, networks and loss use torch.compile.
       rate: learning rate.
-      tau: decay of the target.
+      tau: target decay.
     """
 
     def __init__(
@@ -89,38 +89,38 @@ class Step:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
         self.device = device()
-        place = {"device": self.device, "memory_format": torch.channels_last}
-        self.online = Network(ours, is_online=True).to(**place)
-        self.target = Network(ours, is_online=False).to(**place)
-        followed = dict(self.online.named_parameters())
-        self.pairs = [(p, followed[name]) for name, p in self.target.named_parameters()]
+        layout = {"device": self.device, "memory_format": torch.channels_last}
+        self.online = Network(ours, is_online=True).to(**layout)
+        self.target = Network(ours, is_online=False).to(**layout)
+        online = dict(self.online.named_parameters())
+        self.pairs = [(p, online[name]) for name, p in self.target.named_parameters()]
         for xi, theta in self.pairs:
             xi.requires_grad_(False).copy_(theta.detach())
         self.lars = Lars(list(self.online.parameters()), 1.5e-6, 0.9, 1e-3)
-        self.policy, self.rate, self.tau = ours.policy, rate, tau
-        self.views = torch.from_numpy(batch).to(self.device)
+        self.policy, self.rate, self.tau = ours.augment, rate, tau
+        self.crops = torch.from_numpy(batch).to(self.device)
         self.dtype = dtype
         compile_ = torch.compile if compiled else lambda function: function
-        self._augmented, self._loss = compile_(self._augment), compile_(self._loss_of)
+        self._augmented, self._loss = compile_(self._augment), compile_(self._compute_loss)
 
-    def _augment(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _augment(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         policy = self.policy
         return (
-            pytorch_views.augment(policy.view1, views[0], policy),
-            pytorch_views.augment(policy.view2, views[1], policy),
+            pytorch_views.augment(policy.view1, crops[:, 0], policy),
+            pytorch_views.augment(policy.view2, crops[:, 1], policy),
         )
 
-    def _loss_of(self, view1: torch.Tensor, view2: torch.Tensor) -> torch.Tensor:
+    def _compute_loss(self, view1: torch.Tensor, view2: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             z1, z2 = self.target(view1), self.target(view2)
         q1, q2 = self.online(view1), self.online(view2)
-        agreed = functional.cosine_similarity(q1, z2) + functional.cosine_similarity(q2, z1)
-        return (4 - 2 * agreed).mean()
+        similarity = functional.cosine_similarity(q1, z2) + functional.cosine_similarity(q2, z1)
+        return (4 - 2 * similarity).mean()
 
     def __call__(self) -> torch.Tensor:
-        """One update; returns its loss, float32 (), which the caller may have to wait for."""
+        """One update; returns its loss, float32 (), possibly before it is computed."""
         with torch.no_grad():
-            view1, view2 = self._augmented(self.views)
+            view1, view2 = self._augmented(self.crops)
         precision = contextlib.nullcontext()
         if self.dtype == "bfloat16":
             precision = torch.autocast(self.device, torch.bfloat16)
@@ -136,5 +136,5 @@ class Step:
         return loss.detach()
 
     def wait(self, loss: torch.Tensor) -> None:
-        """Returns when the device is done with all steps up to that of a loss."""
+        """Returns when the device has computed this loss."""
         loss.item()

@@ -1,4 +1,4 @@
-"""The networks of byol_jax.models in torch.nn, under torchvision's names of the parameters."""
+"""The networks of byol_jax.models in torch.nn, with torchvision's parameter names."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 from byol_jax import models
 
 STEMS = {"imagenet": (7, 2), "cifar": (3, 1), "strided": (3, 2)}  # size and stride
-BN_MOMENTUM = 0.1  # PyTorch's word for 1 - decay
+BN_MOMENTUM = 0.1  # in PyTorch this is 1 - decay
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
@@ -15,21 +15,20 @@ def conv(inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """A basic or a bottleneck block: the sizes of its convolutions say which."""
+    """A basic block (two convolutions) or a bottleneck block (three)."""
 
     def __init__(self, inputs: int, channels: int, stride: int, sizes: tuple[int, ...]):
         super().__init__()
         expansion = models.Bottleneck.expansion if len(sizes) == 3 else 1
         outputs = expansion * channels
         self.layers = len(sizes)
-        # The stride is that of the first 3x3 convolution.
+        # The first 3x3 convolution has the stride.
         strided = sizes.index(3)
         before = inputs
-        for place, size in enumerate(sizes):
-            after = outputs if place == self.layers - 1 else channels
-            own = stride if place == strided else 1
-            setattr(self, f"conv{place + 1}", conv(before, after, size, own))
-            setattr(self, f"bn{place + 1}", nn.BatchNorm2d(after, momentum=BN_MOMENTUM))
+        for i, size in enumerate(sizes):
+            after = outputs if i == self.layers - 1 else channels
+            setattr(self, f"conv{i + 1}", conv(before, after, size, stride if i == strided else 1))
+            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(after, momentum=BN_MOMENTUM))
             before = after
         self.downsample = None
         if stride != 1 or inputs != outputs:
@@ -40,15 +39,15 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102 (of nn.Module)
         residual = x
-        for place in range(1, self.layers + 1):
-            residual = getattr(self, f"bn{place}")(getattr(self, f"conv{place}")(residual))
-            if place < self.layers:
+        for i in range(1, self.layers + 1):
+            residual = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(residual))
+            if i < self.layers:
                 residual = torch.relu(residual)
         return torch.relu(residual + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(nn.Module):
-    """The same network as one of ours, of `padding` 'torch' and without `first_shortcut`."""
+    """The same network as ours with `padding` 'torch' and without `first_shortcut`."""
 
     def __init__(self, ours: models.ResNet, image_channels: int = 3):
         super().__init__()
@@ -60,12 +59,12 @@ class ResNet(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, 1) if ours.stem == "imagenet" else nn.Identity()
         self.stages = len(ours.stage_sizes)
         for stage, blocks in enumerate(ours.stage_sizes):
-            made = []
+            layers = []
             for block in range(blocks):
-                wide = round(ours.stage_channels[stage] * ours.width_multiplier)
-                made.append(Block(channels, wide, 2 if stage and not block else 1, sizes))
-                channels = made[-1].outputs
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*made))
+                width = round(ours.stage_channels[stage] * ours.width_multiplier)
+                layers.append(Block(channels, width, 2 if stage and not block else 1, sizes))
+                channels = layers[-1].outputs
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
         self.features = channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102 (of nn.Module)
@@ -76,7 +75,7 @@ class ResNet(nn.Module):
 
 
 def mlp(inputs: int, ours: models.MLP) -> nn.Sequential:
-    """Projector or predictor, of two layers."""
+    """A projector or predictor with two layers."""
     return nn.Sequential(
         nn.Linear(inputs, ours.hidden_size),
         nn.BatchNorm1d(ours.hidden_size, momentum=BN_MOMENTUM),

@@ -1,7 +1,7 @@
-"""The photometric half of the views in PyTorch, on the device and for a whole batch at once.
+"""The photometric augmentations in PyTorch, on the device and for a batch at a time.
 
-As in byol_jax/views.py, but for the order of the jitter, which ours draws for each image: here it
-is always the same, which costs least, and lets torch.compile see the whole.
+As in byol_jax/augment/image.py, except for the order of the jitter operations, which is random
+there: here it is fixed, which is cheapest and suits torch.compile.
 """
 
 import torch
@@ -30,7 +30,7 @@ def saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def hue(x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-    """Turns the hue of HSV."""
+    """Rotates the hue of HSV."""
     red, green, blue = x.unbind(1)
     value = x.amax(1)
     chroma = value - x.amin(1)
@@ -46,11 +46,11 @@ def hue(x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
 
 
 def blur(x: torch.Tensor, sigma: torch.Tensor, divider: float) -> torch.Tensor:
-    """Gaussian blur as two matrix products, with a width of its own for each image."""
+    """Gaussian blur as two matrix products, with a sigma for each image."""
     size = x.shape[-1]
     radius = int(size / divider / 2)
-    places = torch.arange(size, device=x.device)
-    offset = places[:, None] - places[None, :]
+    pixels = torch.arange(size, device=x.device)
+    offset = pixels[:, None] - pixels[None, :]
     weight = torch.exp(-(offset**2) / (2 * sigma[:, None, None] ** 2)) * (offset.abs() <= radius)
     taps = torch.arange(-radius, radius + 1, device=x.device)
     weight = weight / torch.exp(-(taps**2) / (2 * sigma[:, None] ** 2)).sum(1)[:, None, None]
@@ -62,7 +62,7 @@ def jitter(x: torch.Tensor, amounts: torch.Tensor, view: image_augment.View) -> 
 
     Args:
       x: float32 (batch, 3, height, width).
-      amounts: float32 (4, batch) in 0..1: where in its range each strength lies.
+      amounts: float32 (4, batch) in 0..1: position of each strength in its range.
       view: the ranges.
     """
     drawn = (2 * amounts - 1)[..., None, None, None]
@@ -78,9 +78,9 @@ def augment(
     """One view of a batch, normalised.
 
     Args:
-      view: which of the policy's.
+      view: probabilities and strengths.
       images: uint8 (batch, height, width, 3).
-      policy: the mean and the standard deviation.
+      policy: mean and standard deviation.
 
     Returns:
       float32 (batch, 3, height, width), channels last in memory.

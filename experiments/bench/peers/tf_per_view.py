@@ -1,8 +1,8 @@
-"""Decode and crop for each view in float32 tf.data: what the BYOL authors' input does.
+"""Decode and crop for each view in float32 tf.data, like the input of the BYOL authors.
 
-For every view on its own: a random box, of which alone the JPEG is decoded, a flip, bicubic
-resizing, and values in 0..1 as float32 (byol/utils/dataset.py in google-deepmind/deepmind-research,
-whose photometric half then runs on the device, as ours does).
+For each view: a random box, the only part of the JPEG that is decoded, a flip, bicubic resizing,
+and values in 0..1 as float32 (byol/utils/dataset.py in google-deepmind/deepmind-research; their
+photometric augmentations run on the device, as ours do).
 """
 
 import os
@@ -12,20 +12,20 @@ import numpy as np
 
 from byol_jax.data import Crop
 
-# Not TensorFlow itself: on the CPU and quiet, as the rest of the program has it.
+# TensorFlow with the settings of the library: on the CPU, and without its messages.
 from byol_jax.data._tensorflow import tf
 
 
 def batches(
     images: Sequence[str] | np.ndarray, size: int, batch_size: int, count: int
 ) -> Iterator[np.ndarray]:
-    """So many batches of pairs, over and over the images in random order.
+    """Batches of pairs, over repeated random permutations of the images.
 
     Args:
       images: paths of JPEG files, or uint8 (n, height, width, channels).
       size: height and width of a view.
       batch_size: images in a batch.
-      count: how many batches.
+      count: number of batches.
 
     Yields:
       float32 (2, batch_size, size, size, channels) in 0..1.
@@ -64,7 +64,7 @@ def batches(
 
     dataset = tf.data.Dataset.range(len(images)).shuffle(len(images)).repeat()
     dataset = dataset.take(count * batch_size)
-    # A call for each core, where tf.data left to itself at times settles for fewer.
+    # One call per core; AUTOTUNE sometimes chooses fewer.
     cores = len(os.sched_getaffinity(0))
     dataset = dataset.map(pair, num_parallel_calls=cores, deterministic=False)
     dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)

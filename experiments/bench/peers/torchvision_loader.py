@@ -1,8 +1,8 @@
-"""A torchvision and PIL DataLoader, a worker for each core, that makes the same pairs.
+"""A torchvision and PIL DataLoader with one worker per core that makes the same pairs.
 
-`views("crops")` are crops and flips alone, as uint8: what our input makes, with the colours left to
-the device. `views("all")` are the whole policy of the paper in PIL, normalised: what PyTorch
-implementations of BYOL usually do.
+`views("crops")` are crops and flips alone, as uint8: the work of our input, with colours left to
+the device. `views("all")` are all augmentations of the paper in PIL, normalised, as usual in
+PyTorch implementations of BYOL.
 """
 
 import importlib
@@ -18,15 +18,15 @@ import torch
 from PIL import Image, ImageFilter
 from torch.utils import data
 
-# Imported where they are used: the workers, which import this file, do without JAX.
+# Imported where used: the workers, which import this file, do not need JAX.
 if TYPE_CHECKING:
     from byol_jax.augment import image as image_augment
 
 try:
     import torchvision
 except RuntimeError:
-    # A torchvision that was compiled for another build of PyTorch: its transforms need none of
-    # what does not load, and the tests have a stand-in for that.
+    # A torchvision that was compiled for another build of PyTorch: its transforms do not need the
+    # part that fails to load, for which the tests have a replacement.
     stand_in = Path(__file__).parents[3] / "tests"
     if not (stand_in / "torchvision_on_cpu.py").exists():
         raise
@@ -34,17 +34,17 @@ except RuntimeError:
     torchvision = importlib.import_module("torchvision_on_cpu").torchvision
 from torchvision import transforms
 
-# What a reader of its numbers should know.
+# A note for the report.
 NOTE = ""
 if "torchvision_on_cpu" in sys.modules:
     NOTE = "torchvision ran without its compiled part, which its transforms do not use."
-WORKERS = len(os.sched_getaffinity(0))  # one for each core that we may use
+WORKERS = len(os.sched_getaffinity(0))  # one per available core
 BICUBIC = transforms.InterpolationMode.BICUBIC
 Transform = Callable[[Image.Image], torch.Tensor]
 
 
 class Blur:
-    """Gaussian blur by PIL, sigma drawn uniformly."""
+    """Gaussian blur by PIL with a uniformly random sigma."""
 
     def __init__(self, low: float, high: float):
         self.low, self.high = low, high
@@ -55,7 +55,7 @@ class Blur:
 
 
 def crops(size: int) -> list:
-    """The geometric half of a view."""
+    """The geometric part of a view."""
     from byol_jax.data import Crop
 
     crop = Crop()
@@ -65,8 +65,10 @@ def crops(size: int) -> list:
     ]
 
 
-def whole(size: int, view: "image_augment.View", policy: "image_augment.Policy") -> Transform:
-    """One view with all that the policy does to it."""
+def all_augmentations(
+    size: int, view: "image_augment.View", policy: "image_augment.Policy"
+) -> Transform:
+    """One view with all augmentations of the policy."""
     jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
     steps = crops(size)
     steps += [
@@ -90,7 +92,7 @@ def views(what: str, size: int) -> tuple[Transform, Transform]:
         view = transforms.Compose([*crops(size), transforms.PILToTensor()])
         return view, view
     policy = image_augment.CIFAR10 if size == 32 else image_augment.IMAGENET
-    return whole(size, policy.view1, policy), whole(size, policy.view2, policy)
+    return tuple(all_augmentations(size, view, policy) for view in (policy.view1, policy.view2))
 
 
 class Pairs(data.Dataset):
@@ -122,7 +124,7 @@ class Each:
 
 
 class Turn(data.Sampler):
-    """Batches of indices over and over a data set, in random order; `count` of them in a turn."""
+    """`count` batches of indices, over repeated random permutations of the data set."""
 
     def __init__(self, examples: int, batch_size: int):
         self.examples, self.batch_size, self.count = examples, batch_size, 0
@@ -137,7 +139,7 @@ class Turn(data.Sampler):
 
 
 class Loader:
-    """A DataLoader whose workers stay between turns, and idle then."""
+    """A DataLoader whose workers persist between turns."""
 
     def __init__(
         self,
@@ -151,11 +153,11 @@ class Loader:
             batch_sampler=self._turn,
             num_workers=WORKERS,
             persistent_workers=True,
-            # TensorFlow and JAX have threads in this process, which a fork does not survive.
+            # TensorFlow and JAX run threads in this process, which a fork would break.
             multiprocessing_context="spawn",
         )
 
     def batches(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """So many batches of pairs, (batch, channels, size, size) twice."""
+        """`count` batches of pairs, (batch, channels, size, size) twice."""
         self._turn.count = count
         yield from self._loader

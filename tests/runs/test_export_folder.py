@@ -1,10 +1,8 @@
-"""Our own format: what is exported is the trained encoder, and what is damaged is refused."""
+"""Exports in our own format hold the trained encoder, and replace nothing but exports."""
 
 import errno
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -38,7 +36,7 @@ def copy(exported, tmp_path):
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 1), np.uint8)
 
 
-def test_the_export_embeds_as_the_trained_encoder_does(trained, exported):
+def test_an_export_embeds_like_the_trained_encoder(trained, exported):
     want = byol.embed(trained.learner, trained.state, IMAGES)
     got = byol_jax.load(exported).embed(IMAGES, batch_size=3)
     assert got.dtype == np.float32 and got.shape == (7, 16)
@@ -53,41 +51,11 @@ def test_the_weights_are_those_of_the_online_encoder(trained, exported):
     np.testing.assert_array_equal(arrays["batch_stats/bn1/mean"], mean)
 
 
-def test_config_says_how_it_was_trained(exported):
+def test_the_config_tells_how_the_encoder_was_trained(exported):
     record = json.loads((exported / "config.json").read_text())
     assert record["encoder"]["name"] == "resnet8" and record["mean"] == [0.5]
     assert record["training"]["step"] == 3
     assert record["training"]["data"]["name"] == "random"
-
-
-@pytest.mark.parametrize(
-    "images",
-    [IMAGES.astype(np.float32), IMAGES[0], np.zeros((2, 16, 16, 3), np.uint8)],
-    ids=["float", "one image", "channels"],
-)
-def test_other_images_are_refused(exported, images):
-    with pytest.raises(UserError, match=r"embed takes uint8 images \(n, height, width, 1\)"):
-        byol_jax.load(exported).embed(images)
-
-
-def test_images_of_several_sizes_are_refused(exported):
-    with pytest.raises(UserError, match="images of several sizes"):
-        byol_jax.load(exported).embed([IMAGES[0], IMAGES[0, :8]])
-
-
-def test_no_images_are_refused(exported):
-    with pytest.raises(UserError, match="given 0 images"):
-        byol_jax.load(exported).embed(IMAGES[:0])
-
-
-def test_loading_needs_neither_tensorflow_nor_orbax(exported):
-    code = (
-        "import sys; sys.modules['tensorflow'] = sys.modules['orbax.checkpoint'] = None\n"
-        "import byol_jax, numpy as np\n"
-        f"print(byol_jax.load({str(exported)!r}).embed(np.zeros((1, 16, 16, 1), np.uint8)).shape)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "(1, 16)", done.stderr
 
 
 def test_an_export_does_not_overwrite_a_run(trained, tmp_path):

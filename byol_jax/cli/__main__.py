@@ -1,0 +1,66 @@
+"""`byol-jax COMMAND ...`, or `python -m byol_jax.cli COMMAND ...`.
+
+Only the module of the chosen command is imported: several define the same flags.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout, if this is one
+
+COMMANDS = {  # module and summary
+    "pretrain": ("byol_jax.cli.pretrain", "train an encoder without labels"),
+    "evaluate": ("byol_jax.cli.evaluate", "measure an encoder on labelled images"),
+    "export": ("byol_jax.cli.export", "write an encoder or its features for use elsewhere"),
+    "import-reference": (
+        "byol_jax.cli.import_reference",
+        "convert one of the authors' checkpoints",
+    ),
+    "check-data": ("byol_jax.cli.check_data", "find images that cannot be decoded"),
+    "data-service": ("byol_jax.cli.data_service", "decode images for training on other machines"),
+    "launch-local": ("byol_jax.cli.launch_local", "pretrain in several processes on this machine"),
+    "bench": ("experiments.bench", "measure speed and memory (in a checkout)"),
+}
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: byol-jax COMMAND [ARGUMENTS]",
+            "",
+            *lines,
+            "",
+            "byol-jax COMMAND --help lists its flags. A first run, in minutes on a CPU:",
+            "  byol-jax pretrain --config=quickstart --workdir=runs/quickstart",
+        ]
+    )
+
+
+def main() -> None:
+    """Runs the command that the command line names."""
+    name, *arguments = sys.argv[1:] or ["help"]
+    if name in ("help", "--help", "-h"):
+        print(usage())
+        return
+    if name not in COMMANDS:
+        sys.exit(_error(f"unknown command {name!r}; `byol-jax help` lists the commands."))
+    module, _ = COMMANDS[name]
+    if name == "bench":
+        if not (ROOT / "experiments" / "bench").is_dir():
+            sys.exit(_error("`bench` is not installed: clone the repository and run it there."))
+        sys.path.insert(0, str(ROOT))
+    sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _error(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The flag --config=NAME, --config=NAME:ARGUMENT or --config=FILE.py.
+
+NAME is a file of byol_jax/presets; ARGUMENT goes to its get_config(). Each setting can be changed
+by a flag of its own, --config.key=value.
+"""
+
+import importlib.util
+import inspect
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from byol_jax import presets
+from byol_jax.cli import app
+from byol_jax.errors import ConfigError
+
+FOLDER = Path(presets.__file__).parent
+
+flags.disclaim_key_flags()  # --help of a command lists it as the command's own
+
+
+def define(**settings: Any) -> flags.FlagHolder:
+    """Defines the flag; its value is a locked ConfigDict, or None where the flag is not given."""
+    values = settings.get("flag_values", flags.FLAGS)
+    help_string = f"{', '.join(names())}, or a FILE.py like them; NAME:ARGUMENT for some."
+    holder = config_flags.DEFINE_config_file("config", None, help_string, **settings)
+    values["config"].parser = _Parser()
+    return holder
+
+
+def names() -> list[str]:
+    """The presets."""
+    return sorted(path.stem for path in FOLDER.glob("[a-z]*.py"))
+
+
+class _Parser(flags.ArgumentParser):
+    """Reads the value of the flag; raises ConfigError."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        source, *arguments = argument.split(":", 1)
+        path = FOLDER / f"{source}.py" if source in names() else Path(source)
+        if not path.is_file():
+            raise ConfigError(
+                "there is no such file."
+                if path.suffix == ".py"
+                else f"the presets are {', '.join(names())}; a file of your own ends in .py."
+            )
+        spec = importlib.util.spec_from_file_location("config_file", path)
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+            get_config = module.get_config
+        except Exception as error:
+            raise ConfigError(f"{path}: {app.format_error(error)}") from error
+        try:
+            inspect.signature(get_config).bind(*arguments)
+        except TypeError as error:
+            problem = "takes nothing after a colon" if arguments else "needs a :VALUE"
+            raise ConfigError(f"{source} {problem}.") from error
+        try:
+            config = get_config(*arguments)
+        except Exception as error:
+            raise ConfigError(app.format_error(error)) from error
+        if not isinstance(config, ConfigDict):
+            raise ConfigError(f"get_config() of {path} returns no ConfigDict.")
+        return config.lock()
+
+    def flag_type(self) -> str:
+        return "preset or file"
