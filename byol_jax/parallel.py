@@ -16,6 +16,8 @@ from byol_jax import byol
 from byol_jax.errors import ConfigError
 
 AXIS = "batch"
+# What a process can request of all processes; the highest request of an update counts.
+NO_REQUEST, SAVE, STOP = 0, 1, 2
 
 
 def check_devices(batch_size: int, accum_steps: int) -> None:
@@ -138,30 +140,30 @@ def update(learner: byol.Learner, step_fn: Callable[..., tuple] = byol.update) -
         returns must be equal on all replicas.
 
     Returns:
-      `update(state, batch, stop=False)`: a replicated state, a batch on the devices, and whether
-      this process wants to stop -> state, metrics and signals, all replicated. The first signal is
-      above 0 if any process wants to stop; the others are those of `step_fn`. The state is donated:
+      `update(state, batch, request=NO_REQUEST)`: a replicated state, a batch on the devices, and
+      what this process requests -> state, metrics and signals, all replicated. The first signal is
+      the highest request of all processes; the others are those of `step_fn`. The state is donated:
       the one passed in cannot be used again.
     """
 
-    def replica_step(state: byol.State, batch: byol.Batch, stop: jax.Array) -> tuple:
+    def replica_step(state: byol.State, batch: byol.Batch, request: jax.Array) -> tuple:
         state, metrics, *signals = step_fn(learner, state, batch)
-        return state, metrics, (jax.lax.pmax(stop, AXIS), *signals)
+        return state, metrics, (jax.lax.pmax(request, AXIS), *signals)
 
     mapped = jax.pmap(
         replica_step, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None, donate_argnums=0
     )
     # On XLA's CPU backend, two updates in flight can deadlock.
     one_at_a_time = jax.process_count() > 1 and jax.default_backend() == "cpu"
-    votes = {  # on the devices from the start, so that an update transfers nothing
-        stop: jax.device_put(
-            np.full(jax.local_device_count(), stop, np.float32), local_sharding(AXIS)
+    requests = {  # on the devices from the start, so that an update transfers nothing
+        request: jax.device_put(
+            np.full(jax.local_device_count(), request, np.float32), local_sharding(AXIS)
         )
-        for stop in (False, True)
+        for request in (NO_REQUEST, SAVE, STOP)
     }
 
-    def update(state: byol.State, batch: byol.Batch, stop: bool = False) -> tuple:
-        outputs = mapped(state, batch, votes[stop])
+    def update(state: byol.State, batch: byol.Batch, request: int = NO_REQUEST) -> tuple:
+        outputs = mapped(state, batch, requests[request])
         if one_at_a_time:
             jax.block_until_ready(outputs)
         return outputs

@@ -25,7 +25,7 @@ import pytest
 # takes most of their time, and this halves it.
 QUICKLY_COMPILED = {
     *("test_commands", "test_features", "test_faults", "test_processes", "test_nonfinite"),
-    *("test_resume", "test_init_from", "test_loop"),
+    *("test_resume", "test_init_from", "test_loop", "test_pretrain", "test_any_data"),
 }
 # These start first, so that no core runs one of them alone at the end.
 LONGEST = (

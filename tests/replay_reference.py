@@ -151,11 +151,16 @@ def batch(values, step):
 def initial_state(learner, values):
     """The state before the first step, in NumPy."""
     initial = trees(values, "init")
-    state = jax.tree.map(np.asarray, byol.init(learner, 0, batch(values, 0)))
-    return state._replace(
+    state = byol.State(
+        step=np.zeros((), np.int32),
+        seed=np.zeros((), np.uint32),
         online_params=initial["online_params"],
         target_params=encoder_and_projector(initial["target_params"]),
+        online_stats=initial["online_state"],
+        target_stats=encoder_and_projector(initial["target_state"]),
+        opt_state=learner.optimizer.init(initial["online_params"]),
     )
+    return jax.tree.map(np.asarray, state)
 
 
 def perturb(state, rng):

@@ -8,6 +8,8 @@ each; TPU pods, Slurm and Kubernetes are detected, elsewhere add
     --coordinator_address=HOST:PORT --num_processes=N --process_id=0   (1, 2, ... on the others)
 """
 
+import contextlib
+
 from absl import flags
 
 from byol_jax.cli import app, config_flag
@@ -41,12 +43,14 @@ def main() -> int:
     from byol_jax.runs import paths, processes
     from byol_jax.train import compile_cache, loop
 
-    if CACHE.value != "":
-        note = compile_cache.use_cache(CACHE.value or compile_cache.default_folder())
-        if note:
-            print(note)
-    processes.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
-    is_complete = loop.train(CONFIG.value, paths.path(WORKDIR.value))
+    with contextlib.ExitStack() as stack:
+        if CACHE.value != "":
+            folder = CACHE.value or compile_cache.default_folder()
+            note = stack.enter_context(compile_cache.use_cache(folder))
+            if note:
+                print(note)
+        processes.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
+        is_complete = loop.train(CONFIG.value, paths.path(WORKDIR.value))
     return 0 if is_complete else STOPPED.value
 
 

@@ -25,7 +25,7 @@ class ArraySource(RandomAccessSource):
         fingerprint: str | None = None,
     ):
         """Keeps images, uint8 (N, H, W, C), and labels, integers (N,), or None."""
-        labels = np.full(len(images), -1) if labels is None else labels
+        labels = np.full(len(images), -1) if class_names is None else labels
         super().__init__(name, labels, images.shape[-1], class_names)
         self.images = images
         self._fingerprint = fingerprint
@@ -41,7 +41,8 @@ class ArraySource(RandomAccessSource):
             return tf.constant(self.images)
 
     def decode(self, raw):  # noqa: D102 (see Source)
-        return self._images_tensor[raw], self.labels_tensor[raw]
+        (index,) = raw
+        return self._images_tensor[index], self.labels_tensor[index]
 
     def describe(self, index):  # noqa: D102 (see Source)
         return f"image {index} of {self.name}"

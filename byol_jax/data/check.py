@@ -5,7 +5,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -46,7 +46,7 @@ def check(source: Source, workers: int) -> Iterator[Finding]:
             pool.shutdown(cancel_futures=True)
 
 
-def _raws(source: Source) -> Iterator[Any]:
+def _raws(source: Source) -> Iterator[tuple | tf.errors.OpError]:
     """All raw examples; if they cannot be read any further, the error instead of the next one."""
     try:
         yield from source.raw(tf.range(source.num_examples, dtype=tf.int64))
@@ -54,12 +54,12 @@ def _raws(source: Source) -> Iterator[Any]:
         yield error
 
 
-def _find(source: Source, raw: Any) -> Finding:
+def _find(source: Source, raw: tuple | tf.errors.OpError) -> Finding:
     if isinstance(raw, tf.errors.OpError):
         return Finding(source.name, f"it cannot be read any further: {error_reason(raw)}", ())
-    name = source.describe(int(source.index(raw)))
     reason = decode_error(source, raw)
-    return Finding(name, reason, () if reason else tuple(_warnings(source, raw)))
+    warnings = () if reason else tuple(_warnings(source, raw))
+    return Finding(source.describe(int(raw[0])), reason, warnings)
 
 
 def _warnings(source, raw):
@@ -81,5 +81,5 @@ def _warnings(source, raw):
     # Not an error, as TensorFlow can read it.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         yield "Pillow cannot read it"
-    if b"Exif\0\0" in data[:4096] and (turned := int(orientation(data))) > 1:
-        yield f"it is turned upright (EXIF orientation {turned})"
+    if len(byte := orientation(data).numpy()) == 1 and byte > b"\1":
+        yield f"it is turned upright (EXIF orientation {byte[0]})"

@@ -2,23 +2,31 @@
 
 The format is detected from the bytes, not the name: JPEG (CMYK and YCCK too), PNG (of any depth; 16
 bits lose the lower 8), GIF, BMP and WebP. Animations give their first frame, alpha channels are
-dropped, and a JPEG is turned upright by its EXIF orientation.
-
-References: the tag "Orientation" of EXIF (CIPA DC-008, section 4.6.4), encoded as in TIFF 6.0
-(section 2).
+dropped, and images are turned upright by an EXIF orientation within their first 4096 bytes, where
+JPEG files have it.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+
+import numpy as np
 
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.source import Source
 
 NOT_REPLACED = -1  # instead of the index of an example that cannot be decoded
 
-EXIF_WITHIN = 4096  # EXIF is the first segment of a JPEG, or the second after a short one
-MAX_SEGMENT = 2**16
-ORIENTATION, SHORT = 0x0112, 3  # a tag and a type of TIFF
+# EXIF is the first segment of a JPEG, or the second after a short one.
+EXIF_WITHIN = 4096
+# The tag "Orientation" (0x0112) of EXIF (CIPA DC-008, section 4.6.4): one 16-bit number from 1 to 8
+# in the first directory of TIFF 6.0 (section 2), little-endian (II) or big-endian (MM). Writers put
+# that directory right after the header. Its entries of 12 bytes ascend by their tags.
+ORIENTATION = (
+    r"\C*?Exif\x00\x00(?:"
+    r"II\*\x00\x08\x00{3}\C\C(?:(?:\C\x00|[\x00-\x11]\x01)\C{10})*"
+    r"\x12\x01\x03\x00\x01\x00{3}([\x01-\x08])\x00|"
+    r"MM\x00\*\x00{3}\x08\C\C(?:(?:\x00\C|\x01[\x00-\x11])\C{10})*"
+    r"\x01\x12\x00\x03\x00{3}\x01\x00([\x01-\x08]))\C*"
+)
 
 
 def decode(data: tf.Tensor, channels: int) -> tf.Tensor:
@@ -36,9 +44,8 @@ def decode(data: tf.Tensor, channels: int) -> tf.Tensor:
     """
     image = _colour(data) if channels == 3 else _gray(data)
     with tf.control_dependencies([image]):  # an error is always that of the decoder
-        head = tf.strings.substr(data, 0, EXIF_WITHIN)
-    has_exif = tf.strings.regex_full_match(head, r"\C*Exif\x00\x00\C*")
-    return tf.cond(has_exif, lambda: _upright(image, data), lambda: image)
+        byte = orientation(data)
+    return tf.cond(tf.strings.length(byte) == 1, lambda: _upright(image, byte), lambda: image)
 
 
 def error_reason(error: tf.errors.OpError) -> str:
@@ -60,7 +67,7 @@ def error_reason(error: tf.errors.OpError) -> str:
     return " ".join(error.message.rpartition("}}")[2].partition(" [Op:")[0].split())
 
 
-def decode_error(source: Source, raw: Any) -> str | None:
+def decode_error(source: Source, raw: tuple) -> str | None:
     """Why a raw example cannot be decoded, as from `error_reason`; None if it can."""
     try:
         source.decode(raw)
@@ -77,52 +84,28 @@ def first_decode_error(source: Source, raws: tf.data.Dataset, error: tf.errors.O
     """
     try:
         for raw in raws:
-            reason = decode_error(source, raw)
-            if reason is not None:
-                name = source.describe(int(source.index(raw)))
-                return f"{name} cannot be decoded: {reason}"
+            if reason := decode_error(source, raw):
+                return f"{source.describe(int(raw[0]))} cannot be decoded: {reason}"
     except tf.errors.OpError as later:  # not even the raw examples can be read
         error = later
     return f"{source.name} could not be read: {error_reason(error)}"
 
 
-def decode_errors(source: Source, indices: Iterable[int]) -> Iterator[str]:
-    """Name and reason of each example at some indices; NOT_REPLACED and repetitions are skipped."""
+def decode_errors(source: Source, indices: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """Index, and name and reason, of some examples; NOT_REPLACED and repetitions are skipped."""
     for index in sorted({*indices} - {NOT_REPLACED}):
         (raw,) = source.get(tf.constant([index], tf.int64))
         reason = decode_error(source, raw) or "it could not be read at first"
-        yield f"{source.describe(index)}: {reason}"
+        yield index, f"{source.describe(index)}: {reason}"
 
 
 def orientation(data: tf.Tensor) -> tf.Tensor:
-    """The EXIF orientation of a JPEG, 1 to 8, int32 (); 1, upright, if none can be read.
+    """The EXIF orientation of an image file: string (), one byte from 1 to 8.
 
-    Args:
-      data: string (), the bytes of a file in which "Exif" and two zeros occur.
+    If none can be read, the file is upright, and the result is the file's beginning.
     """
-    head = tf.strings.substr(data, 0, EXIF_WITHIN + MAX_SEGMENT)
-    parts = tf.raw_ops.StringSplitV2(input=head[None], sep=b"Exif\0\0", maxsplit=1).values
-    before, tiff = parts[0], parts[1]
-    octets = tf.cast(tf.io.decode_raw(tiff, tf.uint8), tf.int64)
-    octets = tf.concat([octets, tf.zeros(12, tf.int64)], 0)  # so that a header is always there
-    little_endian = octets[0] == ord("I")
-
-    def number(octets, size):
-        powers = 256 ** tf.range(size, dtype=tf.int64)
-        weights = tf.where(little_endian, powers, powers[::-1])
-        return tf.reduce_sum(octets * weights, -1)
-
-    # A directory: the number of its entries, then the entries of 12 bytes: tag, type, count, value.
-    start = tf.minimum(number(octets[4:8], 4), tf.size(octets, tf.int64) - 2)
-    entries = octets[start + 2 :][: 12 * number(octets[start : start + 2], 2)]
-    entries = tf.reshape(entries[: tf.size(entries) // 12 * 12], [-1, 12])
-    is_wanted = (number(entries[:, :2], 2) == ORIENTATION) & (number(entries[:, 2:4], 2) == SHORT)
-    values = number(tf.boolean_mask(entries, is_wanted)[:, 8:10], 2)
-    value = tf.concat([values, [1]], 0)[0]
-    # A segment begins with its marker and its length, two bytes each.
-    marker = tf.strings.substr(before, tf.maximum(tf.strings.length(before) - 4, 0), 2)
-    is_valid = (marker == b"\xff\xe1") & (value >= 1) & (value <= 8)
-    return tf.where(is_valid, tf.cast(value, tf.int32), 1)
+    head = tf.strings.substr(data, 0, EXIF_WITHIN)
+    return tf.strings.regex_replace(head, ORIENTATION, r"\1\2", replace_global=False)
 
 
 # One node of the graph: each node of a branch costs some microseconds, even if it is not taken.
@@ -131,16 +114,12 @@ def orientation(data: tf.Tensor) -> tf.Tensor:
     autograph=False,
     experimental_attributes={"_noinline": True},
 )
-def _upright(image, data):
+def _upright(image, byte):
     """Undoes the orientation: 5 to 8 exchange rows and columns, and some of all are mirrored."""
-    turned = orientation(data)
+    turned = tf.io.decode_raw(byte, tf.uint8)[0]
     image = tf.cond(turned >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-    is_mirrored = tf.reduce_any(turned == tf.constant([[3, 4, 7, 8], [2, 3, 6, 7]]), 1)
+    is_mirrored = tf.reduce_any(turned == np.uint8([[3, 4, 7, 8], [2, 3, 6, 7]]), 1)
     return tf.reverse(image, tf.boolean_mask([0, 1], is_mirrored))
-
-
-def _colour(data):
-    return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 
 def _gray(data):
@@ -158,3 +137,7 @@ def _gray(data):
 
     is_png = tf.strings.substr(data, 0, 4) == b"\x89PNG"
     return tf.cond(tf.io.is_jpeg(data), jpeg, lambda: tf.cond(is_png, directly, from_colour))
+
+
+def _colour(data):
+    return tf.io.decode_image(data, channels=3, expand_animations=False)

@@ -6,7 +6,7 @@ import numpy as np
 
 from byol_jax.augment import crops
 from byol_jax.data.arrays import ArraySource
-from byol_jax.data.source import Source, one
+from byol_jax.data.source import Source
 from byol_jax.errors import ConfigError, DataError
 
 ADVICE = (
@@ -89,13 +89,12 @@ def _decoded_batches(source, batch_size, size, crop_fraction, limit, on_decode_e
     shuffle_seed = None if limit is None else tf.constant([0, 0], tf.int64)
 
     def view(*raw):
-        image, label = source.decode(one(raw))
-        decoded = tf.constant(NOT_REPLACED, tf.int64)
-        return center_crop(image, size, crop_fraction), label, decoded
+        image, label = source.decode(raw)
+        return center_crop(image, size, crop_fraction), label, tf.constant(NOT_REPLACED, tf.int64)
 
     def view_or_index(*raw):
         blank = tf.zeros((size, size, source.channels), tf.uint8)
-        nothing = tf.data.Dataset.from_tensors((blank, -1, source.index(one(raw))))
+        nothing = tf.data.Dataset.from_tensors((blank, -1, raw[0]))
         views = tf.data.Dataset.from_tensors(raw).map(view)
         return views.ignore_errors().concatenate(nothing).take(1)
 
@@ -118,10 +117,9 @@ def _decoded_batches(source, batch_size, size, crop_fraction, limit, on_decode_e
         images, labels, failed = batch
         count += len(images)
         is_decoded = failed == NOT_REPLACED
-        for index in failed[~is_decoded].tolist():
-            for message in decode_errors(source, [index]):
-                on_decode_error(index, message)
         if not is_decoded.all():
             images, labels = images[is_decoded], labels[is_decoded]
+            for index, message in decode_errors(source, failed.tolist()):
+                on_decode_error(index, message)
         if len(images):
             yield images, None if source.num_classes is None else labels

@@ -40,20 +40,22 @@ class FolderSource(RandomAccessSource):
 
     def names(self):
         """The path of each image below the root, such as "cat/1.png"."""
-        root = Path(_printable(os.fspath(self._root)))
-        return [Path(_printable(p)).relative_to(root).as_posix() for p in self._paths.numpy()]
+        return list(map(_printable, self._paths_below_root()))
 
     def fingerprint(self):
         """SHA-256, in hex, of the paths below the root, in order, and of the labels."""
+        parts = [*self._paths_below_root(), self.labels.astype("<i4").tobytes()]
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+    def _paths_below_root(self) -> list[bytes]:
         start = len(os.path.join(os.fsencode(self._root), b""))
-        names = [path[start:] for path in self._paths.numpy()]
-        return hashlib.sha256(b"\0".join([*names, self.labels.astype("<i4").tobytes()])).hexdigest()
+        return [path[start:] for path in self._paths.numpy()]
 
     def decode(self, raw):  # noqa: D102 (see Source)
-        return decode(self.encoded(raw), self.channels), self.labels_tensor[raw]
+        return decode(self.encoded(raw), self.channels), self.labels_tensor[raw[0]]
 
     def encoded(self, raw):  # noqa: D102 (see Source)
-        return tf.io.read_file(self._paths[raw])
+        return tf.io.read_file(self._paths[raw[0]])
 
     def describe(self, index):  # noqa: D102 (see Source)
         return _printable(self._paths[index].numpy())

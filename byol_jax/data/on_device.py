@@ -8,8 +8,6 @@ draws differ but have the same distribution.
 
 import os
 from collections.abc import Iterator
-from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,23 +24,6 @@ from byol_jax.errors import ConfigError
 AUTO_LIMIT = 2**30
 # What the key of a run is folded with; steps are smaller, and fold the same key.
 ORDERS, CROPS = 2**32 - 1, 2**32 - 2
-
-
-class DeviceDataset(NamedTuple):
-    """The data set, on every device."""
-
-    images: jax.Array  # uint8 (N, H, W, C)
-    labels: jax.Array | None  # int32 (N,)
-
-
-class CropSpec(NamedTuple):
-    """Which views a run takes of the data set."""
-
-    batch_size: int  # over all devices
-    epoch_steps: int
-    size: int  # height and width S of a view
-    crop: crops.Crop
-    seed: int
 
 
 def placement(config: ConfigDict, source: Source) -> str:
@@ -114,44 +95,35 @@ def train_batches(
     crops.check_crop(crop)
     crops.check_size(image_size)
     epoch_steps = steps_per_epoch(source, batch_size)
-    spec = CropSpec(batch_size, epoch_steps, image_size, crop, seed)
-    labels = None if source.num_classes is None else source.labels
-    return _batches(spec, DeviceDataset(source.images, labels), accum_steps, start_step, num_steps)
 
+    def epoch_order(step: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), ORDERS)
+        key = jax.random.fold_in(key, step // epoch_steps)
+        return jax.random.permutation(key, source.num_examples)
 
-def _batches(spec, dataset, accum_steps, start_step, num_steps):
-    dataset, step = parallel.replicate((dataset, jnp.int32(start_step)))
-    count = len(dataset.images)
-    epoch_order = jax.jit(lambda step: order(spec.seed, step // spec.epoch_steps, count))
-    make = parallel.sharded_batch_fn(partial(make_rows, spec), spec.batch_size, accum_steps)
-    for number in range(start_step, num_steps):
-        if number == start_step or number % spec.epoch_steps == 0:
-            indices = epoch_order(step)
-        batch, step = make((dataset, indices, step))
-        yield batch
+    def random_views(image: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), CROPS)
+        key = jax.random.fold_in(jax.random.fold_in(key, epoch), position)
+        return crops.random_views(image, image_size, crop, key)
 
+    def make_rows(rows: jax.Array, inputs: tuple) -> tuple[Batch, jax.Array]:
+        """These rows (int32 (n,)) of the batch of a step, and the next step."""
+        images, labels, order, step = inputs
+        epoch, step_of_epoch = step // epoch_steps, step % epoch_steps
+        positions = step_of_epoch * batch_size + rows
+        chosen = order[positions]
+        views = jax.vmap(random_views, (0, None, 0))(images[chosen], epoch, positions)
+        return Batch(views, None if labels is None else labels[chosen], rows), step + 1
 
-def order(seed: int, epoch: jax.Array, count: int) -> jax.Array:
-    """The indices of `count` examples in the order of an epoch, int32 (count,)."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), ORDERS), epoch)
-    return jax.random.permutation(key, count)
+    def batches() -> Iterator[Batch]:
+        labels = None if source.num_classes is None else source.labels
+        *dataset, step = parallel.replicate((source.images, labels, jnp.int32(start_step)))
+        make_order = jax.jit(epoch_order)
+        make = parallel.sharded_batch_fn(make_rows, batch_size, accum_steps)
+        for number in range(start_step, num_steps):
+            if number == start_step or number % epoch_steps == 0:
+                order = make_order(step)
+            batch, step = make((*dataset, order, step))
+            yield batch
 
-
-def make_rows(
-    spec: CropSpec, rows: jax.Array, inputs: tuple[DeviceDataset, jax.Array, jax.Array]
-) -> tuple[Batch, jax.Array]:
-    """The rows (int32 (n,)) of the global batch of a step, and the number of the next step.
-
-    `inputs` are the data set, the order of the step's epoch, and the step, int32 ().
-    """
-    dataset, indices, step = inputs
-    positions = step % spec.epoch_steps * spec.batch_size + rows
-    chosen = indices[positions]
-    key = jax.random.fold_in(jax.random.key(spec.seed), CROPS)
-    key = jax.random.fold_in(key, step // spec.epoch_steps)
-    keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
-    views = jax.vmap(lambda image, key: crops.random_views(image, spec.size, spec.crop, key))(
-        dataset.images[chosen], keys
-    )
-    labels = None if dataset.labels is None else dataset.labels[chosen]
-    return Batch(views, labels, rows), step + 1
+    return batches()

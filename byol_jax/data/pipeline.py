@@ -15,7 +15,7 @@ from byol_jax.data import service as service_lib
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.crop import random_views
 from byol_jax.data.decode import NOT_REPLACED, decode_errors, first_decode_error
-from byol_jax.data.source import ShardOptions, Source, one, steps_per_epoch
+from byol_jax.data.source import ShardOptions, Source, steps_per_epoch
 from byol_jax.errors import ConfigError, DataError
 
 # How many other examples are tried in place of one that cannot be decoded. If half of a source
@@ -113,7 +113,7 @@ def _as_batches(pipeline, arrays, step, on_decode_error):
         if arrays_of_step is None:
             return
         examples, labels, positions, replaced = arrays_of_step
-        for message in decode_errors(source, replaced.tolist()):
+        for _, message in decode_errors(source, replaced.tolist()):
             on_decode_error(step + 1, message)
         yield Batch(examples, None if source.num_classes is None else labels, positions)
         step += 1
@@ -191,10 +191,9 @@ class TrainPipeline(NamedTuple):
             (REPLACEMENTS,), seed, 0, self.source.num_examples, tf.int64, alg="philox"
         )
         views = tf.data.Dataset.from_tensors(raw).map(
-            lambda *raw: self._views(epoch, position, one(raw))
+            lambda *raw: self._views(epoch, position, raw)
         )
-        index = self.source.index(raw)
         others = self.source.get(indices).map(
-            lambda *raw: self._views(epoch, position, one(raw), replaced=index)
+            lambda *other: self._views(epoch, position, other, replaced=raw[0])
         )
         return views.concatenate(others).ignore_errors().concatenate(views).take(1)

@@ -9,13 +9,11 @@ one worker, and the loss of a worker ends the run with an error.
 Workers read the files themselves, under the same paths, and need the same version of TensorFlow.
 """
 
-import contextlib
 import queue
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -75,28 +73,22 @@ def _numbered(make: MakeBatches, first: int, last: int, streamed: bool) -> tf.da
 
 def _arrivals(made: tf.data.Dataset, service: str) -> Iterator[tuple]:
     """Yields (step, batch) as they arrive."""
-    elements: queue.Queue = queue.Queue(maxsize=1)
-    closed = threading.Event()
-
-    def put(element: Any) -> None:
-        while not closed.is_set():
-            with contextlib.suppress(queue.Full):
-                return elements.put(element, timeout=0.1)
+    elements = made.as_numpy_iterator()
+    arrived: queue.SimpleQueue = queue.SimpleQueue()
 
     def fetch() -> None:
         try:
-            for element in made.as_numpy_iterator():
-                put(element)
-                if closed.is_set():
-                    return
-            put(None)
+            arrived.put(next(elements, None))
         except Exception as error:
-            put(error)
+            arrived.put(error)
 
-    # TensorFlow waits for a lost service without limit, so a thread waits instead.
-    threading.Thread(target=fetch, daemon=True, name=THREAD_NAME).start()
     try:
-        while (element := elements.get(timeout=PATIENCE_SECONDS)) is not None:
+        while True:
+            # TensorFlow waits for a lost service without limit, so a thread waits instead.
+            threading.Thread(target=fetch, daemon=True, name=THREAD_NAME).start()
+            element = arrived.get(timeout=PATIENCE_SECONDS)
+            if element is None:
+                return
             if isinstance(element, Exception):
                 raise element
             yield element
@@ -110,8 +102,6 @@ def _arrivals(made: tf.data.Dataset, service: str) -> Iterator[tuple]:
             f"the tf.data service {service} is lost: start it again, or leave out "
             "--config.data.service."
         ) from error
-    finally:
-        closed.set()
 
 
 def _in_order(
@@ -124,19 +114,19 @@ def _in_order(
 ) -> Iterator[Arrays]:
     """Yields the batches in the order of their steps."""
     early: dict[int, Arrays] = {}
-    is_over = False
     for step in range(first, last):
-        while step not in early and len(early) < AHEAD and not is_over:
+        while step not in early and len(early) < AHEAD:
             try:
-                element = next(arrivals, None)
+                number, batch = next(arrivals)
+            except StopIteration:
+                break
             except tf.errors.OpError:
                 if streamed:
                     raise
                 # It belongs to an unknown step. Steps made here raise their own errors in order.
-                element = None
-            is_over = element is None
-            if not is_over and element[0] >= step:  # not one that has been made here
-                early[int(element[0])] = element[1]
+                break
+            if number >= step:  # not one that has been made here
+                early[int(number)] = batch
         if step in early:
             yield early.pop(step)
         elif streamed:
@@ -180,10 +170,8 @@ def start_worker(
 ) -> tf.data.experimental.service.WorkerServer:
     """Starts a server that makes batches; it runs until it is garbage-collected.
 
-    Args:
-      dispatcher: HOST:PORT of its dispatcher.
-      port: where it listens; 0 for any free port.
-      host: under which name training processes reach it.
+    `dispatcher` is its HOST:PORT. Training processes reach the worker as `host`, at `port`, or at
+    any free one for 0.
 
     Raises:
       ConfigError: the port is taken.

@@ -1,10 +1,10 @@
 """What a source of images is: the contract between data sets and the pipeline.
 
-A source returns *raw* examples (an index, or an encoded record) in the order that the pipeline asks
-for, and decodes one raw example at a time. The two are separate so that shuffling, skipping and
-sharding never pay for decoding.
+A source returns *raw* examples in the order that the pipeline asks for, and decodes one raw example
+at a time. The two are separate so that shuffling, skipping and sharding never pay for decoding.
 
-Each example has an *index* in the source, from 0 to num_examples - 1, which no order changes.
+A raw example is a tuple: its *index* in the source, int64 () from 0 to num_examples - 1, which no
+order changes, and what else the source needs to decode it.
 """
 
 from __future__ import annotations  # annotations name TensorFlow's types without importing it
@@ -12,7 +12,7 @@ from __future__ import annotations  # annotations name TensorFlow's types withou
 import abc
 import copy
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 class ShardOptions(NamedTuple):
     """Which part of every global batch one of several processes yields."""
 
-    rows: (
-        np.ndarray
-    )  # integers (n,), ascending, of the global batch; equally many for all processes
+    rows: np.ndarray  # integers (n,) of the global batch, ascending; n is equal for all processes
     index: int  # the number of the process, from 0
     count: int  # how many processes there are
 
@@ -75,20 +73,13 @@ class Source(abc.ABC):
         """What process `index` of `count` reads from: all of it, for random access."""
         return self
 
-    def with_class_names(self, class_names: tuple[str, ...]) -> Source:
-        """A copy whose labels count `class_names`, which include all classes of this source."""
-        raise DataError(f"the labels of {self.name} cannot be changed; choose one data set.")
-
     @abc.abstractmethod
     def raw(self, positions: tf.Tensor, shuffle_seed: tf.Tensor | None = None) -> tf.data.Dataset:
-        """The raw examples at some positions of an order of the source.
+        """The raw examples at some positions of an order of the source, always the same.
 
         Args:
           positions: int64 (n,), ascending and distinct, each in [0, num_examples).
           shuffle_seed: int64 (2,), chooses the order; None stands for the source's own order.
-
-        Returns:
-          n raw examples, in the order of `positions`. The same arguments always give the same.
         """
 
     @abc.abstractmethod
@@ -99,17 +90,13 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def index(self, raw: Any) -> tf.Tensor:
-        """The index of a raw example, int64 ()."""
-
-    @abc.abstractmethod
-    def decode(self, raw: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def decode(self, raw: tuple) -> tuple[tf.Tensor, tf.Tensor]:
         """Decodes one raw example: an image, uint8 (H, W, channels), and a label, int32 ().
 
         The label is -1 in a source without labels. Works inside a TensorFlow graph and outside.
         """
 
-    def encoded(self, raw: Any) -> tf.Tensor | None:
+    def encoded(self, raw: tuple) -> tf.Tensor | None:
         """The bytes of one raw example's image file, string (); None where there is no file."""
         return None
 
@@ -119,7 +106,7 @@ class Source(abc.ABC):
 
 
 class RandomAccessSource(Source):
-    """A source whose raw example is its index, an int64 scalar: any order costs the same.
+    """A source whose raw example is its index alone: any order costs the same.
 
     Attributes:
       labels: int32 (N,), -1 without labels.
@@ -140,14 +127,6 @@ class RandomAccessSource(Source):
         with tf.init_scope():  # outside the graph that asks first
             return tf.constant(self.labels)
 
-    def with_class_names(self, class_names):  # noqa: D102 (see Source)
-        source = copy.copy(self)
-        vars(source).pop("labels_tensor", None)
-        source.class_names = class_names
-        new_labels = np.array([class_names.index(name) for name in self.class_names], np.int32)
-        source.labels = new_labels[self.labels]
-        return source
-
     def raw(self, positions, shuffle_seed=None):  # noqa: D102 (see Source)
         from byol_jax.data._tensorflow import tf
 
@@ -161,15 +140,7 @@ class RandomAccessSource(Source):
     def get(self, indices):  # noqa: D102 (see Source)
         from byol_jax.data._tensorflow import tf
 
-        return tf.data.Dataset.from_tensor_slices(indices)
-
-    def index(self, raw):  # noqa: D102 (see Source)
-        return raw
-
-
-def one(raw: tuple) -> Any:
-    """A raw example from the arguments of a mapped function: tf.data spreads tuples."""
-    return raw[0] if len(raw) == 1 else raw
+        return tf.data.Dataset.from_tensor_slices((indices,))
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -194,7 +165,8 @@ def match_classes(train: Source, test: Source) -> Source:
     Labels are matched by class name, so the test source may lack classes.
 
     Raises:
-      DataError: it has no labels, or classes that the training source does not have.
+      DataError: it has no labels, or classes that the training source does not have; or it lacks
+        some and is streamed.
     """
     if test.class_names is None:
         raise DataError(f"{test.name} has no labels to test on; choose a split that has.")
@@ -205,14 +177,20 @@ def match_classes(train: Source, test: Source) -> Source:
             f"{train.name} and {test.name} have different classes; choose splits of one data set "
             "(of npz: files, give each the same class_names)."
         )
-    return test.with_class_names(train.class_names)
+    if not isinstance(test, RandomAccessSource):
+        raise DataError(f"the labels of {test.name} cannot be changed; choose one data set.")
+    matched = copy.copy(test)
+    vars(matched).pop("labels_tensor", None)
+    matched.class_names = train.class_names
+    new_labels = np.array([train.class_names.index(name) for name in test.class_names], np.int32)
+    matched.labels = new_labels[test.labels]
+    return matched
 
 
 def check_channels(name: str, has: int, wanted: int) -> None:
     """Raises DataError if a source's images do not have the number of channels asked for."""
     if has != wanted:
         raise DataError(
-            f"{name} has images with {has} channel{'s' if has != 1 else ''} but {wanted} "
-            f"{'were' if wanted != 1 else 'was'} asked for; set --config.data.channels={has} when "
-            "pre-training."
+            f"{name} has images of channels={has}, not {wanted}; set --config.data.channels={has} "
+            "when pre-training."
         )

@@ -44,11 +44,13 @@ def draw(num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
       Images, uint8 (N, 32, 32, 1), and labels, int32 (N,), which index CLASS_NAMES.
     """
     rng = np.random.default_rng(seed)
-    labels = np.arange(num_examples, dtype=np.int32) % len(TEXTURES)
+    labels = np.arange(num_examples, dtype=np.int32) % len(CLASS_NAMES)
     images = np.empty((num_examples, SIZE, SIZE, 1), np.uint8)
-    for label, texture in enumerate(TEXTURES.values()):
+    for label, name in enumerate(CLASS_NAMES):
         chosen = labels == label
-        images[chosen, :, :, 0] = _light(texture(rng, np.count_nonzero(chosen)), rng)
+        n = np.count_nonzero(chosen)
+        texture = NOISES[name](rng, n) if name in NOISES else PATTERNS[name](rng, *_grid(rng, n))
+        images[chosen, :, :, 0] = _light(texture, rng)
     return images, labels
 
 
@@ -96,58 +98,26 @@ def _distance(phase, period):
     return np.abs((phase + period / 2) % period - period / 2)
 
 
-def _horizontal_stripes(rng, n):
-    _, y = _grid(rng, n)
-    return _edge(_wave(y, 7), 0.5)
-
-
-def _vertical_stripes(rng, n):
-    x, _ = _grid(rng, n)
-    return _edge(_wave(x, 7), 0.5)
-
-
-def _diagonal_stripes(rng, n):
-    x, y = _grid(rng, n)
+def _diagonal_stripes(rng, x, y):
     # In both directions, as a flip exchanges them.
-    direction = np.where(rng.random((n, 1, 1)) < 0.5, 1, -1)
+    direction = np.where(rng.random((len(x), 1, 1)) < 0.5, 1, -1)
     return _edge(_wave(x + direction * y, 10), 0.5)
 
 
-def _checkerboard(rng, n):
-    x, y = _grid(rng, n)
-    return _edge(_wave(x, 10) * _wave(y, 10), 0.2)
-
-
-def _dots(rng, n):
-    x, y = _grid(rng, n)
+def _dots(rng, x, y):
     shift = 4 * (np.floor(y / 8) % 2)  # every other row is shifted by half a period
     return _edge(2.6 - np.hypot(_distance(x + shift, 8), y % 8 - 4), 0.7)
 
 
-def _rings(rng, n):
-    x, y = _grid(rng, n)
-    center_x, center_y = (_uniform(rng, n, 0.25, 0.75) for _ in range(2))
+def _rings(rng, x, y):
+    center_x, center_y = (_uniform(rng, len(x), 0.25, 0.75) for _ in range(2))
     radius = np.hypot(x - _at(x, center_x), y - _at(y, center_y))
-    return _edge(_wave(radius + _uniform(rng, n, 0, 6.5), 6.5), 0.5)
+    return _edge(_wave(radius + _uniform(rng, len(x), 0, 6.5), 6.5), 0.5)
 
 
-def _bricks(rng, n):
-    x, y = _grid(rng, n)
+def _bricks(rng, x, y):
     shift = 7 * (np.floor(y / 7) % 2)
     return _edge(np.minimum(_distance(y, 7), _distance(x + shift, 14)) - 0.9, 0.5)
-
-
-def _zigzag(rng, n):
-    x, y = _grid(rng, n)
-    return _edge(_wave(y + _distance(x, 12), 8), 0.5)
-
-
-def _blobs(rng, n):
-    return _edge(_noise(rng, n, 11), 1.0)
-
-
-def _grain(rng, n):
-    return _noise(rng, n, 3)
 
 
 def _at(coordinate, fraction):
@@ -166,16 +136,18 @@ def _noise(rng, n, period):
     return noise / noise.std((1, 2), keepdims=True)
 
 
-TEXTURES = {
-    "horizontal stripes": _horizontal_stripes,
-    "vertical stripes": _vertical_stripes,
+PATTERNS = {  # of the coordinates from `_grid`
+    "horizontal stripes": lambda rng, x, y: _edge(_wave(y, 7), 0.5),
+    "vertical stripes": lambda rng, x, y: _edge(_wave(x, 7), 0.5),
     "diagonal stripes": _diagonal_stripes,
-    "checkerboard": _checkerboard,
+    "checkerboard": lambda rng, x, y: _edge(_wave(x, 10) * _wave(y, 10), 0.2),
     "dots": _dots,
     "rings": _rings,
     "bricks": _bricks,
-    "zigzag": _zigzag,
-    "blobs": _blobs,
-    "grain": _grain,
+    "zigzag": lambda rng, x, y: _edge(_wave(y + _distance(x, 12), 8), 0.5),
 }
-CLASS_NAMES = tuple(TEXTURES)
+NOISES = {
+    "blobs": lambda rng, n: _edge(_noise(rng, n, 11), 1.0),
+    "grain": lambda rng, n: _noise(rng, n, 3),
+}
+CLASS_NAMES = (*PATTERNS, *NOISES)

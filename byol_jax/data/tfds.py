@@ -23,10 +23,6 @@ MEMORY_LIMIT = 2**30
 # Examples of ImageNet take about 110 KB each before decoding, so a full buffer takes 1.8 GB there.
 SHUFFLE_BUFFER = 16_384
 
-# How many files are interleaved, and how many consecutive examples come from each.
-INTERLEAVED_FILES = 16
-INTERLEAVED_EXAMPLES = 16
-
 
 class RecordSource(Source):
     """Examples streamed from TFRecord files. A raw example is its index and its record, a string.
@@ -51,22 +47,20 @@ class RecordSource(Source):
             decoders={"image": tfds.decode.SkipDecoding()},
         )
         pieces = split_info.file_instructions
-        skips = np.array([piece.skip for piece in pieces], np.int64)
-        takes = np.array([piece.take for piece in pieces], np.int64)
+        takes = tf.constant([piece.take for piece in pieces], tf.int64)
         self._pieces = _Pieces(
-            paths=tf.constant([piece.filename for piece in pieces]),
-            skips=tf.constant(skips),
-            takes=tf.constant(takes),
-            indices=tf.constant(np.cumsum(takes) - takes),
+            paths=tf.constant([piece.filename for piece in pieces], tf.string),
+            skips=tf.constant([piece.skip for piece in pieces], tf.int64),
+            takes=takes,
+            indices=tf.cumsum(takes, exclusive=True),
         )
-        self._shard = (0, 1)
+        self._range = (0, self.num_examples)
 
     def shard(self, index, count):
         """The source of one process: disjoint from other processes', other files in each epoch."""
         shard = copy.copy(self)
-        shard._shard = (index, count)
-        start, stop = (_shard_start(self.num_examples, i, count) for i in (index, index + 1))
-        shard.num_examples = stop - start
+        start, stop = (self.num_examples * i // count for i in (index, index + 1))
+        shard._range, shard.num_examples = (start, stop), stop - start
         return shard
 
     def raw(self, positions, shuffle_seed=None):  # noqa: D102 (see Source)
@@ -78,14 +72,15 @@ class RecordSource(Source):
         return records.take(tf.size(positions, tf.int64))  # stops reading after the last
 
     def get(self, indices):  # noqa: D102 (see Source)
-        starts = self._pieces.indices
+        return tf.data.Dataset.from_tensor_slices(indices).flat_map(
+            lambda index: _read(*self._find(index), 1, index)
+        )
 
-        def read_one(index):
-            i = tf.searchsorted(starts, index[None], side="right")[0] - 1
-            skip = self._pieces.skips[i] + index - starts[i]
-            return _read(self._pieces.paths[i], skip, 1, index)
-
-        return tf.data.Dataset.from_tensor_slices(indices).flat_map(read_one)
+    def _find(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The file of the example at an index, and the number of its record there."""
+        pieces = self._pieces
+        i = tf.searchsorted(pieces.indices, [index], side="right")[0] - 1
+        return pieces.paths[i], pieces.skips[i] + index - pieces.indices[i]
 
     def records(self, shuffle_seed: tf.Tensor | None = None) -> tf.data.Dataset:
         """All raw examples of the shard, in the order of `shuffle_seed` (see Source.raw)."""
@@ -95,18 +90,15 @@ class RecordSource(Source):
                 tf.range(len(pieces.paths)), shuffle_seed, alg="philox"
             )
             pieces = _Pieces(*(tf.gather(column, order) for column in pieces))
-        files = tf.data.Dataset.from_tensor_slices(tuple(_shard_pieces(pieces, *self._shard)))
+        files = tf.data.Dataset.from_tensor_slices(tuple(_part(pieces, *self._range)))
         records = files.interleave(
             _read,
-            cycle_length=INTERLEAVED_FILES,
-            block_length=INTERLEAVED_EXAMPLES,
+            cycle_length=16,  # files at a time
+            block_length=16,  # consecutive examples of each
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
         return records if shuffle_seed is None else _shuffle(records, shuffle_seed)
-
-    def index(self, raw):  # noqa: D102 (see Source)
-        return raw[0]
 
     def decode(self, raw):  # noqa: D102 (see Source)
         return decode(self.encoded(raw), self.channels), self.label(raw)
@@ -119,10 +111,8 @@ class RecordSource(Source):
         return self._parse(raw[1])["image"]
 
     def describe(self, index):  # noqa: D102 (see Source)
-        starts = self._pieces.indices.numpy()
-        i = np.searchsorted(starts, index, side="right") - 1
-        number = self._pieces.skips[i].numpy() + index - starts[i]
-        return f"record {number} of {self._pieces.paths[i].numpy().decode()}"
+        path, number = self._find(tf.constant(index, tf.int64))
+        return f"record {number} of {path.numpy().decode()}"
 
 
 class _Pieces(NamedTuple):
@@ -139,18 +129,11 @@ def _read(path, skip, take, index) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(path).skip(skip).take(take).enumerate(index)
 
 
-def _shard_start(total, index, count):
-    """The first of the records of shard `index` out of `count`."""
-    return total * index // count
-
-
-def _shard_pieces(pieces: _Pieces, index: int, count: int) -> _Pieces:
-    """What one process reads: consecutive records, which begin and end within files."""
+def _part(pieces: _Pieces, start: int, stop: int) -> _Pieces:
+    """Records start to stop - 1 of all pieces; they begin and end within files."""
     ends = tf.cumsum(pieces.takes)
-    starts, total = ends - pieces.takes, ends[-1]
-    before = tf.maximum(_shard_start(total, index, count) - starts, 0)
-    after = tf.maximum(ends - _shard_start(total, index + 1, count), 0)
-    takes = pieces.takes - before - after
+    before = tf.maximum(start - (ends - pieces.takes), 0)
+    takes = pieces.takes - before - tf.maximum(ends - stop, 0)
     kept = _Pieces(pieces.paths, pieces.skips + before, takes, pieces.indices + before)
     return _Pieces(*(tf.boolean_mask(column, takes > 0) for column in kept))
 
@@ -205,15 +188,11 @@ def open_records(
         check_channels(name, shape[-1], channels)
     source = RecordSource(name, features, split_info, channels)
     if None in shape or source.num_examples * np.prod(shape) > memory_limit:
-        if source.class_names is not None and _first_label(source) < 0:
+        (raw,) = source.records().take(1)
+        if source.label(raw) < 0:  # as in STL-10's "unlabelled" and ImageNet's "test"
             source.class_names = None
         return source
     return _load(source)
-
-
-def _first_label(source: RecordSource) -> int:
-    (raw,) = source.records().take(1)
-    return int(source.label(raw))
 
 
 def _builder(dataset: str, data_dir: str | None):
@@ -253,7 +232,5 @@ def _load(source: RecordSource) -> ArraySource:
             f"{first_decode_error(source, source.records(), error)}; prepare it again."
         ) from error
     images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-    # Splits without labels carry -1 (STL-10's "unlabelled", ImageNet's "test").
-    if source.class_names is None or labels.min() < 0:
-        return ArraySource(source.name, images, None, None)
-    return ArraySource(source.name, images, labels, source.class_names)
+    class_names = None if labels.min() < 0 else source.class_names
+    return ArraySource(source.name, images, labels, class_names)

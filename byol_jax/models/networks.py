@@ -98,7 +98,7 @@ def encode(encoder: nn.Module, view: Tree, train: bool) -> jax.Array:
             "replace it by 'train', which is True in training and False in evaluation."
         )
     embedding = encoder(view, train=train) if "train" in arguments else encoder(view)
-    size = len(jax.tree.leaves(view)[0])
+    size = jax.tree.leaves(view)[0].shape[0]  # `len` fails for the symbolic sizes of jax.export
     shape = getattr(embedding, "shape", ())
     if len(shape) != 2 or shape[0] != size:
         returned = shape or type(embedding).__name__

@@ -1,4 +1,4 @@
-"""Paths of runs and exports, local or in a bucket (gs://, s3://), and how to write to them safely."""
+"""Paths of runs and exports, local or in a bucket (gs://, s3://), and safe ways to write them."""
 
 import contextlib
 import json

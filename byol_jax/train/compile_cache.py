@@ -1,8 +1,8 @@
-"""What compiling costs: programs kept from one start to the next, and the time that it took.
+"""JAX's persistent cache of compiled programs, and the time spent on compiling.
 
-JAX keeps compiled programs in a folder (its persistent compilation cache). An entry's name is a
-hash of the program, the versions, the flags and the machine's instructions, so machines of several
-kinds can share a folder. Whoever can write there can run code in our processes.
+The name of an entry is a hash of the program, the versions, the flags and the machine's
+instructions, so machines of several kinds can share a folder. Anyone who can write to the folder
+can run code in our processes.
 """
 
 import contextlib
@@ -10,15 +10,16 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
-# In bytes; above it the oldest entries go. Those of a run take one to ten MB.
-LARGEST_CACHE = 2**30
-# What JAX warns of when it cannot read an entry, before it compiles instead.
+# In bytes; above it the oldest entries are removed. The entries of a run take one to ten MB.
+MAX_CACHE_SIZE = 2**30
+# JAX's warning when it cannot read an entry, before it compiles instead.
 _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^'/]+)'")
-# Of a program: from Python to a jaxpr, to MLIR, to the device's code (or that from the cache).
+# Stages of a program: from Python to a jaxpr, to MLIR, to the device's code (or from the cache).
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 _COMPILING = (
     "/jax/core/compile/jaxpr_trace_duration",
@@ -28,11 +29,11 @@ _COMPILING = (
 
 
 class Compilations:
-    """Counts programs that JAX compiles, or finds compiled, while the context is open.
+    """Counts programs that JAX compiles or loads while the context is open.
 
     Attributes:
-      count: how many.
-      seconds: how long that took: to trace, to lower, and to compile or to load.
+      count: number of programs.
+      seconds: total time to trace, lower, and compile or load them.
     """
 
     def __init__(self):
@@ -53,47 +54,53 @@ class Compilations:
 
 
 def default_folder() -> Path:
-    """byol_jax in the user's folder for caches: $XDG_CACHE_HOME or ~/.cache."""
+    """byol_jax in the user's cache folder, $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "byol_jax"
 
 
-def use_cache(folder: str | os.PathLike) -> str:
-    """Keeps compiled programs in a folder of this machine, and takes them from there.
+@contextlib.contextmanager
+def use_cache(folder: str | os.PathLike) -> Iterator[str]:
+    """Keeps compiled programs in a local folder, and replaces damaged entries in this context.
 
-    What the user told JAX itself wins: a folder (JAX_COMPILATION_CACHE_DIR), or which programs are
-    worth keeping. The folder is kept below `LARGEST_CACHE`, and damaged entries are made anew.
+    JAX's own settings win, such as JAX_COMPILATION_CACHE_DIR. The folder is kept below
+    MAX_CACHE_SIZE.
 
-    Returns:
-      A sentence if the folder cannot be used, else nothing: the run goes on without.
+    Yields:
+      A line if the folder cannot be used, in which case nothing is cached; else "".
     """
     if jax.config.jax_compilation_cache_dir:
-        return ""
+        yield ""
+        return
+    problem = ""
     try:
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        _make_room(folder, LARGEST_CACHE)
+        _make_room(folder, MAX_CACHE_SIZE)
     except (OSError, RuntimeError) as error:  # RuntimeError: no home
-        reason = getattr(error, "strerror", None) or error
-        return (
-            f"Compiled programs are not kept: {folder} cannot be written ({reason}); "
-            "--compilation_cache names another folder."
+        problem = (
+            f"Compiled programs are not kept: {folder} cannot be written "
+            f"({getattr(error, 'strerror', None) or error}); --compilation_cache names another "
+            "folder."
         )
+    if problem:
+        yield problem
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Of the hundred programs of a start most take some hundredths of a second to compile, and some
-    # thousandths to load. 1 s is JAX's own default.
+    # Most of the hundred programs of a start compile in hundredths of a second and load in
+    # thousandths; JAX's default keeps only those that take 1 s.
     if jax.config.jax_persistent_cache_min_compile_time_secs == 1:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    _replace_damaged(folder)
-    return ""
+    with _replace_damaged(folder):
+        yield ""
 
 
 def _make_room(folder: Path, largest: int) -> None:
-    """Removes the oldest entries of a folder that holds too much, until half of that is left."""
+    """If a folder holds more bytes than that, removes its oldest entries down to half."""
     entries = []
     for entry in folder.glob("*-cache"):
-        with contextlib.suppress(FileNotFoundError):  # another process makes room too
+        with contextlib.suppress(FileNotFoundError):  # removed by another process
             entries.append((entry.stat(), entry))
     total = sum(stat.st_size for stat, _ in entries)
     if total <= largest:
@@ -105,21 +112,25 @@ def _make_room(folder: Path, largest: int) -> None:
         total -= stat.st_size
 
 
-def _replace_damaged(folder: Path) -> None:
-    """Removes an entry that JAX warns of (cut short, such as by a full disk), and says nothing.
+@contextlib.contextmanager
+def _replace_damaged(folder: Path) -> Iterator[None]:
+    """Removes an entry that JAX warns about (cut short, such as by a full disk), silently.
 
-    JAX would never write over it, and warn at every start. The warning has the program's name
-    without the hash: its other entries go too, and will be made again when they are needed.
+    JAX would not overwrite it, and warn at every start. The warning names the program without its
+    hash, so other entries of that name are removed too, and compiled again when they are needed.
     """
-    show = warnings.showwarning
 
     def showwarning(message, *args, **kwargs) -> None:
         damaged = _DAMAGED.match(str(message))
         if not damaged:
             return show(message, *args, **kwargs)
-        with contextlib.suppress(OSError):  # of a folder that others own, or have removed
+        with contextlib.suppress(OSError):  # others own the folder, or have removed it
             for entry in folder.iterdir():
                 if entry.name.startswith(f"{damaged[1]}-"):
                     entry.unlink(missing_ok=True)
 
-    warnings.showwarning = showwarning
+    show, warnings.showwarning = warnings.showwarning, showwarning
+    try:
+        yield
+    finally:
+        warnings.showwarning = show

@@ -1,4 +1,4 @@
-"""Is the representation collapsing? Two numbers to watch, and a monitor that says so in words.
+"""Is the representation collapsing? Two numbers to watch, and a monitor that warns.
 
 BYOL has no negatives: a constant output has zero loss, so the loss alone cannot tell learning from
 collapse. The spread and the rank of the target's projections can.
@@ -13,7 +13,7 @@ EXAMPLES = 512  # enough to tell a rank of 1 from one of 100, and cheap to decom
 
 
 def feature_std(features: np.ndarray) -> float:
-    """Spread over the sphere: 1 like an isotropic Gaussian, 0 when all rows point the same way.
+    """Spread over the sphere: 1 as for an isotropic Gaussian, 0 if all rows have one direction.
 
     The standard deviation of each dimension of the L2-normalised rows, averaged over dimensions and
     divided by 1/sqrt(d), its value for isotropic Gaussian rows (SimSiam, arXiv 2011.10566, section
@@ -28,7 +28,7 @@ def feature_std(features: np.ndarray) -> float:
     features = np.asarray(features, dtype=np.float64)
     if not np.isfinite(features).all():
         return float("nan")
-    # By the largest entry first: squares of very large or small features leave float64's range.
+    # Scaled by the largest entry: squares of very large or small features leave float64's range.
     largest = np.abs(features).max(axis=1, keepdims=True)
     features = features / np.where(largest > 0, largest, 1)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
@@ -40,23 +40,22 @@ def effective_rank(features: np.ndarray) -> float:
     """exp(entropy of the singular values of the centred features, normalised to sum one).
 
     Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007;
-    without the centring it is RankMe (arXiv 2210.02885). Centred, because a constant offset shared
-    by all images, which carries nothing, would otherwise hide everything else.
+    without the centring it is RankMe (arXiv 2210.02885). Centred, because an offset shared by all
+    images carries no information and would otherwise dominate.
 
     Args:
         features: (n, d) real numbers.
 
     Returns:
-        A number from 1 (one direction) to min(n - 1, d) (all alike). Features that are the same in
-        every row have no direction at all and count as 1, the most collapsed value. nan if any
-        feature is not finite.
+        A number from 1 (one direction) to min(n - 1, d) (all directions equal). 1 too if all rows
+        are the same; nan if any feature is not finite.
     """
     features = np.asarray(features, dtype=np.float64)
     if not np.isfinite(features).all():
         return float("nan")
     centred = features - features.mean(axis=0)
     singular_values = np.linalg.svd(centred, compute_uv=False)
-    # What the subtraction of the mean rounds to is not a direction.
+    # Rounding errors of the centring are not directions.
     rounding = np.abs(features).max() * np.sqrt(features.size) * np.finfo(np.float64).eps
     singular_values = singular_values[singular_values > rounding]
     if not len(singular_values):
@@ -68,99 +67,95 @@ def effective_rank(features: np.ndarray) -> float:
 def features(
     learner: byol.Learner, state: byol.State, batch: byol.Batch
 ) -> tuple[jax.Array, jax.Array]:
-    """What the health checks look at: view 1's embeddings and the target's projections of view 2.
+    """The embeddings of view 1 and the target's projections of view 2, in training mode.
 
-    In training mode, with the batch statistics that the loss sees. Without a target network the
-    projections are the online network's.
+    Without a target network the projections are the online network's.
 
     Returns:
-      Float32 (rows, features) and (rows, size): of the first micro-batch, the rows of this replica
-      that make up EXAMPLES over all.
+      Float32 (rows, features) and (rows, size): rows of the first micro-batch, as many of each
+      replica as give EXAMPLES over all replicas.
     """
     rows = jax.tree.map(lambda x: x[0], optim.micro_batches(batch, learner.accum_steps))
     key = byol.step_key(state)
     view1, view2 = byol.augment_batch(learner, key, rows)
-    positions = rows.positions
-    online, _ = byol.apply(
-        learner.online, state.online_params, state.online_stats, view1, key, positions
-    )
-    target, _ = byol.apply(
-        learner.target, state.target_params, state.target_stats, view2, key, positions
-    )
+
+    def online(view: byol.Tree) -> byol.Outputs:
+        params, stats = state.online_params, state.online_stats
+        return byol.apply(learner.online, params, stats, view, key, rows.positions)[0]
+
+    params, stats = state.target_params, state.target_stats
+    target, _ = byol.apply(learner.target, params, stats, view2, key, rows.positions)
     if target.projection is None:
-        target, _ = byol.apply(
-            learner.online, state.online_params, state.online_stats, view2, key, positions
-        )
+        target = online(view2)
     replicas = 1 if learner.axis_name is None else jax.lax.axis_size(learner.axis_name)
     count = -(-EXAMPLES // replicas)
-    return online.embedding[:count], target.projection[:count]
+    return online(view1).embedding[:count], target.projection[:count]
 
 
-def readings(embeddings: np.ndarray, projections: np.ndarray) -> dict[str, float]:
-    """Spread and effective rank of the embeddings and of the target's projections.
+def feature_metrics(embeddings: np.ndarray, projections: np.ndarray) -> dict[str, float]:
+    """`feature_std` and `effective_rank` of embeddings (n, d) and target projections (n, e).
 
-    Args:
-        embeddings: (n, d) real numbers.
-        projections: (n, e) real numbers.
-
-    Returns:
-        'embedding_std', 'embedding_rank', 'projection_std' and 'projection_rank', of the first
-        512 rows.
+    Of the first EXAMPLES rows, as 'embedding_std', 'embedding_rank', 'projection_std' and
+    'projection_rank'.
     """
-    found = {}
+    metrics = {}
     for name, features in (("embedding", embeddings), ("projection", projections)):
-        found[f"{name}_std"] = feature_std(features[:EXAMPLES])
-        found[f"{name}_rank"] = effective_rank(features[:EXAMPLES])
-    return found
+        metrics[f"{name}_std"] = feature_std(features[:EXAMPLES])
+        metrics[f"{name}_rank"] = effective_rank(features[:EXAMPLES])
+    return metrics
 
 
 class CollapseMonitor:
-    """Says once, in words, when the target's projections have stayed collapsed for a while.
+    """Warns once the target's projections have been collapsed for several checks in a row.
 
-    A reading is bad if the feature_std is below .05, the effective_rank below 1.5, or either is
-    nan. One bad reading means little: early in training BYOL loses rank before it gains, so only
-    `patience` bad readings in a row count. After speaking, the monitor is silent until a good
-    reading.
+    A check finds them collapsed if their feature_std is below .05 or their effective_rank below
+    1.5, or if either is nan. One such check means little: early in training BYOL loses rank before
+    it gains rank.
 
     Attributes:
-        bad_readings: how many there were in a row up to now.
+        collapsed_checks: how many of the last checks found a collapse, without a break.
     """
 
     min_std = 0.05
     min_rank = 1.5
 
-    def __init__(self, patience: int, bad_readings: int = 0):
-        """Speaks at the `patience`-th bad reading in a row; patience >= 1."""
+    def __init__(self, patience: int, collapsed_checks: int = 0):
+        """Warns at the check number `patience` >= 1 of a row; begins after `collapsed_checks`."""
         self._patience = patience
-        self.bad_readings = bad_readings
+        self.collapsed_checks = collapsed_checks
 
-    def update(self, step: int, std: float, rank: float) -> str | None:
-        """Takes one reading; returns a warning of a few sentences when it is time for one, or None.
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether at least `patience` checks in a row found a collapse."""
+        return self.collapsed_checks >= self._patience
+
+    def check(self, step: int, std: float, rank: float) -> str | None:
+        """Checks the projections at a step; returns a warning the first time they `has_collapsed`.
 
         Args:
-            step: the training step of the reading.
+            step: number of updates done.
             std: feature_std of the target's projections.
-            rank: effective_rank of the same.
+            rank: effective_rank of the target's projections.
         """
-        # In this form nan is bad too.
+        # In this form nan counts as collapsed.
         if std >= self.min_std and rank >= self.min_rank:
-            self.bad_readings = 0
+            self.collapsed_checks = 0
             return None
-        self.bad_readings += 1
-        if self.bad_readings != self._patience:
+        self.collapsed_checks += 1
+        if self.collapsed_checks != self._patience:
             return None
-        seen = (
+        measured = (
             f"At step {step} the target projections have a standard deviation of {std:.3g} "
             f"(healthy: near 1, alarming: below {self.min_std:g}) and an effective rank of "
-            f"{rank:.3g} (alarming: below {self.min_rank:g}), the last of {self._patience} bad "
-            "readings in a row. "
+            f"{rank:.3g} (alarming: below {self.min_rank:g}), after {self._patience} such checks "
+            "in a row. "
         )
         if not (np.isfinite(std) and np.isfinite(rank)):
-            return seen + (
-                "The projections contain NaN or infinity: training has diverged. Go back to an "
-                "earlier checkpoint and try a lower learning rate, a longer warm-up or float32."
+            return measured + (
+                "They contain NaN or infinity: training has diverged. Restore an earlier "
+                "checkpoint and try a lower learning rate, a longer warm-up or float32."
             )
-        return seen + (
+        return measured + (
             "The network gives nearly the same output for every image: the representation has "
             "collapsed, however low the loss is. Check that the online network has its predictor "
             "and that no gradient reaches the target, that tau_base is near .996 (.99 for short "

@@ -14,19 +14,19 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs import manifest, paths
 from byol_jax.runs import run as run_lib
 
-# In these, two encoders of the same shapes compute different things.
-SAME_SHAPES = ("stem", "padding")
-# And with another of these, a state goes on otherwise or has other parts.
-SAME_STATES = ("optimizer.name", "optimizer.clip", "target_network")
+# Settings that change what an encoder computes, but not the shapes of its weights.
+SHAPELESS_SETTINGS = ("stem", "padding")
+# Settings that a state must share with the run that it came from.
+STATE_SETTINGS = ("optimizer.name", "optimizer.clip", "target_network")
 
 
 def first_step(config: ConfigDict, total_steps: int) -> int:
-    """Updates that a new run has behind it already: 0, or those of `config.init.state`.
+    """Number of updates that a new run begins with: 0, or those of `config.init.state`.
 
     Raises:
-      UserError: nothing is there, or nothing would be left to do.
+      UserError: a path of `config.init` does not exist, or no step would be left.
     """
-    for key in ("encoder", "target_encoder"):  # now, before anything is written or compiled
+    for key in ("encoder", "target_encoder"):  # before anything is written or compiled
         path = config.init[key]
         if path and not paths.path(path).exists():
             raise UserError(
@@ -38,30 +38,30 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
     path = paths.path(config.init.state)
     if (path / "model.safetensors").exists():
         raise UserError(
-            f"config.init.state={path} is an export, which has no state but an encoder: name it "
-            "by config.init.encoder instead."
+            f"config.init.state={path} is an export, which has an encoder only: use "
+            "config.init.encoder instead."
         )
-    run_lib.read(path)  # says what is wrong with the folder
+    run_lib.read(path)  # raises if the folder is not a run
     with run_lib.checkpoints_of(path) as checkpoints:
         step = checkpoints.latest_step()
     if step >= total_steps:
         raise UserError(
             f"config.init.state={path} is at step {step} and this run ends at {total_steps}: make "
-            "it longer with config.epochs or config.steps, or start anew from its encoder by "
+            "it longer with config.epochs or config.steps, or start from its encoder alone with "
             "config.init.encoder."
         )
     return step
 
 
 def new_state(learner: byol.Learner, config: ConfigDict, first: int) -> byol.State:
-    """The state that a new run of a resolved config starts from, with `first` updates behind it.
+    """The state that a new run of a resolved config starts from, after `first` updates.
 
     Raises:
-      UserError: what `config.init` names cannot be read, or is not of this run's networks.
+      UserError: a path of `config.init` cannot be read, or does not fit this run's networks.
     """
     state = run_lib.initial_state(learner, config)
     if config.init.state:
-        return _whole_state(config, state, first)
+        return _other_state(config, state, first)
     if config.init.encoder:
         state = _with_encoder(state, config, "encoder", ("online", "target"))
     if config.init.target_encoder:
@@ -69,40 +69,37 @@ def new_state(learner: byol.Learner, config: ConfigDict, first: int) -> byol.Sta
     return state
 
 
-def _whole_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State:
-    """The other run's state at a step; its probe stays behind where this run's classes are others.
+def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State:
+    """Another run's state at a step, with this run's seed.
 
-    The seed is this run's own.
+    Leaves of the probe that have other shapes there, because of other classes, are this run's own.
     """
     key, path = "config.init.state", config.init.state
     other = run_lib.restore(paths.path(path), step)
     theirs = other.run.config
-    for name in (*(f"encoder.{name}" for name in SAME_SHAPES), *SAME_STATES):
-        if config_lib.get(theirs, name) != config_lib.get(config, name):
+    before, now = config_lib.flat(theirs), config_lib.flat(config)
+    for name in (*(f"encoder.{name}" for name in SHAPELESS_SETTINGS), *STATE_SETTINGS):
+        if before.get(name) != now.get(name):
             raise UserError(
-                f"{key}={path} was trained with config.{name}={config_lib.get(theirs, name)}, and "
-                f"this run has {config_lib.get(config, name)}: set it to the same."
+                f"{key}={path} was trained with config.{name}={before.get(name)}, but this run has "
+                f"{now.get(name)}: set it to the same value."
             )
-    wrong = manifest.difference(other.state, fresh, ignore=_is_of_probe)
+    wrong = manifest.difference(other.state, fresh, ignore=lambda name: "probe" in name.split("/"))
     if wrong:
         raise UserError(_does_not_fit(key, path, wrong, theirs.to_dict(), config))
     found = manifest.leaves(other.state)
 
-    def leaf(where: tuple, own: jax.Array) -> jax.Array:
-        there = found.get(manifest.leaf_name(where), own)
-        return there if there.shape == own.shape else own
+    def leaf(path: tuple, own: jax.Array) -> jax.Array:
+        other = found.get(manifest.leaf_name(path), own)
+        return other if other.shape == own.shape else own
 
     return jax.tree_util.tree_map_with_path(leaf, fresh)._replace(seed=fresh.seed)
-
-
-def _is_of_probe(name: str) -> bool:
-    return "probe" in name.split("/")
 
 
 def _with_encoder(
     state: byol.State, config: ConfigDict, name: str, networks: tuple[str, ...]
 ) -> byol.State:
-    """The state with another encoder's weights and statistics in these of its networks."""
+    """The state with another encoder's parameters and statistics in these networks."""
     key, path = f"config.init.{name}", config.init[name]
     variables, settings = _encoder_variables(key, path, config)
     for network in networks:
@@ -123,10 +120,7 @@ def _with_encoder(
 def _encoder_variables(
     key: str, path: str, config: ConfigDict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The variables of an encoder in a run, an export, or a file of torchvision's names.
-
-    And its settings, as far as they are known.
-    """
+    """Variables and known settings of the encoder in a run, an export or a torchvision file."""
     settings = {"stem": "imagenet", "padding": "torch"}  # torchvision's
     if paths.path(path).is_dir():
         encoder = byol_jax.load(path)
@@ -137,11 +131,11 @@ def _encoder_variables(
             variables = torchvision.from_state_dict(torchvision.read(path))
         except UserError as error:
             raise UserError(f"{key}={path}: {error}") from error
-    for name in SAME_SHAPES:
-        if settings[name] != config.encoder[name]:
+    for name in SHAPELESS_SETTINGS:
+        if settings.get(name) != config.encoder.get(name):
             raise UserError(
-                f"{key}={path} has an encoder of {name} {settings[name]!r}: add "
-                f"--config.encoder.{name}={settings[name]}."
+                f"{key}={path} has an encoder with {name} {settings.get(name)!r}: add "
+                f"--config.encoder.{name}={settings.get(name)}."
             )
     return variables, settings
 
@@ -149,12 +143,12 @@ def _encoder_variables(
 def _does_not_fit(
     key: str, path: str, wrong: str, theirs: dict[str, Any], config: ConfigDict
 ) -> str:
-    """What is wrong, and all settings of the networks that are others there, where known."""
+    """An error message with what is wrong and the settings that differ, where known."""
     flags = []
     for section in ("encoder", "heads"):
         for name, value in theirs.get(section, {}).items():
             value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
-            if value != config[section][name]:
+            if value != config[section].get(name):
                 flags.append(f"--config.{section}.{name}={value}".replace(" ", ""))
-    hint = f"; it was made with {' '.join(flags)}" if flags else ""
+    hint = f"; it was trained with {' '.join(flags)}" if flags else ""
     return f"{key}={path} does not fit this run's networks: its {wrong}{hint}."

@@ -1,4 +1,4 @@
-"""NaN and infinity in an update: noticed at every step, then the end of the run, or left out."""
+"""NaN and infinity in an update, checked at every step: stop the run, or skip the update."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,10 @@ WATCHED = ("loss", "gradient_norm", "parameter_norm")
 def update(
     learner: byol.Learner, state: byol.State, batch: byol.Batch, *, skip: bool
 ) -> tuple[byol.State, byol.Metrics, jax.Array]:
-    """`byol.update`, and whether what it computed is finite.
+    """`byol.update`, and whether its result is finite.
 
-    Args:
-      learner: as there.
-      state: as there.
-      batch: as there.
-      skip: where it is not, keep all of the state but what counts updates (its step, and the
-        optimiser's counts), so that the data and the schedules go on.
+    With `skip`, a result that is not finite is dropped, except for the counts of updates (the step
+    and the optimiser's): data and schedules advance.
 
     Returns:
       State, metrics, and whether loss, gradient and parameters are finite, bool ().
@@ -43,10 +39,10 @@ def update(
 
 
 class NonFiniteGuard:
-    """Follows the updates of a run, every one of them in turn.
+    """Checks every update of a run, in order.
 
     Attributes:
-      skipped_in_a_row: updates left out up to now, with none between them that was not.
+      skipped_in_a_row: the number of updates skipped since the last one that was finite.
     """
 
     def __init__(self, config: ConfigDict, skipped_in_a_row: int = 0):
@@ -54,40 +50,44 @@ class NonFiniteGuard:
         self.skipped_in_a_row = skipped_in_a_row
 
     def check(
-        self, step: int, metrics: byol.Metrics, finite: bool, last_good: Callable[[], int | None]
+        self,
+        step: int,
+        metrics: byol.Metrics,
+        is_finite: bool,
+        last_checkpoint: Callable[[], int | None],
     ) -> str | None:
-        """Takes the metrics of an update; returns a line to say, if there is one.
+        """Checks one update; returns a line to log if it was skipped.
 
         Args:
-          step: which update it was.
-          metrics: of `update` above, on this host.
-          finite: whether they are all finite.
-          last_good: returns the step of the newest checkpoint, or None; asked when it is over.
+          step: number of the update.
+          metrics: of `update` above, local.
+          is_finite: the signal of `update` above.
+          last_checkpoint: returns the step of the newest checkpoint; called if the run ends.
 
         Raises:
-          UserError: the update was not finite, and is not to be left out, or too many were.
+          UserError: the update was not finite and skipping is off, or too many were skipped.
         """
-        if finite:
+        if is_finite:
             self.skipped_in_a_row = 0
             return None
         key, value = next((k, v) for k in WATCHED if not jnp.isfinite(v := metrics[k]))
-        what = f"The {key.replace('_', ' ')} at step {step} is {float(value)}"
-        limit = self._config.max_skipped_updates
+        problem = f"The {key.replace('_', ' ')} at step {step} is {float(value)}"
+        limit, advice = self._config.max_skipped_updates, ""
         if self._config.on_nonfinite == "skip":
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row <= limit:
-                return f"{what}: the update was skipped ({self.skipped_in_a_row} in a row)."
-            what += f", and {limit} updates before it were skipped (config.max_skipped_updates)"
-        kept, checkpoint = "no checkpoint had been saved", last_good()
-        if checkpoint is not None:
-            kept = f"the checkpoint of step {checkpoint} is good and was kept"
-        others = "" if self._config.dtype == "float32" else ", or config.dtype=float32,"
-        skip = (
-            ""
-            if self._config.on_nonfinite == "skip"
-            else ("; or, if it is a rare one, go on in this one with --config.on_nonfinite=skip")
+                return f"{problem}: the update was skipped ({self.skipped_in_a_row} in a row)."
+            problem += f", and {limit} updates before it were skipped (config.max_skipped_updates)"
+        else:
+            advice = "; or, if it is rare, resume this run with --config.on_nonfinite=skip"
+        saved = last_checkpoint()
+        saved = (
+            "no checkpoint was saved"
+            if saved is None
+            else f"the checkpoint of step {saved} is good"
         )
+        dtype = "" if self._config.dtype == "float32" else ", or config.dtype=float32,"
         raise UserError(
-            f"{what}; {kept}. Try a lower config.optimizer.base_learning_rate, a longer "
-            f"config.optimizer.warmup_epochs{others} in a new --workdir{skip}."
+            f"{problem}; {saved}. Try a lower config.optimizer.base_learning_rate, a longer "
+            f"config.optimizer.warmup_epochs{dtype} in a new --workdir{advice}."
         )

@@ -1,23 +1,45 @@
-"""Two pictures to look at: the view pairs that a run trains on, and its curves."""
+"""Two pictures of a run: view pairs that it trains on (views.png), and its curves (curves.png)."""
 
 import io
+from functools import partial
 
+import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from byol_jax import byol, parallel
 from byol_jax.runs.paths import AnyPath, write_atomically
-from byol_jax.train.writers import read_metrics
+from byol_jax.train.metrics import read_rows
 
-SMALLEST = 96  # smaller views are enlarged, so that there is something to see
+VIEWS = 8  # pairs in the picture
+MIN_PIXELS = 96  # smaller views are enlarged
 GAP, LABEL, TITLE = 4, 60, 30  # pixels between views, for the names of rows, and for the title
 
 
-def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
-    """Draws the pairs of views of a few images, one column for each image.
+def first_views(path: AnyPath, learner: byol.Learner, state: byol.State, batch: byol.Batch) -> None:
+    """Draws the first view pairs of a batch, before and after augmentation.
 
     Args:
       path: the PNG to write.
-      crops: uint8 (2, n, height, width, channels), before the photometric half.
+      learner: whose `augment` is an `augment.image.Policy`.
+      state: replicated.
+      batch: on the devices; examples uint8 (batch, 2, height, width, channels).
+    """
+    few = parallel.first_rows(batch, VIEWS)
+    # Compiled, because hundreds of small programs would take longer.
+    augment = jax.jit(partial(byol.augment_batch, learner))
+    augmented = np.stack(augment(byol.step_key(parallel.local(state)), few))
+    policy = learner.augment
+    augmented = augmented * np.array(policy.std) + np.array(policy.mean)
+    view_pairs(path, few.examples.swapaxes(0, 1), augmented)
+
+
+def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
+    """Draws view pairs, one column per image.
+
+    Args:
+      path: the PNG to write.
+      crops: uint8 (2, n, height, width, channels), before the photometric augmentation.
       augmented: float (2, n, height, width, channels) in 0..1, after it.
     """
     augmented = np.clip(np.rint(255 * augmented), 0, 255).astype(np.uint8)
@@ -28,9 +50,9 @@ def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
         ("view 2", augmented[1]),
     ]
     _, count, height, width, _ = crops.shape
-    # By whole pixels: what is blurred in the picture is blurred for the networks.
-    times = -(-SMALLEST // min(height, width))
-    across, down = times * width + GAP, times * height + GAP
+    # By repeated pixels: blur in the picture is blur in the network's input.
+    scale = -(-MIN_PIXELS // min(height, width))
+    across, down = scale * width + GAP, scale * height + GAP
     size = (LABEL + count * across, TITLE + len(rows) * down)
     picture = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
@@ -40,7 +62,7 @@ def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
         draw.text((GAP, top + down / 2), name, "black", font, anchor="lm")
         for column, image in enumerate(images):
             image = image[..., 0] if image.shape[-1] == 1 else image
-            image = Image.fromarray(image.repeat(times, 0).repeat(times, 1))
+            image = Image.fromarray(image.repeat(scale, 0).repeat(scale, 1))
             picture.paste(image, (LABEL + column * across, top))
     png = io.BytesIO()
     picture.save(png, format="png", compress_level=1)
@@ -48,25 +70,20 @@ def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
 
 
 def curves(path: AnyPath, metrics: AnyPath) -> None:
-    """Draws loss, health and accuracy by step.
-
-    Args:
-      path: the PNG to write.
-      metrics: a metrics.jsonl; what it does not have is not drawn.
-    """
-    rows = read_metrics(metrics)
+    """Draws loss, health and accuracy by step, those that a metrics.jsonl has."""
+    rows = read_rows(metrics)
     panels = [
         ("Loss", ("byol_loss", "probe_loss")),
         ("Spread (0: collapsed)", ("embedding_std", "projection_std")),
         ("Effective rank", ("embedding_rank", "projection_rank")),
-        ("Accuracy", ("knn_test_top1", "probe_train_top1")),
+        ("Accuracy", ("knn_test_top1", "probe_test_top1", "probe_train_top1")),
     ]
-    there = {key for row in rows for key, value in row.items() if value is not None}
-    panels = [(title, [key for key in keys if key in there]) for title, keys in panels]
+    present = {key for row in rows for key, value in row.items() if value is not None}
+    panels = [(title, [key for key in keys if key in present]) for title, keys in panels]
     panels = [(title, keys) for title, keys in panels if keys]
     if not panels:
         return
-    # Here, as it takes its time and a run that begins has no curves yet.
+    # Imported late, because it takes time, and a run that begins has no curves yet.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(panels), 3.4))

@@ -1,6 +1,7 @@
-"""How fast a run goes, and how much of the time it waits for input."""
+"""Throughput of a run, the share of time it waits for input, and the time since the last save."""
 
 import contextlib
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -8,89 +9,98 @@ from concurrent.futures import Future
 
 import jax
 
-# Waiting for more of the time than this, a run would be faster by as much with faster input.
+# A run that waits for input for a larger share of its time is called input-bound.
 INPUT_BOUND = 0.1
 
 
 class Timer:
-    """Images per second and the share of time that input held up, between two readings.
+    """Measures images per second and the share of time spent waiting for input.
 
-    An update is computed while the next batch is awaited, and that is time well spent: held up is
-    what is waited for a batch after the update that was running is done.
+    Waiting for a batch while an update runs costs nothing. Only the wait for a batch after the
+    running update is done counts. A thread notes when each update is done.
     """
 
     def __init__(self):
-        self._began = time.perf_counter()
-        self._running: dict[str, jax.Array] | None = None
-        self._done: Future[float] = Future()  # when the running update was done
-        self._totals = [0, 0.0, 0.0]  # of what was read: steps, time, time of it waiting
+        self._created = time.perf_counter()
+        self._update: dict[str, jax.Array] | None = None  # results of the running update
+        self._done_at: Future[float] = Future()  # when that is done
+        self._updates = queue.SimpleQueue()
+        self._run_totals = [0, 0.0, 0.0]  # steps, seconds, and seconds waiting
+        threading.Thread(target=_note_times, args=[self._updates], daemon=True).start()
         self.restart()
 
+    def __enter__(self) -> "Timer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._updates.put(None)
+
     def restart(self) -> None:
-        """Forgets what was; evaluation and saving do not count as training."""
+        """Begins a new interval, such as after an evaluation, which does not count as training."""
         self._start = time.perf_counter()
         self._waited, self._steps = 0.0, 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside, as far as no update is running, as waiting for input."""
+        """Counts the time inside as waiting for input, from when no update is running."""
         start = time.perf_counter()
         yield
-        if self._done.done():
-            self._waited += time.perf_counter() - max(start, self._done.result())
+        if self._done_at.done():
+            self._waited += time.perf_counter() - max(start, self._done_at.result())
 
-    def count(self, metrics: dict[str, jax.Array]) -> bool:
-        """One more step was started; returns when the one before it is done.
+    def start_update(self, results: dict[str, jax.Array]) -> bool:
+        """Counts an update that was dispatched; returns when the update before is done.
 
-        Steps run behind the host's back. Without a bound the host would run ahead, fill the device
-        with batches, and then count as waiting for input what is waiting for the device.
+        Without that bound the loop would run ahead of the device, fill it with batches, and count
+        waiting for the device as waiting for input.
+
+        Args:
+          results: arrays that are ready when the update is done.
 
         Returns:
-          Whether it was the first, which is then done.
+          Whether it was the first update, which is then done.
         """
-        is_first = self._running is None
+        is_first = self._update is None
         if is_first:
-            # The first step compiles, which is neither input nor training.
-            jax.block_until_ready(metrics)
+            # It includes compilation, which is neither input nor training.
+            jax.block_until_ready(results)
             self.restart()
         else:
-            jax.block_until_ready(self._running)
+            jax.block_until_ready(self._update)
             self._steps += 1
-        self._running = metrics
-        self._watch(metrics)
+        self._update, self._done_at = results, Future()
+        self._updates.put((results, self._done_at))
         return is_first
 
-    def _watch(self, metrics: dict[str, jax.Array]) -> None:
-        """Notes when an update is done, behind the loop's back."""
-        self._done = done = Future()
-
-        def watch() -> None:
-            with contextlib.suppress(Exception):  # raised where the loop waits, too
-                jax.block_until_ready(metrics)
-            done.set_result(time.perf_counter())
-
-        threading.Thread(target=watch, daemon=True).start()
-
     def since_start(self) -> float:
-        """Seconds since there is this clock."""
-        return time.perf_counter() - self._began
+        """Seconds since this timer was created."""
+        return time.perf_counter() - self._created
 
-    def read(self, batch_size: int) -> dict[str, float]:
-        """Readings since the restart; the last step's results must have been waited for."""
+    def rates(self, batch_size: int) -> dict[str, float]:
+        """Rates since the restart; call it when the last update is done. {} without a step."""
         self._elapsed = time.perf_counter() - self._start
         if not self._steps:
             return {}
-        of_now = (self._steps, self._elapsed, self._waited)
-        self._totals = [sum(pair) for pair in zip(self._totals, of_now, strict=True)]
-        return _rates(batch_size, *of_now)
+        interval = (self._steps, self._elapsed, self._waited)
+        self._run_totals = [sum(pair) for pair in zip(self._run_totals, interval, strict=True)]
+        return _rates(batch_size, *interval)
 
-    def of_the_run(self, batch_size: int) -> dict[str, float]:
-        """The same of all that was read since the start of the program; {} before there is any."""
-        return _rates(batch_size, *self._totals) if self._totals[0] else {}
+    def run_rates(self, batch_size: int) -> dict[str, float]:
+        """Rates over all intervals that `rates` has returned; {} without a step."""
+        return _rates(batch_size, *self._run_totals) if self._run_totals[0] else {}
 
     def seconds_left(self, steps: int) -> float | None:
-        """Time for so many more steps at the pace last read; None before there is one."""
+        """Seconds that further steps will take at the last rates; None before there are any."""
         return self._elapsed / self._steps * steps if self._steps else None
+
+
+def _note_times(updates: queue.SimpleQueue) -> None:
+    """Sets the time at which each update is done, until None comes."""
+    while (update := updates.get()) is not None:
+        results, done_at = update
+        with contextlib.suppress(Exception):  # the loop raises it too
+            jax.block_until_ready(results)
+        done_at.set_result(time.perf_counter())
 
 
 def _rates(batch_size: int, steps: int, elapsed: float, waited: float) -> dict[str, float]:
@@ -98,3 +108,20 @@ def _rates(batch_size: int, steps: int, elapsed: float, waited: float) -> dict[s
         "images_per_second": steps * batch_size / elapsed,
         "input_wait_share": waited / elapsed,
     }
+
+
+class SaveTimer:
+    """Tells when minutes have passed since the last checkpoint."""
+
+    def __init__(self, minutes: float):
+        """Starts now; 0 minutes: never due."""
+        self._seconds = 60 * minutes
+        self.restart()
+
+    def restart(self) -> None:
+        """A checkpoint was saved."""
+        self._start = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        return 0 < self._seconds <= time.monotonic() - self._start

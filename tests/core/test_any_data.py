@@ -262,7 +262,7 @@ def dropout(**kwargs):
 
 @pytest.mark.parametrize(
     ("shape", "broadcast_dims"),
-    [((4, 50), ()), ((4, 5, 30), (1,)), ((4, 5, 30), (-1,)), ((12, 30), ())],
+    [((4, 50), ()), ((4, 5, 30), (1,)), ((4, 30, 5), (-1,)), ((12, 30), ())],
 )
 def test_masks_follow_the_positions(shape, broadcast_dims):
     """In another order and in parts, every row has the same mask; keys and positions change it."""

@@ -149,9 +149,9 @@ def test_updates_transfer_nothing_between_host_and_devices():
     batches = [parallel.device_put_batch(make_batch(step)) for step in range(3)]
     state, *_ = update(state, batches[0])
     with jax.transfer_guard("disallow_explicit"):
-        for stop, batch in enumerate(batches[1:]):
-            state, _, signals = update(state, batch, bool(stop))
-    assert parallel.local(signals) == (1,)
+        for request, batch in zip((parallel.SAVE, parallel.STOP), batches[1:], strict=True):
+            state, _, signals = update(state, batch, request)
+            assert parallel.local(signals) == (request,)
     with jax.transfer_guard("disallow_explicit"), pytest.raises(Exception, match="host-to-device"):
         update(state, parallel.split(make_batch(3)))
 
@@ -182,8 +182,8 @@ def test_without_labels(trained):
     )
     state = parallel.replicate(byol.init(learner, 0, make_batch(0)))
     batch = parallel.device_put_batch(make_batch(0)._replace(labels=None))
-    _, metrics, (stop,) = parallel.update(learner)(state, batch)
-    assert stop == 0
+    _, metrics, (request,) = parallel.update(learner)(state, batch)
+    assert request == parallel.NO_REQUEST
     assert set(metrics) == {"loss", "byol_loss", "tau", "gradient_norm", "parameter_norm"}
 
 

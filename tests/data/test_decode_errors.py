@@ -16,7 +16,7 @@ from byol_jax.data import ShardOptions, eval_batches, open_source, train_batches
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.decode import decode, decode_error
 from byol_jax.errors import DataError
-from byol_jax.train.decode_error_log import DecodeErrorLog
+from byol_jax.train.metrics import DecodeErrorLog
 
 
 def smooth(seed=0, size=(24, 16)):
@@ -279,12 +279,18 @@ def test_evaluation_leaves_undecodable_images_out(tmp_path):
     (tmp_path / "dog" / "00.png").write_bytes(b"no image")
     source = open_source(f"folder:{tmp_path}", "train")
     errors = []
-    batches = list(eval_batches(source, batch_size=4, image_size=8, on_decode_error=errors.append))
+
+    def on_decode_error(index, message):
+        errors.append((index, message.rpartition("/")[2][:7]))
+
+    batches = list(
+        eval_batches(source, batch_size=4, image_size=8, on_decode_error=on_decode_error)
+    )
     assert [len(images) for images, _ in batches] == [3, 3]
     np.testing.assert_array_equal(
         np.concatenate([labels for _, labels in batches]), [0] * 3 + [1] * 3
     )
-    assert [name.rpartition("/")[2][:7] for name in errors] == ["01.png:", "00.png:"]
+    assert errors == [(1, "01.png:"), (4, "00.png:")]
 
 
 def test_the_search_for_a_replacement_is_limited(tmp_path):
@@ -299,7 +305,7 @@ def test_the_search_for_a_replacement_is_limited(tmp_path):
 def test_the_log_resumes_with_the_run(tmp_path):
     path = tmp_path / "decode_errors.jsonl"
     images = DecodeErrorLog(tmp_path, 0)
-    assert images.summary() is None and not path.exists()
+    assert images.summary() == "All images could be decoded." and not path.exists()
     for step, image in [(1, "a: b"), (1, "a: b"), (1, "c: d"), (3, "a: b"), (5, "e: f")]:
         images(step, image)
     assert "replaced 4 times, 3 different ones (a: b; c: d; e: f)" in images.summary()

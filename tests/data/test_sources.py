@@ -70,7 +70,7 @@ def test_a_test_split_may_lack_classes():
     matched = match_classes(train_source, test_source)
     assert matched.class_names == ("ant", "bee", "cat") and matched.num_classes == 3
     np.testing.assert_array_equal(matched.labels, [2, 1, 2])
-    assert [int(matched.decode(i)[1]) for i in range(3)] == [2, 1, 2]
+    assert [int(matched.decode((i,))[1]) for i in range(3)] == [2, 1, 2]
     np.testing.assert_array_equal(test_source.labels, [1, 0, 1])  # unchanged
     assert match_classes(train_source, train_source) is train_source
     numbers = match_classes(from_arrays(images, [0, 1, 2]), from_arrays(images, [1, 0, 1]))

@@ -1,4 +1,4 @@
-"""A run that goes on from any of its steps ends in the same state, to the bit."""
+"""A run that resumes from any of its steps ends in the same state, to the bit."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def start(workdir):
     config.optimizer.name, config.optimizer.base_learning_rate = "lars", 1.0
     config.log_every_steps, config.checkpoint.every_steps, config.checkpoint.keep = 1, 1, STEPS
     config.knn.every_steps, config.data.test_split = 0, ""
-    config.data.placement = "host"  # tests/test_residence.py has the device's batches at any step
+    config.data.placement = "host"  # tests/data/test_on_device.py resumes on the device
     assert loop.train(config, workdir, data.from_arrays(images, labels))
 
 
@@ -36,13 +36,13 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
-def readings(workdir):
+def metrics(workdir):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 @pytest.mark.parametrize("step", range(1, STEPS))
-def test_a_run_goes_on_from_any_step(undisturbed, step, tmp_path):
+def test_a_run_resumes_from_any_step(undisturbed, step, tmp_path):
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
     for checkpoint in (workdir / "checkpoints").iterdir():
         if int(checkpoint.name) > step:
@@ -52,12 +52,12 @@ def test_a_run_goes_on_from_any_step(undisturbed, step, tmp_path):
     assert int(got["step"]) == STEPS and any("trace" in name for name in got)  # and momentum
     for name, leaf in want.items():
         np.testing.assert_array_equal(got[name], leaf, err_msg=name)
-    assert readings(workdir) == readings(undisturbed)
-    assert [row["step"] for row in readings(workdir)] == list(range(1, STEPS + 1))
+    assert metrics(workdir) == metrics(undisturbed)
+    assert [row["step"] for row in metrics(workdir)] == list(range(1, STEPS + 1))
 
 
 def test_every_step_moved_every_kind_of_leaf(undisturbed):
-    """Or the equality above would say little."""
+    """Otherwise the equality above would prove little."""
     before, after = (run_lib.restore(undisturbed, step).state for step in (STEPS - 1, STEPS))
     for field in ("step", "online_params", "target_params", "online_stats", "opt_state"):
         old, new = (jax.tree.leaves(getattr(state, field)) for state in (before, after))

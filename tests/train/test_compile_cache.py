@@ -18,21 +18,20 @@ import sys, jax, jax.numpy as jnp
 from byol_jax.train import compile_cache
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
-said = compile_cache.use_cache(sys.argv[1])
 update = jax.pmap(
     lambda state, x: state + jax.lax.psum(jnp.sin(x).sum(), "batch"),
     axis_name="batch", in_axes=(None, 0), out_axes=None, donate_argnums=0,
 )
-with compile_cache.Compilations() as compilations:
+with compile_cache.use_cache(sys.argv[1]) as problem, compile_cache.Compilations() as compilations:
     update(jnp.ones(3), jnp.ones((jax.local_device_count(), 2)))
-print(hits.count("/jax/compilation_cache/cache_hits"), compilations.count, said)
+print(hits.count("/jax/compilation_cache/cache_hits"), compilations.count, problem)
 """
 
 
 def start(folder, **environment):
-    """Compiles two programs in a process of its own: how many came from the cache, and of how many.
+    """Compiles two programs in a process of its own; returns cache hits, programs, and problem.
 
-    JAX reads most of its settings once, and the tests' own cache must not be in the way.
+    JAX reads most of its settings once, and the tests' own cache must not interfere.
     """
     clean = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     done = subprocess.run(
@@ -44,14 +43,14 @@ def start(folder, **environment):
         timeout=120,
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    hits, count, said = done.stdout.rstrip("\n").split(" ", 2)
-    return int(hits), int(count), said
+    hits, count, problem = done.stdout.rstrip("\n").split(" ", 2)
+    return int(hits), int(count), problem
 
 
-def test_the_second_start_compiles_nothing_and_mends_what_is_damaged(tmp_path):
+def test_the_second_start_compiles_nothing_but_damaged_entries(tmp_path):
     folder = tmp_path / "made" / "cache"
-    hits, count, said = start(folder)
-    assert (hits, said) == (0, "") and count > 0
+    hits, count, problem = start(folder)
+    assert (hits, problem) == (0, "") and count > 0
     entries = {path.name: path.read_bytes() for path in folder.glob("*-cache")}
     assert len(entries) == count
     assert start(folder) == (count, count, "")
@@ -63,7 +62,7 @@ def test_the_second_start_compiles_nothing_and_mends_what_is_damaged(tmp_path):
     assert start(folder) == (count, count, "")
 
 
-def test_what_the_user_told_jax_wins(tmp_path):
+def test_settings_of_jax_win(tmp_path):
     theirs = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "theirs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -73,14 +72,14 @@ def test_what_the_user_told_jax_wins(tmp_path):
     assert not (tmp_path / "ours").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_nothing_else(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").touch()
-    hits, count, said = start(tmp_path / "file" / "cache")
+    hits, count, problem = start(tmp_path / "file" / "cache")
     assert hits == 0 and count > 0
-    assert said.startswith("Compiled programs are not kept: ") and "Not a directory" in said
+    assert problem.startswith("Compiled programs are not kept: ") and "Not a directory" in problem
 
 
-def test_the_users_folder_for_caches(monkeypatch, tmp_path):
+def test_the_users_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compile_cache.default_folder() == tmp_path / "byol_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -106,12 +105,13 @@ def test_other_warnings_are_shown_as_before(tmp_path):
     shown = []
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *args, **kwargs: shown.append(str(message))
-        compile_cache._replace_damaged(tmp_path)
-        warnings.warn(
-            "Error reading persistent compilation cache entry for 'jit_f': short", stacklevel=1
-        )
-        warnings.warn("something else", stacklevel=1)
+        show = warnings.showwarning = lambda message, *args, **kwargs: shown.append(str(message))
+        with compile_cache._replace_damaged(tmp_path):
+            warnings.warn(
+                "Error reading persistent compilation cache entry for 'jit_f': short", stacklevel=1
+            )
+            warnings.warn("something else", stacklevel=1)
+        assert warnings.showwarning is show
     assert shown == ["something else"]
     assert [path.name for path in tmp_path.iterdir()] == ["jit_fg-0-cache"]
 

@@ -69,30 +69,32 @@ def test_effective_rank_of_gaussians_is_nearly_full():
     assert 15.9 < health.effective_rank(gaussian(4000, 16)) <= 16
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_gives_nan(bad):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_give_nan(value):
     features = gaussian(10, 3)
-    features[4, 1] = bad
+    features[4, 1] = value
     assert np.isnan(health.feature_std(features))
     assert np.isnan(health.effective_rank(features))
 
 
-def test_monitor_speaks_once_after_patience_and_again_after_recovery():
+def test_monitor_warns_once_after_patience_and_again_after_recovery():
     monitor = health.CollapseMonitor(patience=3)
     collapsed, healthy = (0.01, 1.2), (0.9, 40.0)
-    readings = [collapsed] * 2 + [healthy] + [collapsed] * 5 + [healthy] + [collapsed] * 3
-    messages = [monitor.update(10 * i, *reading) for i, reading in enumerate(readings)]
+    checks = [collapsed] * 2 + [healthy] + [collapsed] * 5 + [healthy] + [collapsed] * 3
+    messages = [monitor.check(10 * i, *values) for i, values in enumerate(checks)]
     assert [i for i, message in enumerate(messages) if message] == [5, 11]
-    for words in ("step 50", "0.01", "1.2", "predictor", "tau_base", "learning rate", "batch"):
-        assert words in messages[5]
+    for text in ("step 50", "0.01", "1.2", "predictor", "tau_base", "learning rate", "batch"):
+        assert text in messages[5]
+    assert monitor.has_collapsed and monitor.collapsed_checks == 3
+    assert not health.CollapseMonitor(3, collapsed_checks=2).has_collapsed
 
 
 @pytest.mark.parametrize(("std", "rank"), [(0.049, 30.0), (0.9, 1.49)])
-def test_monitor_watches_both_numbers(std, rank):
-    assert "collapsed" in health.CollapseMonitor(patience=1).update(7, std, rank)
-    assert health.CollapseMonitor(patience=1).update(7, 0.051, 1.51) is None
+def test_monitor_checks_both_numbers(std, rank):
+    assert "collapsed" in health.CollapseMonitor(patience=1).check(7, std, rank)
+    assert health.CollapseMonitor(patience=1).check(7, 0.051, 1.51) is None
 
 
 def test_monitor_calls_nan_divergence():
-    message = health.CollapseMonitor(patience=1).update(7, float("nan"), float("nan"))
+    message = health.CollapseMonitor(patience=1).check(7, float("nan"), float("nan"))
     assert "diverged" in message and "collapsed" not in message

@@ -19,7 +19,7 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
 from byol_jax.train import init_from, loop
-from byol_jax.train.writers import read_metrics
+from byol_jax.train.metrics import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def halfway(finished, tmp_path_factory):
-    """The same run, as if its end had never been saved."""
+    """The same run without its last checkpoint."""
     workdir = tmp_path_factory.mktemp("runs") / "halfway"
     shutil.copytree(finished, workdir)
     shutil.rmtree(workdir / "checkpoints" / "6")
@@ -42,8 +42,9 @@ def halfway(finished, tmp_path_factory):
 
 
 def placeholders(learner, config):
-    """In place of random initial weights, which take seconds to compile: 0.5 everywhere."""
-    shapes = jax.eval_shape(lambda: byol.init(learner, config.seed, build.example_batch(config)))
+    """0.5 everywhere, because random initial weights take seconds to compile."""
+    batch = build.example_batch(config)
+    shapes = jax.eval_shape(lambda: byol.init(learner, config.seed, batch))
     state = jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), shapes)
     return state._replace(seed=jnp.asarray(config.seed, jnp.uint32))
 
@@ -73,17 +74,14 @@ def test_a_run_from_a_state_ends_as_the_first_would_have(finished, halfway, tmp_
     want, got = run_lib.restore(finished).state, run_lib.restore(tmp_path / "second").state
     assert int(got.step) == 6
     assert_equal(got, want)
-    assert [reading["step"] for reading in read_metrics(tmp_path / "second/metrics.jsonl")] == [
-        4,
-        6,
-    ]
+    assert [row["step"] for row in read_rows(tmp_path / "second" / "metrics.jsonl")] == [4, 6]
 
 
 def test_the_seed_is_the_new_runs_own(halfway):
     assert int(started(init__state=str(halfway), seed=5).seed) == 5
 
 
-def test_a_probe_of_other_classes_stays_behind(halfway):
+def test_a_probe_of_other_classes_is_not_used(halfway):
     state = started(num_classes=4, init__state=str(halfway))
     theirs = run_lib.restore(halfway).state
     assert int(state.step) == 3
@@ -98,8 +96,8 @@ def test_a_probe_of_other_classes_stays_behind(halfway):
     [
         ({"encoder__width_multiplier": 0.5}, r"does not fit this run's networks: its .*encoder/"),
         ({"heads__output_size": 5}, r"does not fit .*is float32 \(4, 8\) and should be float32"),
-        ({"encoder__padding": "same"}, r"trained with config.encoder.padding=torch, and this run"),
-        ({"optimizer__name": "lars"}, r"trained with config.optimizer.name=adamw, and this run"),
+        ({"encoder__padding": "same"}, r"trained with config.encoder.padding=torch, but this run"),
+        ({"optimizer__name": "lars"}, r"trained with config.optimizer.name=adamw, but this run"),
         ({"target_network": False}, r"trained with config.target_network=True"),
         ({"heads__predictor_layers": 0}, r"its .*predictor/.* and should be absent"),
     ],
@@ -123,7 +121,7 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         loop.train(config, tmp_path / "new")
 
 
-def test_what_is_not_there_is_named_before_anything_is_made(tmp_path):
+def test_a_missing_path_is_named_before_anything_is_written(tmp_path):
     config = tiny_config()
     config.init.encoder = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"init.encoder=.*nowhere does not exist: name a run"):
@@ -155,12 +153,12 @@ def test_an_export_has_no_state(halfway, tmp_path):
     encoder_lib.save(encoder_lib.load(halfway), tmp_path / "export")
     config = tiny_config()
     config.init.state = str(tmp_path / "export")
-    with pytest.raises(UserError, match=r"is an export, .* name it by config.init.encoder"):
+    with pytest.raises(UserError, match=r"is an export, .* use config.init.encoder"):
         loop.train(config, tmp_path / "new")
 
 
-def test_other_networks_are_told_by_their_flags(halfway):
-    with pytest.raises(UserError, match=r"made with --config.encoder.width_multiplier=0.25\.$"):
+def test_flags_of_other_networks_are_named(halfway):
+    with pytest.raises(UserError, match=r"trained with --config.encoder.width_multiplier=0.25\.$"):
         started(init__encoder=str(halfway), encoder__width_multiplier=0.5)
 
 

@@ -1,11 +1,12 @@
-"""The loop end to end on a tiny run: files, resuming, stopping, and what goes wrong."""
+"""The loop end to end on a tiny run: files, resuming, stopping, evaluating, and errors."""
 
-import errno
 import json
 import os
 import re
 import shutil
 import signal
+import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,13 +19,12 @@ import byol_jax
 from byol_jax import byol, data
 from byol_jax.augment import image as image_augment
 from byol_jax.data import textures
-from byol_jax.errors import UserError
+from byol_jax.errors import DataError, UserError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
-from byol_jax.train import health, loop, writers
-from byol_jax.train.readings import MetricsCollector
+from byol_jax.train import console, health, loop, metrics, timer
 
 KEYS = {
     *("step", "epoch", "loss", "byol_loss", "probe_loss", "probe_train_top1", "tau"),
@@ -33,11 +33,12 @@ KEYS = {
 }
 HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 TIMES = {"images_per_second", "input_wait_share"}
+ACCURACIES = {"knn_test_top1", "probe_test_top1"}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that nothing disturbed."""
+    """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("finished")
     loop.train(tiny_config(), workdir)
     return workdir
@@ -52,7 +53,7 @@ def final_state(workdir):
 
 
 def check_same_end(workdir, undisturbed):
-    """Not a bit of the last state differs from that of the run that nothing disturbed."""
+    """The last states are equal to the bit."""
     want, got = (
         jax.tree_util.tree_leaves_with_path(final_state(d)) for d in (undisturbed, workdir)
     )
@@ -60,7 +61,7 @@ def check_same_end(workdir, undisturbed):
         np.testing.assert_array_equal(b, a, err_msg=jax.tree_util.keystr(path))
 
 
-def test_a_run_leaves_what_it_says(finished):
+def test_files_of_a_run(finished):
     names = {path.name.split(".")[0] for path in finished.iterdir()}
     assert names == {"config", "lock", "metrics", "events", "checkpoints", "views", "curves"}
     assert (finished / "views.png").stat().st_size > 1000
@@ -70,30 +71,41 @@ def test_a_run_leaves_what_it_says(finished):
     assert record["data"]["num_classes"] == 10 and "jax" in record["versions"]
 
 
-def test_metrics_have_every_reading(finished):
-    readings = rows(finished)
-    assert [row["step"] for row in readings] == [2, 3, 4, 6]
-    for row in readings:
-        assert set(row) - TIMES - {"knn_test_top1"} == KEYS
+def test_metrics_of_a_run(finished):
+    logged = rows(finished)
+    assert [row["step"] for row in logged] == [2, 3, 4, 6]
+    for row in logged:
+        assert set(row) - TIMES - ACCURACIES == KEYS
         assert all(np.isfinite(value) for value in row.values())
-    assert [row["step"] for row in readings if "knn_test_top1" in row] == [3, 6]
-    assert all(set(row) >= TIMES for row in readings)
-    assert all(0 <= row["input_wait_share"] <= 1 for row in readings)
+    assert [row["step"] for row in logged if set(row) >= ACCURACIES] == [3, 6]
+    assert all(set(row) >= TIMES for row in logged)
+    assert all(0 <= row["input_wait_share"] <= 1 for row in logged)
     # Of the update that was made: the first has the full rate, since there is no warm-up.
     rate = 0.01 * 16 / 256
     np.testing.assert_allclose(
-        [row["learning_rate"] for row in readings],
-        [rate * (np.cos(np.pi * (row["step"] - 1) / 6) + 1) / 2 for row in readings],
+        [row["learning_rate"] for row in logged],
+        [rate * (np.cos(np.pi * (row["step"] - 1) / 6) + 1) / 2 for row in logged],
         rtol=1e-5,
     )
     np.testing.assert_allclose(
-        [row["tau"] for row in readings],
-        [1 - 0.004 * (np.cos(np.pi * (row["step"] - 1) / 6) + 1) / 2 for row in readings],
+        [row["tau"] for row in logged],
+        [1 - 0.004 * (np.cos(np.pi * (row["step"] - 1) / 6) + 1) / 2 for row in logged],
         rtol=1e-6,
     )
 
 
-def test_training_moved_every_part(finished):
+def test_accuracy_of_the_probe_on_held_out_images(finished):
+    trained = run_lib.restore(finished)
+    config = trained.run.config
+    _, test_source = inputs.open_sources(config)
+    batches = inputs.eval_batches(config, test_source, limit=config.knn.test_examples)
+    images, labels = map(np.concatenate, zip(*batches, strict=True))
+    logits = byol.infer(trained.learner, trained.state, images).logits
+    want = np.mean(np.argmax(logits, axis=-1) == labels)
+    assert rows(finished)[-1]["probe_test_top1"] == pytest.approx(want)
+
+
+def test_training_changes_every_part(finished):
     trained = run_lib.restore(finished)
     fresh = run_lib.initial_state(trained.learner, trained.run.config)
     for name in ("online_params", "target_params", "online_stats", "target_stats"):
@@ -108,7 +120,7 @@ def test_training_moved_every_part(finished):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """A run asked to stop in its third step: it does after the fourth, where none is due."""
+    """A run that gets SIGTERM in its third step and stops after the fourth."""
     workdir = tmp_path_factory.mktemp("interrupted")
     with pytest.MonkeyPatch.context() as patch:
 
@@ -116,16 +128,16 @@ def interrupted(tmp_path_factory):
             if step == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(writers.Progress, "advance", advance)
-        loop.train(tiny_config(), workdir)
+        patch.setattr(console.Progress, "advance", advance)
+        assert not loop.train(tiny_config(), workdir)
     return workdir
 
 
-def test_a_signal_saves_and_the_same_command_goes_on(finished, interrupted, capsys):
+def test_a_signal_saves_and_the_same_command_resumes(finished, interrupted, capsys):
     assert int(final_state(interrupted).step) == 4
     assert {number: signal.getsignal(number) for number in HANDLERS} == HANDLERS
     loop.train(tiny_config(), interrupted)
-    assert "Going on from the checkpoint of step 4" in capsys.readouterr().out
+    assert "Resuming from the checkpoint of step 4" in capsys.readouterr().out
 
     check_same_end(interrupted, finished)
 
@@ -135,8 +147,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(finished, interrupted, caps
     assert comparable(interrupted) == comparable(finished)
 
 
-def test_a_killed_run_goes_on_from_what_was_saved_on_the_way(finished, tmp_path):
-    """The checkpoint of step 3 was written while training went on and donated its state."""
+def test_a_killed_run_resumes_from_an_intermediate_checkpoint(finished, tmp_path):
+    """The checkpoint of step 3 was written while the next update ran and its state was donated."""
     killed = shutil.copytree(finished, tmp_path / "killed")
     shutil.rmtree(killed / "checkpoints" / "6")
     loop.train(tiny_config(), killed)
@@ -145,7 +157,7 @@ def test_a_killed_run_goes_on_from_what_was_saved_on_the_way(finished, tmp_path)
 
 
 def test_a_run_in_a_bucket(finished, tmp_path):
-    """By paths as of gs://: nothing is locked, and no file is added to."""
+    """By paths as for gs://: nothing is locked, and no file is appended to."""
     bucket = epath.Path(tmp_path / "bucket")
     shutil.copytree(finished, bucket, ignore=shutil.ignore_patterns("6", "events*", "lock"))
     loop.train(tiny_config(), bucket)
@@ -155,22 +167,22 @@ def test_a_run_in_a_bucket(finished, tmp_path):
     assert names == {"config.json", "metrics.jsonl", "checkpoints", "views.png", "curves.png"}
 
 
-def test_a_run_passes_over_a_damaged_checkpoint(finished, tmp_path, capsys):
+def test_a_run_skips_a_damaged_checkpoint(finished, tmp_path, capsys):
     damaged = shutil.copytree(finished, tmp_path / "damaged")
     for path in (damaged / "checkpoints" / "6").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:10])
-    said = r"step 6 .*damaged: \w+/.* cannot be read .*Going back to that of step 3\."
+    message = r"step 6 .*damaged: \w+/.* cannot be read .*Going back to that of step 3\."
     assert int(run_lib.restore(damaged).state.step) == 3
-    assert re.search(said, capsys.readouterr().err)
-    assert (damaged / "checkpoints" / "6").exists()  # who only reads, moves nothing
+    assert re.search(message, capsys.readouterr().err)
+    assert (damaged / "checkpoints" / "6").exists()  # reading moves nothing
     loop.train(tiny_config(), damaged)
-    assert re.search(said, capsys.readouterr().out)
+    assert re.search(message, capsys.readouterr().out)
     assert (damaged / "damaged_checkpoints" / "6").exists()
     check_same_end(damaged, finished)
     assert [row["step"] for row in rows(damaged)] == [2, 3, 4, 6]
 
 
-def test_a_run_without_checkpoint_can_be_started_anew_otherwise(finished, tmp_path):
+def test_a_run_without_checkpoint_can_start_with_other_settings(finished, tmp_path):
     """A first attempt that failed must not lock its folder."""
     run = run_lib.read(finished)
     run_lib.prepare_workdir(tmp_path, run)
@@ -192,21 +204,87 @@ def test_a_complete_run_has_nothing_left_to_do(finished, capsys):
     assert (finished / "metrics.jsonl").read_text() == before
 
 
-def test_an_unreadable_image_midway_costs_no_step(finished, tmp_path, monkeypatch):
-    plain = inputs.train_batches
+@pytest.mark.parametrize(("kind", "saved"), [(DataError, 5), (UserError, 3)])
+def test_an_image_that_cannot_be_decoded_costs_no_step(
+    finished, tmp_path, monkeypatch, kind, saved
+):
+    """Only an error of the data saves the state before it."""
+    train_batches = inputs.train_batches
 
     def broken(*args):
-        batches = plain(*args)
+        batches = train_batches(*args)
         yield from (next(batches) for _ in range(5))
-        raise UserError("x.png cannot be decoded")
+        raise kind("x.png cannot be decoded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "train_batches", broken)
-        with pytest.raises(UserError, match=r"x\.png"):
+        patch.setattr(inputs, "train_batches", broken)
+        with pytest.raises(kind, match=r"x\.png"):
             loop.train(tiny_config(), tmp_path)
-    assert int(final_state(tmp_path).step) == 5
+    assert int(final_state(tmp_path).step) == saved
     loop.train(tiny_config(), tmp_path)
     check_same_end(tmp_path, finished)
+
+
+def test_a_held_out_image_that_cannot_be_decoded_costs_no_step(finished, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise DataError("y.png cannot be decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs, "eval_batches", broken)
+        with pytest.raises(DataError, match=r"y\.png"):
+            loop.train(tiny_config(), tmp_path)
+    assert int(final_state(tmp_path).step) == 3
+    assert [row["step"] for row in rows(tmp_path)] == [2, 3]
+    loop.train(tiny_config(), tmp_path)
+    check_same_end(tmp_path, finished)
+
+
+def saved_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def minutes(monkeypatch):
+    """A clock that begins at 0 and shows the number of steps done, in minutes."""
+    clock = SimpleNamespace(now=0.0)
+    monotonic = lambda: 60 * clock.now  # noqa: E731
+    fake = SimpleNamespace(perf_counter=time.perf_counter, monotonic=monotonic)
+    monkeypatch.setattr(timer, "time", fake)
+    advance = console.Progress.advance
+
+    def counting(self, step):
+        advance(self, step)
+        clock.now += 1
+
+    monkeypatch.setattr(console.Progress, "advance", counting)
+
+
+def test_a_checkpoint_by_time(finished, tmp_path, minutes):
+    """Requested with the update after a minute, saved with the next; it leaves no other trace."""
+    config = tiny_config()
+    config.log_every_steps = config.checkpoint.every_steps = 100
+    config.knn.every_steps = 0
+    config.checkpoint.every_minutes = 1.0
+    loop.train(config, tmp_path)
+    assert saved_steps(tmp_path) == [3, 6]
+    assert [row["step"] for row in rows(tmp_path)] == [6]
+    check_same_end(tmp_path, finished)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    config.checkpoint.every_minutes = 0.0
+    loop.train(config, tmp_path)
+    assert saved_steps(tmp_path) == [3, 6]
+    check_same_end(tmp_path, finished)
+
+
+def test_the_best_evaluation_is_saved_between_checkpoints(tmp_path, monkeypatch):
+    accuracies = iter([0.5, 0.9, 0.9, 0.4])
+    monkeypatch.setattr(metrics.evaluate, "knn", lambda *_, **__: {"top1": next(accuracies)})
+    config = tiny_config()
+    config.steps, config.knn.every_steps, config.log_every_steps = 7, 2, 100
+    config.checkpoint.every_steps, config.checkpoint.keep = 100, 1
+    loop.train(config, tmp_path)
+    assert saved_steps(tmp_path) == [4, 7]
+    assert [row["knn_test_top1"] for row in rows(tmp_path)] == [0.5, 0.9, 0.9, 0.4]
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
@@ -225,23 +303,6 @@ def test_a_changed_config_is_refused_by_name(finished):
     config.views.view1.hue = 0.3
     with pytest.raises(UserError, match=r"batch_size \(16 -> 32\).*view1.hue \(0.1 -> 0.3\)"):
         loop.train(config, finished)
-
-
-def test_lines_after_the_checkpoint_are_dropped(tmp_path):
-    metrics = writers.Metrics(tmp_path, 0)
-    for step in (1, 2, 3):
-        metrics.write(step, {"loss": step, "bad": float("nan")})
-    metrics.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "lo')  # cut short by a fault
-    metrics = writers.Metrics(tmp_path, 2)
-    metrics.write(3, {"loss": 30})
-    metrics.close()
-    assert rows(tmp_path) == [
-        {"step": 1, "loss": 1.0, "bad": None},
-        {"step": 2, "loss": 2.0, "bad": None},
-        {"step": 3, "loss": 30.0},
-    ]
 
 
 def exploding_config():
@@ -264,27 +325,32 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(final_state(tmp_path)))
 
 
-def test_updates_that_are_not_finite_can_be_skipped_but_not_without_end(tmp_path, capsys):
+def test_a_limited_number_of_non_finite_updates_can_be_skipped(tmp_path, capsys):
     config = exploding_config()
     config.on_nonfinite, config.max_skipped_updates = "skip", 2
-    for skipped in (["step 2", "step 3"], []):  # a new start goes on with the count
+    for skipped in (["step 2", "step 3"], []):  # a new start keeps the count
         with pytest.raises(UserError, match=r"at step 4 is (nan|inf), and 2 updates before it"):
             loop.train(config, tmp_path)
-        said = capsys.readouterr().out
-        assert said.count("the update was skipped") == len(skipped)
-        assert all(f"at {step} is" in said for step in skipped)
+        output = capsys.readouterr().out
+        assert output.count("the update was skipped") == len(skipped)
+        assert all(f"at {step} is" in output for step in skipped)
     assert int(final_state(tmp_path).step) == 3
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(final_state(tmp_path)))
-    # What is done about such numbers may change from one start to the next.
+    # The limit may change when the run resumes.
     config.max_skipped_updates = 4
     with pytest.raises(UserError, match=r"at step 6 is (nan|inf), and 4 updates before it"):
         loop.train(config, tmp_path)
     assert "max_skipped_updates (2 -> 4)" in capsys.readouterr().out
 
 
-def test_a_collapse_is_said_and_can_stop_the_run(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def collapsed(monkeypatch):
+    """Every health check finds a collapse."""
     names = ("embedding_std", "embedding_rank", "projection_std", "projection_rank")
-    monkeypatch.setattr(health, "readings", lambda *_: dict.fromkeys(names, 0.01))
+    monkeypatch.setattr(health, "feature_metrics", lambda *_: dict.fromkeys(names, 0.01))
+
+
+def test_a_collapse_stops_the_run_and_further_starts(tmp_path, collapsed, capsys):
     config = tiny_config()
     config.knn.every_steps = 0
     config.health.patience = 2
@@ -292,21 +358,24 @@ def test_a_collapse_is_said_and_can_stop_the_run(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="saved at step 3: the features collapsed"):
         loop.train(config, tmp_path)
     assert "predictor" in capsys.readouterr().out  # what to try
+    with pytest.raises(UserError, match=r"had collapsed .* step 3: .*stop_on_collapse=False\.$"):
+        loop.train(config, tmp_path)
     assert int(final_state(tmp_path).step) == 3
+    config.health.stop_on_collapse = False
+    assert loop.train(config, tmp_path)
+    assert int(final_state(tmp_path).step) == 6
 
 
-def test_a_stop_does_not_change_when_a_collapse_ends_the_run(tmp_path, monkeypatch):
-    """A reading at the step of the stop would be one that an undisturbed run does not have."""
-    names = ("embedding_std", "embedding_rank", "projection_std", "projection_rank")
-    monkeypatch.setattr(health, "readings", lambda *_: dict.fromkeys(names, 0.01))
-    advance, step = writers.Progress.advance, 1
+def test_a_signal_does_not_change_when_a_collapse_ends_the_run(tmp_path, collapsed, monkeypatch):
+    """The step of the stop has no health check, because an uninterrupted run has none there."""
+    advance, step = console.Progress.advance, 1
 
     def stopping(self, now):
         advance(self, now)
         if now == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(writers.Progress, "advance", stopping)
+    monkeypatch.setattr(console.Progress, "advance", stopping)
     config = tiny_config()
     config.steps, config.log_every_steps, config.checkpoint.every_steps = 20, 4, 100
     config.knn.every_steps, config.health.patience, config.health.stop_on_collapse = 0, 2, True
@@ -317,39 +386,6 @@ def test_a_stop_does_not_change_when_a_collapse_ends_the_run(tmp_path, monkeypat
     with pytest.raises(UserError, match="saved at step 8: the features collapsed"):
         loop.train(config, tmp_path)
     assert [row["step"] for row in rows(tmp_path)] == [4, 8]
-
-
-def test_an_unreadable_held_out_image_costs_no_step(finished, tmp_path, monkeypatch):
-    def unreadable(*_):
-        raise UserError("y.png cannot be decoded")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MetricsCollector, "knn_top1", unreadable)
-        with pytest.raises(UserError, match=r"y\.png"):
-            loop.train(tiny_config(), tmp_path)
-    assert int(final_state(tmp_path).step) == 3
-    loop.train(tiny_config(), tmp_path)
-    check_same_end(tmp_path, finished)
-
-
-def test_a_full_disk_under_the_readings_is_one_sentence(tmp_path, monkeypatch):
-    metrics = writers.Metrics(tmp_path, 0)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(metrics._file, "flush", full, raising=False)
-    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left"):
-        metrics.write(1, {"loss": 1.0})
-    monkeypatch.undo()
-    metrics.close()
-
-
-@pytest.mark.parametrize("line", [b"\xff{}", b"[" * 100_000, b"3"])
-def test_a_damaged_metrics_file_is_named(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_bytes(line + b'\n{"step": 2}\n')
-    with pytest.raises(UserError, match=r"line 1 of .*metrics.jsonl was not written by this"):
-        writers.Metrics(tmp_path, 2)
 
 
 def test_another_list_of_images_is_refused(tmp_path):
@@ -420,7 +456,7 @@ def test_arrays_from_python(tmp_path):
     assert run_lib.read(tmp_path).data["name"] == "arrays"
 
 
-def test_the_geometric_knobs_reach_the_pipeline(finished, monkeypatch):
+def test_settings_of_the_crops_reach_the_pipeline(finished, monkeypatch):
     seen = {}
     monkeypatch.setattr(data, "train_batches", lambda *_, **k: seen.update(k) or [], raising=False)
     monkeypatch.setattr(data, "eval_batches", lambda *_, **k: seen.update(k), raising=False)
@@ -459,7 +495,7 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
         loop.train(tiny_config(), tmp_path / "file" / "run")
 
 
-def test_batches_know_their_places(finished):
+def test_positions_of_a_batch(finished):
     run = run_lib.read(finished)
     source, _ = inputs.open_sources(run.config)
     batch = next(inputs.train_batches(run.config, source, 0, run.total_steps))

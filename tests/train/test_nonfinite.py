@@ -1,4 +1,4 @@
-"""Updates that are not finite: noticed, left out without a trace but the step, and counted."""
+"""Updates that are not finite: detected, skipped except for counts of updates, and counted."""
 
 import functools
 
@@ -21,7 +21,7 @@ POLICY = image_augment.Policy(PLAIN, PLAIN, image_augment.IMAGENET_MEAN, (0.2,) 
 
 @pytest.fixture(scope="module")
 def learner():
-    """One whose learning rate is infinite in its second update."""
+    """A learner whose learning rate is infinite in its second update."""
     return byol.make_learner(
         models.ResNet8(stem="strided", width_multiplier=0.25),
         POLICY,
@@ -42,7 +42,7 @@ def batches():
     ]
 
 
-def test_an_update_that_is_not_finite_leaves_only_counts(learner):
+def test_a_non_finite_update_changes_only_counts(learner):
     update = jax.jit(functools.partial(nonfinite.update, learner, skip=True))
     states, finite = [byol.init(learner, 0, batches()[0])], []
     for batch in batches():
@@ -58,7 +58,7 @@ def test_an_update_that_is_not_finite_leaves_only_counts(learner):
     }
 
 
-def test_a_finite_update_is_byols(learner):
+def test_a_finite_update_is_that_of_byol(learner):
     state, batch = byol.init(learner, 0, batches()[0]), batches()[0]
     want, _ = jax.jit(functools.partial(byol.update, learner))(state, batch)
     got, *_ = jax.jit(functools.partial(nonfinite.update, learner, skip=True))(state, batch)
@@ -67,29 +67,29 @@ def test_a_finite_update_is_byols(learner):
 
 
 def metrics(loss, finite):
-    """What the guard receives of an update: its metrics, and whether they are finite."""
+    """What the guard receives: metrics of an update, and whether they are finite."""
     return {"loss": loss, "gradient_norm": 1.0, "parameter_norm": 1.0}, finite
 
 
-def test_the_watch_counts_those_in_a_row():
+def test_the_guard_counts_skipped_updates_in_a_row():
     settings = config_lib.default()
     settings.on_nonfinite, settings.max_skipped_updates = "skip", 2
-    watch = nonfinite.NonFiniteGuard(settings)
-    good, bad = metrics(1.0, 1.0), metrics(float("nan"), 0.0)
-    assert watch.check(1, *good, lambda: None) is None
-    said = "The loss at step 2 is nan: the update was skipped (1 in a row)."
-    assert watch.check(2, *bad, lambda: None) == said
-    assert "(2 in a row)" in watch.check(3, *bad, lambda: None)
-    assert watch.check(4, *good, lambda: None) is None
-    assert "(1 in a row)" in watch.check(5, *bad, lambda: None)
-    # A new start goes on with the count.
-    watch = nonfinite.NonFiniteGuard(settings, watch.skipped_in_a_row)
-    assert "(2 in a row)" in watch.check(6, *bad, lambda: None)
+    guard = nonfinite.NonFiniteGuard(settings)
+    finite, nan = metrics(1.0, True), metrics(float("nan"), False)
+    assert guard.check(1, *finite, lambda: None) is None
+    message = "The loss at step 2 is nan: the update was skipped (1 in a row)."
+    assert guard.check(2, *nan, lambda: None) == message
+    assert "(2 in a row)" in guard.check(3, *nan, lambda: None)
+    assert guard.check(4, *finite, lambda: None) is None
+    assert "(1 in a row)" in guard.check(5, *nan, lambda: None)
+    # A new start keeps the count.
+    guard = nonfinite.NonFiniteGuard(settings, guard.skipped_in_a_row)
+    assert "(2 in a row)" in guard.check(6, *nan, lambda: None)
     with pytest.raises(UserError, match=r"at step 7 is nan, and 2 updates before it were skipped"):
-        watch.check(7, *bad, lambda: 5)
+        guard.check(7, *nan, lambda: 5)
 
 
-def test_the_watch_stops_a_run_that_does_not_skip():
-    watch = nonfinite.NonFiniteGuard(config_lib.default())
+def test_the_guard_stops_a_run_that_does_not_skip():
+    guard = nonfinite.NonFiniteGuard(config_lib.default())
     with pytest.raises(UserError, match=r"step 3 is inf; no checkpoint.*on_nonfinite=skip"):
-        watch.check(3, *metrics(float("inf"), 0.0), lambda: None)
+        guard.check(3, *metrics(float("inf"), False), lambda: None)

@@ -1,4 +1,4 @@
-"""The pictures of a run: what is drawn, and that the first one needs no matplotlib."""
+"""The pictures of a run: what is drawn, and that the first needs no matplotlib."""
 
 import json
 import subprocess
@@ -26,8 +26,11 @@ def test_every_pixel_of_a_view_is_drawn(tmp_path, channels):
             assert (drawn == image.repeat(3, 0).repeat(3, 1)).all()
 
 
-def test_curves_of_what_there_is(tmp_path):
-    rows = [{"step": step, "byol_loss": 2.0 / step, "probe_loss": None} for step in (1, 2, 3)]
+def test_curves_of_the_metrics_present(tmp_path):
+    rows = [
+        {"step": step, "byol_loss": 2.0 / step, "probe_loss": None, "probe_test_top1": 0.5}
+        for step in (1, 2, 3)
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plots.curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl")
     assert np.asarray(Image.open(tmp_path / "curves.png")).min() < 128  # something is drawn
@@ -35,7 +38,7 @@ def test_curves_of_what_there_is(tmp_path):
 
 def test_the_first_step_needs_no_matplotlib_and_no_torch():
     program = (
-        "import sys; import byol_jax.pictures, byol_jax.writers; "
+        "import sys; import byol_jax.train.loop; "
         "sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0

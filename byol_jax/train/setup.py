@@ -1,0 +1,207 @@
+"""Everything that the training loop works with, made before its first step."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from byol_jax import byol, data, parallel
+from byol_jax.data import on_device
+from byol_jax.errors import UserError
+from byol_jax.runs import config as config_lib
+from byol_jax.runs import inputs, paths, processes
+from byol_jax.runs import run as run_lib
+from byol_jax.runs.checkpoint import Checkpoints, Restored, RetentionPolicy
+from byol_jax.train import console, init_from, plots
+from byol_jax.train.compile_cache import Compilations
+from byol_jax.train.health import CollapseMonitor
+from byol_jax.train.metrics import (
+    DecodeErrorLog,
+    Evaluator,
+    MetricsCollector,
+    MetricsWriter,
+    held_out_accuracy,
+)
+from byol_jax.train.nonfinite import NonFiniteGuard
+from byol_jax.train.signals import StopRequest, stop_requests
+from byol_jax.train.timer import SaveTimer, Timer
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+    """What the loop works with. Of several processes, each has its own."""
+
+    run: run_lib.Run
+    learner: byol.Learner
+    workdir: paths.AnyPath
+    source: data.Source
+    start: Restored  # the state to start from
+    checkpoints: Checkpoints
+    guard: NonFiniteGuard
+    monitor: CollapseMonitor
+    collector: MetricsCollector
+    evaluators: list[tuple[int, Evaluator]]  # each with the steps between its calls
+    writer: MetricsWriter | None  # of process 0
+    decode_errors: DecodeErrorLog | None  # with config.data.on_decode_error=skip
+    progress: console.Progress
+    stop: StopRequest
+    timer: Timer
+    save_timer: SaveTimer
+    compilations: Compilations
+
+    def request(self) -> int:
+        """What this process requests of all processes with the next update."""
+        if self.stop.requested:
+            return parallel.STOP
+        is_due = processes.is_first() and self.save_timer.is_due()
+        return parallel.SAVE if is_due else parallel.NO_REQUEST
+
+    def finish_update(self, step: int, metrics: byol.Metrics, signals: tuple) -> int:
+        """Waits for an update and returns what any process requested with it.
+
+        Raises:
+          UserError: the update was not finite, and the run has to end.
+        """
+        metrics, (request, is_finite) = parallel.local((metrics, signals))
+        message = self.guard.check(step, metrics, bool(is_finite), self._last_checkpoint)
+        if message:
+            self.progress.log(message)
+        return int(request)
+
+    def _last_checkpoint(self) -> int | None:
+        self.checkpoints.wait()
+        return self.checkpoints.latest_step()
+
+    def is_best(self, accuracy: float | None) -> bool:
+        """Whether an accuracy by kNN is above that of all checkpoints, and the best is kept."""
+        if accuracy is None or not self.run.config.checkpoint.keep_best:
+            return False
+        best = self.checkpoints.best_knn()
+        return best is None or accuracy > best
+
+    def save(self, step: int, state: byol.State, knn: float | None = None) -> None:
+        """Saves a state in the background, and with it what the loop counts."""
+        if self.writer:
+            self.writer.flush()  # the lines up to a checkpoint must outlive the process
+        counts = {
+            "skipped_in_a_row": self.guard.skipped_in_a_row,
+            "collapsed_checks": self.monitor.collapsed_checks,
+        }
+        self.checkpoints.save(step, parallel.across_processes(state), counts, knn)
+        self.save_timer.restart()
+
+
+@contextlib.contextmanager
+def run_context(
+    config: ConfigDict,
+    workdir: str | paths.AnyPath,
+    source: data.Source | None,
+    test_source: data.Source | None,
+) -> Iterator[RunContext]:
+    """Opens the data and the folder of a run, and restores or makes its state: see `loop.train`.
+
+    When the context ends, checkpoints and metrics are complete, and the curves are drawn.
+    """
+    on_all = processes.run_on_all_processes
+    with contextlib.ExitStack() as stack:
+        timer = stack.enter_context(Timer())
+        compilations = stack.enter_context(Compilations())
+        stack.enter_context(processes.translate_errors())
+        stop = stack.enter_context(stop_requests())
+
+        # What is trained, checked before anything is written.
+        if source is not None:
+            config = config.copy_and_resolve_references()
+            config.data.source = source.name
+        config, warnings = config_lib.resolve(config)
+        parallel.check_devices(config.batch_size, config.accum_steps)
+        if source is None:
+            source, test_source = on_all(lambda: inputs.open_sources(config))
+        config.data.placement = on_all(lambda: on_device.placement(config, source))
+        run = run_lib.make_run(config, source)
+        processes.check_same("settings or data", run_lib.fingerprint(run))
+        learner = run.learner(parallel.AXIS)
+
+        # The folder, and the state to start from.
+        workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
+        config_changes = on_all(lambda: _prepare_workdir(stack, workdir, run, source))
+        processes.check_shared(workdir)
+        keep = config.checkpoint
+        policy = RetentionPolicy(keep.keep, keep.keep_every_steps, keep.keep_best)
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", policy))
+        progress = console.Progress(run.total_steps, quiet=not processes.is_first())
+        stack.callback(progress.close)
+        start = checkpoints.restore_newest(run_lib.abstract_state(learner, config), progress.log)
+        if start is None:
+            first = on_all(lambda: init_from.first_step(config, run.total_steps))
+        else:
+            first = start.step
+        processes.check_same("state to start from", str(first))
+        console.log_run_summary(progress.log, run, learner, workdir, first, start is not None)
+        if test_source is None and config.knn.every_steps:
+            reason = "no data.test_split" if source.num_classes else "the data has no labels"
+            progress.log(f"No kNN while training: {reason}.")
+        for line in (*source.warnings, *warnings, *config_changes):
+            progress.log(line)
+        if start is None:
+            state = on_all(lambda: init_from.new_state(learner, config, first))
+            start = Restored(first, state, {})
+        checks = int(start.loop_state.get("collapsed_checks", 0))
+        monitor = CollapseMonitor(config.health.patience, checks)
+        if config.health.stop_on_collapse and monitor.has_collapsed:
+            raise UserError(
+                f"The features had collapsed when this run was saved at step {first}: start from "
+                "scratch with other settings in another --workdir, or train on with "
+                "--config.health.stop_on_collapse=False."
+            )
+
+        # What is measured and written.
+        writer, decode_errors, evaluators = None, None, []
+        if config.data.on_decode_error == "skip":
+            decode_errors = DecodeErrorLog(workdir, first)
+        if test_source is not None:
+            evaluator = held_out_accuracy(run, learner, source, test_source, decode_errors)
+            evaluators.append((config.knn.every_steps, evaluator))
+        if processes.is_first():
+            writer = MetricsWriter(workdir, first)
+            stack.callback(_draw_curves, workdir, progress)
+            stack.callback(writer.close)
+            if decode_errors:
+                stack.callback(lambda: progress.log(decode_errors.summary()))
+        yield RunContext(
+            run=run,
+            learner=learner,
+            workdir=workdir,
+            source=source,
+            start=start,
+            checkpoints=checkpoints,
+            guard=NonFiniteGuard(config, int(start.loop_state.get("skipped_in_a_row", 0))),
+            monitor=monitor,
+            collector=MetricsCollector(run, learner),
+            evaluators=evaluators,
+            writer=writer,
+            decode_errors=decode_errors,
+            progress=progress,
+            stop=stop,
+            timer=timer,
+            save_timer=SaveTimer(config.checkpoint.every_minutes),
+            compilations=compilations,
+        )
+
+
+def _prepare_workdir(
+    stack: contextlib.ExitStack, workdir: paths.AnyPath, run: run_lib.Run, source: data.Source
+) -> list[str]:
+    """On process 0, locks the folder and writes config.json; returns lines about changes."""
+    if not processes.is_first():
+        return []
+    stack.enter_context(run_lib.lock_workdir(workdir))
+    return run_lib.prepare_workdir(workdir, run, source.order_depends_on_processes)
+
+
+def _draw_curves(workdir: paths.AnyPath, progress: console.Progress) -> None:
+    try:
+        plots.curves(workdir / "curves.png", workdir / "metrics.jsonl")
+    except UserError as error:  # not a reason to fail
+        progress.log(f"No curves: {error}")
