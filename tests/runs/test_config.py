@@ -403,5 +403,5 @@ def test_other_lengths_on_imagenet_are_interpolated_with_a_warning(capsys):
     assert "no settings for 200 epochs" in capsys.readouterr().err
     beyond = imagenet.get_config("2000")
     assert (beyond.optimizer.base_learning_rate, beyond.tau_base) == (0.2, 0.996)
-    with pytest.raises(UserError, match=r"imagenet.py:ten must end in a number of epochs"):
+    with pytest.raises(UserError, match=r"imagenet:ten must end in a number of epochs"):
         imagenet.get_config("ten")
