@@ -80,12 +80,9 @@ class NonFiniteGuard:
             problem += f", and {limit} updates before it were skipped (config.max_skipped_updates)"
         else:
             advice = "; or, if it is rare, resume this run with --config.on_nonfinite=skip"
-        saved = last_checkpoint()
-        saved = (
-            "no checkpoint was saved"
-            if saved is None
-            else f"the checkpoint of step {saved} is good"
-        )
+        saved, checkpoint = "no checkpoint was saved", last_checkpoint()
+        if checkpoint is not None:
+            saved = f"the checkpoint of step {checkpoint} is good and was kept"
         dtype = "" if self._config.dtype == "float32" else ", or config.dtype=float32,"
         raise UserError(
             f"{problem}; {saved}. Try a lower config.optimizer.base_learning_rate, a longer "

@@ -98,8 +98,8 @@ def _adapted_preset(
         defaults |= {
             "data.channels": images.shape[-1],
             "data.image_size": size if size <= SMALL else min(size, config.data.image_size),
-            "views.mean": tuple(sample.mean((0, 1, 2)).round(3).tolist()),
-            "views.std": tuple(sample.std((0, 1, 2)).round(3).clip(0.001).tolist()),
+            "views.mean": tuple(round(float(x), 3) for x in sample.mean((0, 1, 2))),
+            "views.std": tuple(max(0.001, round(float(x), 3)) for x in sample.std((0, 1, 2))),
         }
     config = _changed(config, defaults | settings)
     if source is None:

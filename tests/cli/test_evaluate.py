@@ -150,7 +150,7 @@ def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch,
         callbacks.append(on_decode_error)
         for number, (images, labels) in enumerate(original(source, **options)):
             if on_decode_error is not None and not number:
-                on_decode_error(f"{source.name} 0: it is empty")
+                on_decode_error(0, f"{source.name} 0: it is empty")
                 images, labels = images[1:], labels[1:]
             yield images, labels
 
