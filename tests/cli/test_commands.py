@@ -147,25 +147,28 @@ def test_ctrl_c_saves_and_exits(tmp_path):
     flags = ["batch_size=16", "log_every_steps=1", "knn.every_steps=0", "data.image_size=16"]
     flags += ["encoder.width_multiplier=0.25", "heads.hidden_size=8", "views.view1.jitter_prob=0"]
     flags += ["views.view2.jitter_prob=0"]
-    running = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "byol_jax.cli", "pretrain", QUICKSTART),
-            *(f"--workdir={tmp_path}", *(f"--config.{flag}" for flag in flags)),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in running.stdout:
-        if line.startswith("step 2/"):
-            running.send_signal(signal.SIGINT)
-            break
-    out, err = running.communicate(timeout=120)
+    # Not a pipe: nobody would read it before the end, and XLA can write more than a pipe holds.
+    with (tmp_path / "stderr").open("w+") as stderr:
+        running = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "byol_jax.cli", "pretrain", QUICKSTART),
+                *(f"--workdir={tmp_path / 'run'}", *(f"--config.{flag}" for flag in flags)),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        for line in running.stdout:
+            if line.startswith("step 2/"):
+                running.send_signal(signal.SIGINT)
+                break
+        out, _ = running.communicate(timeout=120)
+    err = (tmp_path / "stderr").read_text()
     assert running.returncode == 0, err
     assert "Stopped and saved at step" in out and "Traceback" not in err
-    (step,) = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
-    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    (step,) = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == step
 
 
