@@ -148,10 +148,12 @@ def test_updates_transfer_nothing_between_host_and_devices():
     state = parallel.replicate(byol.init(learner, 0, make_batch(0)))
     batches = [parallel.device_put_batch(make_batch(step)) for step in range(3)]
     state, *_ = update(state, batches[0])
+    requests, answers = (parallel.SAVE, parallel.STOP), []
     with jax.transfer_guard("disallow_explicit"):
-        for request, batch in zip((parallel.SAVE, parallel.STOP), batches[1:], strict=True):
-            state, _, signals = update(state, batch, request)
-            assert parallel.local(signals) == (request,)
+        for request, batch in zip(requests, batches[1:], strict=True):
+            state, _, (answer,) = update(state, batch, request)
+            answers.append(answer)
+    assert [float(parallel.local(answer)) for answer in answers] == list(requests)
     with jax.transfer_guard("disallow_explicit"), pytest.raises(Exception, match="host-to-device"):
         update(state, parallel.split(make_batch(3)))
 
