@@ -19,6 +19,7 @@ import logging
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -461,6 +462,8 @@ def _quiet_orbax() -> Iterator[None]:
         if str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
+    # Not undone at the end: writes that were given up are found when garbage is collected.
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
     before, sys.unraisablehook = sys.unraisablehook, hook
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     for logger in loggers:
