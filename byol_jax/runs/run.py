@@ -60,13 +60,8 @@ class Run(NamedTuple):
 
     def learner(self, axis_name: str | None = None) -> byol.Learner:
         """The learner of this run."""
-        return build.make_learner(
-            self.config,
-            self.learning_rate(),
-            self.total_steps,
-            self.data["num_classes"],
-            axis_name,
-        )
+        rate, classes = self.learning_rate(), self.data["num_classes"]
+        return build.make_learner(self.config, rate, self.total_steps, classes, axis_name)
 
 
 class Trained(NamedTuple):
@@ -226,12 +221,7 @@ def read(workdir: paths.AnyPath) -> Run:
 
 
 def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
-    """A line about changed settings that may change, if any.
-
-    Raises:
-      ConfigError: other settings changed.
-      DataError: the images changed.
-    """
+    """A line about changed settings that may change, if any; raises an error about others."""
     old, new = config_lib.flat(before.config), config_lib.flat(now.config)
     changed = {
         key: f"config.{key} ({old.get(key)} -> {new.get(key)})"

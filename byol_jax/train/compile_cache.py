@@ -114,11 +114,9 @@ def _make_room(folder: Path, largest: int) -> None:
 
 @contextlib.contextmanager
 def _replace_damaged(folder: Path) -> Iterator[None]:
-    """Removes an entry that JAX warns about (cut short, such as by a full disk), silently.
-
-    JAX would not overwrite it, and warn at every start. The warning names the program without its
-    hash, so other entries of that name are removed too, and compiled again when they are needed.
-    """
+    """Removes entries that JAX warns about (cut short, such as by a full disk), silently."""
+    # JAX would not overwrite them, and warn at every start. The warning names the program without
+    # its hash, so other entries of that name are removed too.
 
     def showwarning(message, *args, **kwargs) -> None:
         damaged = _DAMAGED.match(str(message))
