@@ -148,17 +148,13 @@ def read_record(directory: Path) -> dict[str, Any]:
 
 def _check_replaceable(directory: Path, kind: str) -> None:
     """Raises CheckpointError unless the folder is new, empty or an earlier export of this kind."""
-    try:
-        # A killed process may have left its staging folder.
-        if not directory.exists() or all(p.name.startswith(_STAGING) for p in directory.iterdir()):
+    with contextlib.suppress(OSError, ValueError):
+        # A killed process may have left its staging folder. `write_folder` reports a file.
+        if not directory.is_dir() or all(p.name.startswith(_STAGING) for p in directory.iterdir()):
             return
-        replaceable = read_record(directory).get("format") == kind
-    except NotADirectoryError:  # a file on the way: `write_folder` reports it
-        return
-    except (OSError, ValueError):
-        replaceable = False
-    if not replaceable:
-        raise CheckpointError(
-            f"--output={directory} holds something else than an earlier export of this kind "
-            f"({kind}): choose another folder."
-        )
+        if read_record(directory).get("format") == kind:
+            return
+    raise CheckpointError(
+        f"--output={directory} holds something else than an earlier export of this kind "
+        f"({kind}): choose another folder."
+    )

@@ -103,13 +103,14 @@ class JsonLines:
     def __init__(self, path: AnyPath, start_step: int):
         """Drops the lines after `start_step`: the run makes those steps again."""
         self.path = path
-        self._lines = [_line(row) for row in read_rows(path) if row["step"] <= start_step]
+        rows = [row for row in read_rows(path) if row["step"] <= start_step]
+        self._lines = [json.dumps(row) + "\n" for row in rows]
         if path.exists():
             self.rewrite()
 
     def append(self, row: dict) -> None:
         """Adds a line."""
-        self._lines.append(_line(row))
+        self._lines.append(json.dumps(row) + "\n")
         if is_local(self.path):
             with translate_write_errors(self.path), self.path.open("a") as file:
                 file.write(self._lines[-1])
@@ -148,10 +149,6 @@ def read_rows(path: AnyPath) -> list[dict]:
             ) from None
         rows.append(row)
     return rows
-
-
-def _line(row: dict) -> str:
-    return json.dumps(row) + "\n"
 
 
 class MetricsWriter:
