@@ -178,8 +178,7 @@ def load(directory: str | Path, step: int | None = None) -> Encoder:
     """Opens an exported encoder, or a run at one of its checkpoints.
 
     Args:
-      directory: an export in our own format, or the folder (--workdir) of a pre-training run, or
-        an imported run.
+      directory: an export in our own format, or the --workdir of a run, ours or imported.
       step: of a run's checkpoint; None for the newest.
 
     Returns:

@@ -88,11 +88,7 @@ def write_folder(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
     """Yields an empty folder; its files, and config.json, move into `directory` as the block ends.
 
     If the block fails, `directory` is unchanged. Files that the user added to an earlier export
-    stay.
-
-    Args:
-      directory: created if it does not exist.
-      record: the content of config.json; its "format" names the kind of export.
+    stay. `record` is the content of config.json; its "format" names the kind of export.
 
     Raises:
       CheckpointError: `directory` cannot be written, or holds anything but an earlier export of

@@ -170,8 +170,7 @@ def joined() -> bool:
 def shutdown(exit_code: int) -> None:
     """Marks the exit of this process, one of several, as clean: it is done or printed its error.
 
-    If the exit code is not 0, the process ends here, because Python's exit would wait for the
-    other processes.
+    If the exit code is not 0, the process ends here; Python's exit would wait for the others.
     """
     with contextlib.suppress(OSError):  # the reporter may have been killed
         _exit_reporter.stdin.write(b"clean exit")

@@ -132,10 +132,7 @@ def prepare_workdir(
 ) -> list[str]:
     """Writes config.json into a folder, if the folder is empty or holds the same run.
 
-    Args:
-      workdir: the folder.
-      run: what is about to be trained in it.
-      order_depends_on_processes: whether the order of its data depends on the number of processes.
+    With `order_depends_on_processes`, the order of the data depends on the number of processes.
 
     Returns:
       Lines for the log about settings that changed since the last start.
@@ -282,9 +279,8 @@ def restore(workdir: paths.AnyPath, step: int | None = None) -> Trained:
     """A run at a checkpoint, on the first local device.
 
     Args:
-      workdir: folder of the run.
-      step: of the checkpoint; None for the newest that is not damaged. Damage to newer ones is
-        reported on stderr.
+      workdir: the folder of the run.
+      step: None for the newest that is not damaged; damage to newer ones is printed to stderr.
 
     Raises:
       CheckpointError: no run, no checkpoint, none of this step, or it is damaged.

@@ -86,8 +86,8 @@ def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
     found = manifest.leaves(other.state)
 
     def leaf(path: tuple, own: jax.Array) -> jax.Array:
-        other = found.get(manifest.leaf_name(path), own)
-        return other if other.shape == own.shape else own
+        value = found.get(manifest.leaf_name(path), own)
+        return value if value.shape == own.shape else own
 
     return jax.tree_util.tree_map_with_path(leaf, fresh)._replace(seed=fresh.seed)
 
@@ -115,12 +115,11 @@ def _encoder_variables(
     key: str, path: str, config: ConfigDict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Variables and settings of the encoder in a run, an export or a torchvision file."""
-    settings = {"stem": "imagenet", "padding": "torch"}  # torchvision's
     if paths.path(path).is_dir():
         encoder = byol_jax.load(path)
-        variables = encoder.variables
-        settings = encoder.config["encoder"]
+        variables, settings = encoder.variables, encoder.config["encoder"]
     else:
+        settings = {"stem": "imagenet", "padding": "torch"}
         try:
             variables = torchvision.from_state_dict(torchvision.read(path))
         except UserError as error:

@@ -168,8 +168,7 @@ class MetricsWriter:
         if not is_local(self._workdir):
             return
         if self._events is None:
-            # Imported late, because it imports PyTorch where that is installed, which takes seconds
-            # that would delay the first step.
+            # Late: where PyTorch is installed it imports that, which would delay the first step.
             import tensorboardX
 
             # purge_step hides events after the checkpoint from TensorBoard.
@@ -185,7 +184,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Writes out all metrics and events."""
-        self._file.flush()
+        self.flush()
         if self._events is not None:
             self._events.close()
 
@@ -193,8 +192,8 @@ class MetricsWriter:
 class DecodeErrorLog:
     """Logs the images that could not be decoded and were replaced or left out.
 
-    Each process has a file of its own, decode_errors.PROCESS.jsonl for all but the first, with
-    lines such as {"step": 7, "image": "PATH: reason"}. The summary covers all of them.
+    Each process has its own file, decode_errors.PROCESS.jsonl for all but the first, with lines
+    such as {"step": 7, "image": "PATH: reason"}. The summary covers all files.
     """
 
     def __init__(self, folder: AnyPath, start_step: int):
@@ -218,7 +217,7 @@ class DecodeErrorLog:
             self._file.flush()
 
     def summary(self) -> str:
-        """How many images, which ones, and where they are listed."""
+        """A line with the number of images, the first of them, and the files that list all."""
         paths = sorted(self._folder.glob("decode_errors*.jsonl"))
         rows = [row for path in paths for row in read_rows(path)]
         if not rows:

@@ -27,7 +27,7 @@ def first_views(path: AnyPath, learner: byol.Learner, state: byol.State, batch: 
 
     Args:
       path: the PNG to write.
-      learner: whose `augment` is an `augment.image.Policy`.
+      learner: its `augment` is an `augment.image.Policy`.
       state: replicated.
       batch: on the devices; examples uint8 (batch, 2, height, width, channels).
     """
