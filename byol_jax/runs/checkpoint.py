@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -125,7 +124,7 @@ class Checkpoints:
         knn = self._read_knn() if self._manager is None else self._knn
         saved = {*self.steps(), self._saving}
         best = max((value for step, value in knn.items() if step in saved), default=None)
-        return json.loads(processes.from_first(json.dumps(best)))
+        return processes.from_first(best)
 
     def save(
         self,
@@ -149,7 +148,7 @@ class Checkpoints:
             are still complete.
         """
         self.wait()
-        if json.loads(processes.from_first(json.dumps(step in self.steps()))):
+        if processes.from_first(step in self.steps()):
             return
         if self._manager is None:
             self._open()
@@ -222,7 +221,7 @@ class Checkpoints:
         problems: dict[int, str] = {}
         steps = self.steps()
         # Folders may appear a moment later in other processes.
-        while (step := int(processes.from_first(str(max(steps, default=-1))))) >= 0:
+        while (step := processes.from_first(max(steps, default=-1))) >= 0:
             try:
                 restored = processes.run_on_all_processes(partial(self._restore, step, abstract))
             except _DamagedError as error:
@@ -244,8 +243,7 @@ class Checkpoints:
     def _open(self) -> None:
         self._knn = self._read_knn()
 
-        def should_preserve(checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-            del context
+        def should_preserve(checkpoints: Sequence[Any], **_) -> list[bool]:
             steps = [checkpoint.step for checkpoint in checkpoints]
             kept = self._keep.kept(steps, self._knn)
             return [step in kept for step in steps]
@@ -312,7 +310,11 @@ class Checkpoints:
             try:
                 aside.mkdir(exist_ok=True)
                 for step in steps:
-                    (self._directory / str(step)).rename(_unused(aside / str(step)))
+                    target, number = aside / str(step), 1
+                    while target.exists():
+                        number += 1
+                        target = aside / f"{step}-{number}"
+                    (self._directory / str(step)).rename(target)
             except OSError as error:
                 raise CheckpointError(
                     f"The damaged checkpoints of steps {steps} cannot be moved to {aside} "
@@ -427,7 +429,8 @@ class _ManifestHandler(ocp.AsyncCheckpointHandler):
     async def async_save(self, directory: epath.Path, args: "_SaveManifest") -> list[Any]:
         if not processes.is_first():
             return []
-        leaves = _copy_to_host(args.tree)  # now: the state is donated as soon as this returns
+        # Now: the state is donated as soon as this returns.
+        leaves = jax.device_get(jax.tree.map(_first_shard, args.tree))
 
         async def write() -> None:
             record = args.record | {"leaves": manifest.describe(leaves)}
@@ -448,12 +451,10 @@ class _SaveManifest(ocp.args.CheckpointArgs):
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Drops what Orbax and TensorStore print about an error that they also raise.
-
-    Orbax logs each exception with its traceback. At the first error it also closes its event loop
-    while other reads or writes continue, which then print that the loop is closed, or that nobody
-    retrieved their exceptions.
-    """
+    """Drops what Orbax and TensorStore print about an error that they also raise."""
+    # Orbax logs each exception with its traceback. At the first error it also closes its event loop
+    # while other reads or writes continue, which then print that the loop is closed, or that nobody
+    # retrieved their exceptions.
 
     def is_other(record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname and "orbax" not in record.getMessage()
@@ -478,15 +479,11 @@ def _quiet_orbax() -> Iterator[None]:
 
 
 def _wait_for_all(*, key: str, timeout_ms: int) -> None:
-    """Waits for all processes; while an exception is handled, raises it again instead.
-
-    Orbax calls this in that case too, where processes without an error never come.
-    """
+    """Waits for all processes; while an exception is handled, raises it again instead."""
     if jax.process_count() == 1:
         return
-    error = sys.exception()
-    if error is not None:
-        raise error
+    if error := sys.exception():
+        raise error  # processes without an error never come
     ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
@@ -494,19 +491,9 @@ def _digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _copy_to_host(tree: Any) -> Any:
-    """The leaves of a tree as NumPy arrays, copied once: Orbax reads the same shards."""
-    return jax.device_get(
-        jax.tree.map(
-            lambda x: x.addressable_shards[0].data if isinstance(x, jax.Array) else x, tree
-        )
-    )
-
-
-def _unused(path: epath.Path) -> epath.Path:
-    """The path, or if it exists the first of PATH-2, PATH-3... that does not."""
-    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-    return next(other for other in itertools.chain([path], others) if not other.exists())
+def _first_shard(leaf: Any) -> Any:
+    """What Orbax reads of a replicated array, so that it is copied to the host once."""
+    return leaf.addressable_shards[0].data if isinstance(leaf, jax.Array) else leaf
 
 
 def _reason(error: Exception) -> str:

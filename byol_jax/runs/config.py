@@ -277,8 +277,12 @@ def _check_values(config: ConfigDict) -> None:
             models.check_setting(key, value, kind, CHOICES.get(key, ()))
         except ValueError as error:
             raise ConfigError(f"config.{error}") from error
-        if kind in (int, float):
-            _check_range(key, value)
+        key_of_both = key.replace("view1", "*").replace("view2", "*")
+        low = AT_LEAST.get(key_of_both, 0)
+        high = AT_MOST.get(key_of_both, 1 if key.endswith("_prob") else MAX_FINITE)
+        if kind in (int, float) and not low <= value <= high:
+            bounds = f"at least {low:g}" + (f" and at most {high:g}" if not value < low else "")
+            raise ConfigError(f"config.{key}={value} must be {bounds}.")
     for key, low in flat(config).items():
         if key.endswith("_min") and get(config, high := key.removesuffix("min") + "max") < low:
             raise ConfigError(
@@ -286,21 +290,8 @@ def _check_values(config: ConfigDict) -> None:
             )
 
 
-def _check_range(key: str, value: float) -> None:
-    key_of_both = key.replace("view1", "*").replace("view2", "*")
-    low = AT_LEAST.get(key_of_both, 0)
-    high = AT_MOST.get(key_of_both, 1 if key.endswith("_prob") else MAX_FINITE)
-    if not low <= value <= high:
-        bounds = f"at least {low:g}" + (f" and at most {high:g}" if not value < low else "")
-        raise ConfigError(f"config.{key}={value} must be {bounds}.")
-
-
 def _resolve_encoder(encoder: ConfigDict) -> None:
-    """Fills in the encoder's own defaults, and drops the open settings of other encoders.
-
-    Raises:
-      ConfigError: the encoder lacks a setting that is not open, or cannot take its value.
-    """
+    """Fills in the encoder's own defaults, and drops the open settings of other encoders."""
     chosen = {key: value for key, value in encoder.items() if value is not None}
     try:
         models.make_encoder(**{"name": None} | chosen)

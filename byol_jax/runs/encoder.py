@@ -150,7 +150,7 @@ class Model(Encoder):
     def project(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """Projections z = g(f(x)), float32 (n, output_size); arguments and errors as of embed."""
         return self._in_batches(
-            "project", lambda images: self._infer(images).projection, images, batch_size
+            "project", lambda batch: self._infer(batch).projection, images, batch_size
         )
 
     def predict(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
@@ -178,8 +178,7 @@ def load(directory: str | Path, step: int | None = None) -> Encoder:
     """Opens an exported encoder, or a run at one of its checkpoints.
 
     Args:
-      directory: an export in our own format, or the folder (--workdir) of a pre-training run, or
-        an imported run.
+      directory: an export in our own format, or the --workdir of a run, ours or imported.
       step: of a run's checkpoint; None for the newest.
 
     Returns:
@@ -230,11 +229,7 @@ def save(encoder: Encoder, directory: Path) -> None:
 
 
 def _open_export(directory: Path, config: dict[str, Any]) -> Encoder:
-    """Opens a folder that `save` wrote, with the contents of its config.json.
-
-    Raises:
-      CheckpointError: it is not such a folder, or its weights do not fit its config.
-    """
+    """Opens a folder that `save` wrote, with the contents of its config.json."""
     path, found = directory / "model.safetensors", config.pop("format", None)
     if not path.is_file():
         raise CheckpointError(

@@ -49,18 +49,13 @@ def describe(tree: Any) -> Description:
     Args:
       tree: a tree of arrays on the host.
     """
-    return {
-        name: {
-            "dtype": array.dtype.name,
-            "shape": list(array.shape),
-            # As bytes, because hashlib does not accept bfloat16.
-            "sha256": hashlib.sha256(
-                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            ).hexdigest(),
-        }
-        for name, leaf in leaves(tree).items()
-        for array in (np.asarray(leaf),)
-    }
+    found = {}
+    for name, leaf in leaves(tree).items():
+        array = np.asarray(leaf)
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # hashlib takes no bfloat16
+        digest = hashlib.sha256(data).hexdigest()
+        found[name] = {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest}
+    return found
 
 
 def first_difference(found: Description, saved: Description) -> str:

@@ -88,11 +88,7 @@ def write_folder(directory: Path, record: dict[str, Any]) -> Iterator[Path]:
     """Yields an empty folder; its files, and config.json, move into `directory` as the block ends.
 
     If the block fails, `directory` is unchanged. Files that the user added to an earlier export
-    stay.
-
-    Args:
-      directory: created if it does not exist.
-      record: the content of config.json; its "format" names the kind of export.
+    stay. `record` is the content of config.json; its "format" names the kind of export.
 
     Raises:
       CheckpointError: `directory` cannot be written, or holds anything but an earlier export of
@@ -148,17 +144,13 @@ def read_record(directory: Path) -> dict[str, Any]:
 
 def _check_replaceable(directory: Path, kind: str) -> None:
     """Raises CheckpointError unless the folder is new, empty or an earlier export of this kind."""
-    try:
-        # A killed process may have left its staging folder.
-        if not directory.exists() or all(p.name.startswith(_STAGING) for p in directory.iterdir()):
+    with contextlib.suppress(OSError, ValueError):
+        # A killed process may have left its staging folder. `write_folder` reports a file.
+        if not directory.is_dir() or all(p.name.startswith(_STAGING) for p in directory.iterdir()):
             return
-        replaceable = read_record(directory).get("format") == kind
-    except NotADirectoryError:  # a file on the way: `write_folder` reports it
-        return
-    except (OSError, ValueError):
-        replaceable = False
-    if not replaceable:
-        raise CheckpointError(
-            f"--output={directory} holds something else than an earlier export of this kind "
-            f"({kind}): choose another folder."
-        )
+        if read_record(directory).get("format") == kind:
+            return
+    raise CheckpointError(
+        f"--output={directory} holds something else than an earlier export of this kind "
+        f"({kind}): choose another folder."
+    )

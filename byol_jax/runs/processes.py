@@ -7,6 +7,7 @@ notify the others, who may be waiting for it within an update; they notice that 
 
 import contextlib
 import faulthandler
+import json
 import os
 import secrets
 import socket
@@ -78,7 +79,17 @@ def join(
     # Its handler would replace ours for SIGTERM, and swallow the signal until ours is installed.
     jax.config.update("jax_enable_preemption_service", False)
     if not missing:
-        _check(**given)
+        host, _, port = coordinator_address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise ConfigError(
+                f"--coordinator_address={coordinator_address} must be HOST:PORT, the same on all "
+                "processes."
+            )
+        if not 0 <= process_id < num_processes:
+            raise ConfigError(
+                f"--process_id={process_id} must be at least 0 and below "
+                f"--num_processes={num_processes}."
+            )
         count, name = num_processes, f"Process {process_id}"
         options = given | {"cluster_detection_method": "deactivate"}
     else:
@@ -109,26 +120,9 @@ def join(
         _start_exit_reporter()
 
 
-def _check(coordinator_address: str, num_processes: int, process_id: int) -> None:
-    """Raises ConfigError unless the three values are valid."""
-    host, _, port = coordinator_address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise ConfigError(
-            f"--coordinator_address={coordinator_address} must be HOST:PORT, the same on all "
-            "processes."
-        )
-    if not 0 <= process_id < num_processes:
-        raise ConfigError(
-            f"--process_id={process_id} must be at least 0 and below "
-            f"--num_processes={num_processes}."
-        )
-
-
 def _launched_tasks() -> int:
-    """The number of processes that mpirun or srun started for this job step; 1 without them.
-
-    SLURM_NTASKS does not tell: sbatch and salloc set it, too, for a script that runs once.
-    """
+    """The number of processes that mpirun or srun started for this job step; 1 without them."""
+    # Not SLURM_NTASKS, which sbatch and salloc set too, for a script that runs once.
     for name in ("OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -176,8 +170,7 @@ def joined() -> bool:
 def shutdown(exit_code: int) -> None:
     """Marks the exit of this process, one of several, as clean: it is done or printed its error.
 
-    If the exit code is not 0, the process ends here, because Python's exit would wait for the
-    other processes.
+    If the exit code is not 0, the process ends here; Python's exit would wait for the others.
     """
     with contextlib.suppress(OSError):  # the reporter may have been killed
         _exit_reporter.stdin.write(b"clean exit")
@@ -214,17 +207,17 @@ def run_on_all_processes(action: Callable[[], T]) -> T:
     texts = _gather_texts(f"{type(failure).__name__}\n{failure}" if failure else "")
     if failure:
         raise failure
+    kinds = {kind.__name__: kind for kind in UserError.__subclasses__()}
     for process, text in enumerate(texts):
         if text:
             name, _, message = text.partition("\n")
-            kinds = {kind.__name__: kind for kind in UserError.__subclasses__()}
             raise kinds.get(name, UserError)(f"process {process}: {message}")
     return result
 
 
-def from_first(text: str) -> str:
-    """The text of process 0, in all processes; all must call it."""
-    return text if jax.process_count() == 1 else _gather_texts(text)[0]
+def from_first(value: T) -> T:
+    """The value of process 0, of a type that JSON has, in all processes; all must call it."""
+    return value if jax.process_count() == 1 else json.loads(_gather_texts(json.dumps(value))[0])
 
 
 def check_same(what: str, text: str) -> None:

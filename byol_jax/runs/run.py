@@ -60,13 +60,8 @@ class Run(NamedTuple):
 
     def learner(self, axis_name: str | None = None) -> byol.Learner:
         """The learner of this run."""
-        return build.make_learner(
-            self.config,
-            self.learning_rate(),
-            self.total_steps,
-            self.data["num_classes"],
-            axis_name,
-        )
+        rate, classes = self.learning_rate(), self.data["num_classes"]
+        return build.make_learner(self.config, rate, self.total_steps, classes, axis_name)
 
 
 class Trained(NamedTuple):
@@ -137,10 +132,7 @@ def prepare_workdir(
 ) -> list[str]:
     """Writes config.json into a folder, if the folder is empty or holds the same run.
 
-    Args:
-      workdir: the folder.
-      run: what is about to be trained in it.
-      order_depends_on_processes: whether the order of its data depends on the number of processes.
+    With `order_depends_on_processes`, the order of the data depends on the number of processes.
 
     Returns:
       Lines for the log about settings that changed since the last start.
@@ -226,12 +218,7 @@ def read(workdir: paths.AnyPath) -> Run:
 
 
 def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
-    """A line about changed settings that may change, if any.
-
-    Raises:
-      ConfigError: other settings changed.
-      DataError: the images changed.
-    """
+    """A line about changed settings that may change, if any; raises an error about others."""
     old, new = config_lib.flat(before.config), config_lib.flat(now.config)
     changed = {
         key: f"config.{key} ({old.get(key)} -> {new.get(key)})"
@@ -292,9 +279,8 @@ def restore(workdir: paths.AnyPath, step: int | None = None) -> Trained:
     """A run at a checkpoint, on the first local device.
 
     Args:
-      workdir: folder of the run.
-      step: of the checkpoint; None for the newest that is not damaged. Damage to newer ones is
-        reported on stderr.
+      workdir: the folder of the run.
+      step: None for the newest that is not damaged; damage to newer ones is printed to stderr.
 
     Raises:
       CheckpointError: no run, no checkpoint, none of this step, or it is damaged.

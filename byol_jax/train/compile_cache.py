@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-# In bytes; above it the oldest entries are removed. The entries of a run take one to ten MB.
+# In bytes. The entries of a run take one to ten MB.
 MAX_CACHE_SIZE = 2**30
 # JAX's warning when it cannot read an entry, before it compiles instead.
 _DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^'/]+)'")
@@ -60,10 +60,10 @@ def default_folder() -> Path:
 
 @contextlib.contextmanager
 def use_cache(folder: str | os.PathLike) -> Iterator[str]:
-    """Keeps compiled programs in a local folder, and replaces damaged entries in this context.
+    """Caches compiled programs in a local folder, and replaces damaged entries in this context.
 
-    JAX's own settings win, such as JAX_COMPILATION_CACHE_DIR. The folder is kept below
-    MAX_CACHE_SIZE.
+    An entry in JAX's own configuration, such as JAX_COMPILATION_CACHE_DIR, has precedence. At the
+    start, old entries are removed if the folder holds more than MAX_CACHE_SIZE.
 
     Yields:
       A line if the folder cannot be used, in which case nothing is cached; else "".
@@ -71,7 +71,7 @@ def use_cache(folder: str | os.PathLike) -> Iterator[str]:
     if jax.config.jax_compilation_cache_dir:
         yield ""
         return
-    problem = ""
+    problem, replace_damaged = "", contextlib.nullcontext()
     try:
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,20 +84,19 @@ def use_cache(folder: str | os.PathLike) -> Iterator[str]:
             f"({getattr(error, 'strerror', None) or error}); --compilation_cache names another "
             "folder."
         )
-    if problem:
+    else:
+        replace_damaged = _replace_damaged(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        # Most of the hundred programs of a start compile in hundredths of a second and load in
+        # thousandths; JAX's default keeps only those that take 1 s.
+        if jax.config.jax_persistent_cache_min_compile_time_secs == 1:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    with replace_damaged:
         yield problem
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Most of the hundred programs of a start compile in hundredths of a second and load in
-    # thousandths; JAX's default keeps only those that take 1 s.
-    if jax.config.jax_persistent_cache_min_compile_time_secs == 1:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    with _replace_damaged(folder):
-        yield ""
 
 
 def _make_room(folder: Path, largest: int) -> None:
-    """If a folder holds more bytes than that, removes its oldest entries down to half."""
+    """Removes the oldest entries down to half of `largest` bytes, if the folder holds more."""
     entries = []
     for entry in folder.glob("*-cache"):
         with contextlib.suppress(FileNotFoundError):  # removed by another process
@@ -114,11 +113,9 @@ def _make_room(folder: Path, largest: int) -> None:
 
 @contextlib.contextmanager
 def _replace_damaged(folder: Path) -> Iterator[None]:
-    """Removes an entry that JAX warns about (cut short, such as by a full disk), silently.
-
-    JAX would not overwrite it, and warn at every start. The warning names the program without its
-    hash, so other entries of that name are removed too, and compiled again when they are needed.
-    """
+    """Removes entries that JAX warns about (cut short, such as by a full disk), silently."""
+    # JAX would not overwrite them, and warn at every start. The warning names the program without
+    # its hash, so other entries of that name are removed too.
 
     def showwarning(message, *args, **kwargs) -> None:
         damaged = _DAMAGED.match(str(message))

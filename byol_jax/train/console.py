@@ -29,16 +29,13 @@ class Progress:
             dynamic_ncols=True,
             disable=quiet or not sys.stderr.isatty(),
         )
-        self._total = total_steps
-        self._has_started = False
 
     def advance(self, step: int) -> None:
         """Shows the number of steps done."""
-        if not self._has_started:
+        if not self._bar.n:
             # Leaves out the first step, which compiled, from the rate that the bar shows.
             self._bar.n = self._bar.initial = step
             self._bar.unpause()
-            self._has_started = True
         self._bar.update(step - self._bar.n)
 
     def report(self, step: int, metrics: dict[str, float], seconds_left: float | None) -> None:
@@ -50,7 +47,7 @@ class Progress:
         line = "  ".join(f"{key} {value}" for key, value in shown.items())
         if seconds_left is not None:
             line += f"  {tqdm.tqdm.format_interval(seconds_left)} left"
-        self.log(f"step {step}/{self._total}  {line}")
+        self.log(f"step {step}/{self._bar.total}  {line}")
 
     def log(self, line: str) -> None:
         """Prints a line, above the bar."""

@@ -1,7 +1,6 @@
-"""Is the representation collapsing? Two numbers to watch, and a monitor that warns.
+"""Detects collapse by two measures of the features, the standard deviation and the rank.
 
-BYOL has no negatives: a constant output has zero loss, so the loss alone cannot tell learning from
-collapse. The spread and the rank of the target's projections can.
+BYOL has no negatives: a constant output has zero loss, so the loss alone does not show a collapse.
 """
 
 import jax
@@ -13,17 +12,16 @@ EXAMPLES = 512  # enough to tell a rank of 1 from one of 100, and cheap to decom
 
 
 def feature_std(features: np.ndarray) -> float:
-    """Spread over the sphere: 1 as for an isotropic Gaussian, 0 if all rows have one direction.
+    """The standard deviation of the L2-normalised rows, averaged over dimensions, times sqrt(d).
 
-    The standard deviation of each dimension of the L2-normalised rows, averaged over dimensions and
-    divided by 1/sqrt(d), its value for isotropic Gaussian rows (SimSiam, arXiv 2011.10566, section
-    4.1).
+    1 for isotropic Gaussian rows, 0 if all rows have the same direction (SimSiam, arXiv 2011.10566,
+    section 4.1).
 
     Args:
-        features: (n, d) real numbers. A row of zeros stays zero.
+      features: (n, d) real numbers. A row of zeros stays zero.
 
     Returns:
-        A number in [0, 1]; nan if any feature is not finite.
+      A number in [0, 1]; nan if any feature is not finite.
     """
     features = np.asarray(features, dtype=np.float64)
     if not np.isfinite(features).all():
@@ -40,15 +38,15 @@ def effective_rank(features: np.ndarray) -> float:
     """exp(entropy of the singular values of the centred features, normalised to sum one).
 
     Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007;
-    without the centring it is RankMe (arXiv 2210.02885). Centred, because an offset shared by all
-    images carries no information and would otherwise dominate.
+    RankMe (arXiv 2210.02885) does not centre. An offset shared by all images carries no information
+    and would otherwise dominate.
 
     Args:
-        features: (n, d) real numbers.
+      features: (n, d) real numbers.
 
     Returns:
-        A number from 1 (one direction) to min(n - 1, d) (all directions equal). 1 too if all rows
-        are the same; nan if any feature is not finite.
+      A number from 1 (one direction) to min(n - 1, d) (all directions equal). 1 too if all rows
+      are the same; nan if any feature is not finite.
     """
     features = np.asarray(features, dtype=np.float64)
     if not np.isfinite(features).all():
@@ -93,34 +91,30 @@ def features(
 
 
 def feature_metrics(embeddings: np.ndarray, projections: np.ndarray) -> dict[str, float]:
-    """`feature_std` and `effective_rank` of embeddings (n, d) and target projections (n, e).
-
-    Of the first EXAMPLES rows, as 'embedding_std', 'embedding_rank', 'projection_std' and
-    'projection_rank'.
-    """
-    metrics = {}
-    for name, features in (("embedding", embeddings), ("projection", projections)):
-        metrics[f"{name}_std"] = feature_std(features[:EXAMPLES])
-        metrics[f"{name}_rank"] = effective_rank(features[:EXAMPLES])
-    return metrics
+    """Spread and rank of the first EXAMPLES embeddings (n, d) and target projections (n, e)."""
+    embeddings, projections = embeddings[:EXAMPLES], projections[:EXAMPLES]
+    return {
+        "embedding_std": feature_std(embeddings),
+        "embedding_rank": effective_rank(embeddings),
+        "projection_std": feature_std(projections),
+        "projection_rank": effective_rank(projections),
+    }
 
 
 class CollapseMonitor:
-    """Warns once the target's projections have been collapsed for several checks in a row.
+    """Warns when `patience` checks in a row find the target's projections collapsed.
 
-    A check finds them collapsed if their feature_std is below .05 or their effective_rank below
-    1.5, or if either is nan. One such check means little: early in training BYOL loses rank before
-    it gains rank.
+    That is a feature_std below .05, an effective_rank below 1.5, or nan. One such check means
+    little: early in training BYOL loses rank before it gains rank.
 
     Attributes:
-        collapsed_checks: how many of the last checks found a collapse, without a break.
+      collapsed_checks: the number of checks that found a collapse since the last that did not.
     """
 
     min_std = 0.05
     min_rank = 1.5
 
     def __init__(self, patience: int, collapsed_checks: int = 0):
-        """Warns at the check number `patience` >= 1 of a row; begins after `collapsed_checks`."""
         self._patience = patience
         self.collapsed_checks = collapsed_checks
 
@@ -130,12 +124,12 @@ class CollapseMonitor:
         return self.collapsed_checks >= self._patience
 
     def check(self, step: int, std: float, rank: float) -> str | None:
-        """Checks the projections at a step; returns a warning the first time they `has_collapsed`.
+        """Returns a warning if this check is the one at which `has_collapsed` becomes true.
 
         Args:
-            step: number of updates done.
-            std: feature_std of the target's projections.
-            rank: effective_rank of the target's projections.
+          step: number of updates done.
+          std: feature_std of the target's projections.
+          rank: effective_rank of the target's projections.
         """
         # In this form nan counts as collapsed.
         if std >= self.min_std and rank >= self.min_rank:

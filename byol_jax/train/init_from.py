@@ -70,10 +70,7 @@ def new_state(learner: byol.Learner, config: ConfigDict, first: int) -> byol.Sta
 
 
 def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State:
-    """Another run's state at a step, with this run's seed.
-
-    Leaves of the probe that have other shapes there, because of other classes, are this run's own.
-    """
+    """Another run's state at a step, with this run's seed, and its probe if the classes differ."""
     key, path = "config.init.state", config.init.state
     other = run_lib.restore(paths.path(path), step)
     theirs = other.run.config
@@ -84,14 +81,13 @@ def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
                 f"{key}={path} was trained with config.{name}={before.get(name)}, but this run has "
                 f"{now.get(name)}: set it to the same value."
             )
-    wrong = manifest.difference(other.state, fresh, ignore=lambda name: "probe" in name.split("/"))
-    if wrong:
+    if wrong := manifest.difference(other.state, fresh, lambda name: "probe" in name.split("/")):
         raise UserError(_does_not_fit(key, path, wrong, theirs.to_dict(), config))
     found = manifest.leaves(other.state)
 
     def leaf(path: tuple, own: jax.Array) -> jax.Array:
-        other = found.get(manifest.leaf_name(path), own)
-        return other if other.shape == own.shape else own
+        value = found.get(manifest.leaf_name(path), own)
+        return value if value.shape == own.shape else own
 
     return jax.tree_util.tree_map_with_path(leaf, fresh)._replace(seed=fresh.seed)
 
@@ -99,7 +95,7 @@ def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
 def _with_encoder(
     state: byol.State, config: ConfigDict, name: str, networks: tuple[str, ...]
 ) -> byol.State:
-    """The state with another encoder's parameters and statistics in these networks."""
+    """The state with another encoder's variables in these networks."""
     key, path = f"config.init.{name}", config.init[name]
     variables, settings = _encoder_variables(key, path, config)
     for network in networks:
@@ -108,9 +104,7 @@ def _with_encoder(
             tree = getattr(state, field)
             if "encoder" not in tree:  # no target network, or no statistics
                 continue
-            own = tree["encoder"]
-            wrong = manifest.difference(variables[kind], own)
-            if wrong:
+            if wrong := manifest.difference(variables[kind], tree["encoder"]):
                 raise UserError(_does_not_fit(key, path, wrong, {"encoder": settings}, config))
             theirs = jax.tree.map(jnp.array, variables[kind])  # copies: states are donated
             state = state._replace(**{field: {**tree, "encoder": theirs}})
@@ -120,13 +114,12 @@ def _with_encoder(
 def _encoder_variables(
     key: str, path: str, config: ConfigDict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Variables and known settings of the encoder in a run, an export or a torchvision file."""
-    settings = {"stem": "imagenet", "padding": "torch"}  # torchvision's
+    """Variables and settings of the encoder in a run, an export or a torchvision file."""
     if paths.path(path).is_dir():
         encoder = byol_jax.load(path)
-        variables = encoder.variables
-        settings = encoder.config["encoder"]
+        variables, settings = encoder.variables, encoder.config["encoder"]
     else:
+        settings = {"stem": "imagenet", "padding": "torch"}
         try:
             variables = torchvision.from_state_dict(torchvision.read(path))
         except UserError as error:

@@ -103,13 +103,14 @@ class JsonLines:
     def __init__(self, path: AnyPath, start_step: int):
         """Drops the lines after `start_step`: the run makes those steps again."""
         self.path = path
-        self._lines = [_line(row) for row in read_rows(path) if row["step"] <= start_step]
+        rows = [row for row in read_rows(path) if row["step"] <= start_step]
+        self._lines = [json.dumps(row) + "\n" for row in rows]
         if path.exists():
             self.rewrite()
 
     def append(self, row: dict) -> None:
         """Adds a line."""
-        self._lines.append(_line(row))
+        self._lines.append(json.dumps(row) + "\n")
         if is_local(self.path):
             with translate_write_errors(self.path), self.path.open("a") as file:
                 file.write(self._lines[-1])
@@ -150,10 +151,6 @@ def read_rows(path: AnyPath) -> list[dict]:
     return rows
 
 
-def _line(row: dict) -> str:
-    return json.dumps(row) + "\n"
-
-
 class MetricsWriter:
     """Writes metrics.jsonl and TensorBoard events; the latter to local folders only."""
 
@@ -171,8 +168,7 @@ class MetricsWriter:
         if not is_local(self._workdir):
             return
         if self._events is None:
-            # Imported late, because it imports PyTorch where that is installed, which takes seconds
-            # that would delay the first step.
+            # Late: where PyTorch is installed it imports that, which would delay the first step.
             import tensorboardX
 
             # purge_step hides events after the checkpoint from TensorBoard.
@@ -188,7 +184,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Writes out all metrics and events."""
-        self._file.flush()
+        self.flush()
         if self._events is not None:
             self._events.close()
 
@@ -196,8 +192,8 @@ class MetricsWriter:
 class DecodeErrorLog:
     """Logs the images that could not be decoded and were replaced or left out.
 
-    Each process has a file of its own, decode_errors.PROCESS.jsonl for all but the first, with
-    lines such as {"step": 7, "image": "PATH: reason"}. The summary covers all of them.
+    Each process has its own file, decode_errors.PROCESS.jsonl for all but the first, with lines
+    such as {"step": 7, "image": "PATH: reason"}. The summary covers all files.
     """
 
     def __init__(self, folder: AnyPath, start_step: int):
@@ -221,7 +217,7 @@ class DecodeErrorLog:
             self._file.flush()
 
     def summary(self) -> str:
-        """How many images, which ones, and where they are listed."""
+        """A line with the number of images, the first of them, and the files that list all."""
         paths = sorted(self._folder.glob("decode_errors*.jsonl"))
         rows = [row for path in paths for row in read_rows(path)]
         if not rows:

@@ -17,24 +17,21 @@ def update(
 ) -> tuple[byol.State, byol.Metrics, jax.Array]:
     """`byol.update`, and whether its result is finite.
 
-    With `skip`, a result that is not finite is dropped, except for the counts of updates (the step
-    and the optimiser's): data and schedules advance.
+    With `skip`, a state that is not finite is replaced by the one before, except for its counts of
+    updates (the step and the optimiser's): data and schedules advance.
 
     Returns:
       State, metrics, and whether loss, gradient and parameters are finite, bool ().
     """
     new, metrics = byol.update(learner, state, batch)
     finite = jnp.isfinite(jnp.stack([metrics[key] for key in WATCHED])).all()
+
+    def select(new: jax.Array, old: jax.Array) -> jax.Array:
+        is_count = jnp.issubdtype(new.dtype, jnp.integer)
+        return new if is_count else jnp.where(finite, new, old)
+
     if skip:
-        new = jax.tree.map(
-            lambda new, old: (
-                new
-                if jnp.issubdtype(new.dtype, jnp.integer)  # a count
-                else jnp.where(finite, new, old)
-            ),
-            new,
-            state,
-        )
+        new = jax.tree.map(select, new, state)
     return new, metrics, finite
 
 
@@ -60,9 +57,9 @@ class NonFiniteGuard:
 
         Args:
           step: number of the update.
-          metrics: of `update` above, local.
-          is_finite: the signal of `update` above.
-          last_checkpoint: returns the step of the newest checkpoint; called if the run ends.
+          metrics: of this update, on the host.
+          is_finite: the third result of `update`.
+          last_checkpoint: returns the step of the newest checkpoint; called only to end the run.
 
         Raises:
           UserError: the update was not finite and skipping is off, or too many were skipped.

@@ -1,4 +1,4 @@
-"""Two pictures of a run: view pairs that it trains on (views.png), and its curves (curves.png)."""
+"""Two plots of a run: view pairs that it trains on (views.png) and metrics by step (curves.png)."""
 
 import io
 from functools import partial
@@ -13,6 +13,12 @@ from byol_jax.train.metrics import read_rows
 
 VIEWS = 8  # pairs in the picture
 MIN_PIXELS = 96  # smaller views are enlarged
+CURVES = {  # titles and metrics
+    "Loss": ("byol_loss", "probe_loss"),
+    "Spread (0: collapsed)": ("embedding_std", "projection_std"),
+    "Effective rank": ("embedding_rank", "projection_rank"),
+    "Accuracy": ("knn_test_top1", "probe_test_top1", "probe_train_top1"),
+}
 GAP, LABEL, TITLE = 4, 60, 30  # pixels between views, for the names of rows, and for the title
 
 
@@ -21,7 +27,7 @@ def first_views(path: AnyPath, learner: byol.Learner, state: byol.State, batch: 
 
     Args:
       path: the PNG to write.
-      learner: whose `augment` is an `augment.image.Policy`.
+      learner: its `augment` is an `augment.image.Policy`.
       state: replicated.
       batch: on the devices; examples uint8 (batch, 2, height, width, channels).
     """
@@ -43,21 +49,17 @@ def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
       augmented: float (2, n, height, width, channels) in 0..1, after it.
     """
     augmented = np.clip(np.rint(255 * augmented), 0, 255).astype(np.uint8)
-    rows = [
-        ("crop 1", crops[0]),
-        ("view 1", augmented[0]),
-        ("crop 2", crops[1]),
-        ("view 2", augmented[1]),
-    ]
+    names = ("crop 1", "view 1", "crop 2", "view 2")
+    rows = (crops[0], augmented[0], crops[1], augmented[1])
     _, count, height, width, _ = crops.shape
-    # By repeated pixels: blur in the picture is blur in the network's input.
+    # Without interpolation, which would add blur that the networks do not see.
     scale = -(-MIN_PIXELS // min(height, width))
     across, down = scale * width + GAP, scale * height + GAP
     size = (LABEL + count * across, TITLE + len(rows) * down)
     picture = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
     draw.text((LABEL, TITLE / 2), "What the two networks see", "black", font, anchor="lm")
-    for row, (name, images) in enumerate(rows):
+    for row, (name, images) in enumerate(zip(names, rows, strict=True)):
         top = TITLE + row * down
         draw.text((GAP, top + down / 2), name, "black", font, anchor="lm")
         for column, image in enumerate(images):
@@ -70,16 +72,10 @@ def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
 
 
 def curves(path: AnyPath, metrics: AnyPath) -> None:
-    """Draws loss, health and accuracy by step, those that a metrics.jsonl has."""
+    """Draws the metrics of CURVES that a metrics.jsonl has, by step."""
     rows = read_rows(metrics)
-    panels = [
-        ("Loss", ("byol_loss", "probe_loss")),
-        ("Spread (0: collapsed)", ("embedding_std", "projection_std")),
-        ("Effective rank", ("embedding_rank", "projection_rank")),
-        ("Accuracy", ("knn_test_top1", "probe_test_top1", "probe_train_top1")),
-    ]
     present = {key for row in rows for key, value in row.items() if value is not None}
-    panels = [(title, [key for key in keys if key in present]) for title, keys in panels]
+    panels = [(title, [key for key in keys if key in present]) for title, keys in CURVES.items()]
     panels = [(title, keys) for title, keys in panels if keys]
     if not panels:
         return

@@ -118,6 +118,8 @@ def run_context(
         parallel.check_devices(config.batch_size, config.accum_steps)
         if source is None:
             source, test_source = on_all(lambda: inputs.open_sources(config))
+        elif test_source is not None:
+            test_source = on_all(lambda: data.match_classes(source, test_source))
         config.data.placement = on_all(lambda: on_device.placement(config, source))
         run = run_lib.make_run(config, source)
         processes.check_same("settings or data", run_lib.fingerprint(run))

@@ -95,7 +95,7 @@ class Timer:
 
 
 def _note_times(updates: queue.SimpleQueue) -> None:
-    """Sets the time at which each update is done, until None comes."""
+    """Sets the time at which each update is done, until it receives None."""
     while (update := updates.get()) is not None:
         results, done_at = update
         with contextlib.suppress(Exception):  # the loop raises it too
@@ -111,10 +111,9 @@ def _rates(batch_size: int, steps: int, elapsed: float, waited: float) -> dict[s
 
 
 class SaveTimer:
-    """Tells when minutes have passed since the last checkpoint."""
+    """Is due when some minutes have passed since the last checkpoint; 0 minutes: never."""
 
     def __init__(self, minutes: float):
-        """Starts now; 0 minutes: never due."""
         self._seconds = 60 * minutes
         self.restart()
 

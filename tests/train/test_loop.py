@@ -24,7 +24,7 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
-from byol_jax.train import console, health, loop, metrics, timer
+from byol_jax.train import console, health, loop, metrics, setup, timer
 
 KEYS = {
     *("step", "epoch", "loss", "byol_loss", "probe_loss", "probe_train_top1", "tau"),
@@ -454,6 +454,19 @@ def test_arrays_from_python(tmp_path):
     (row,) = rows(tmp_path)
     assert 0 <= row["knn_test_top1"] <= 1
     assert run_lib.read(tmp_path).data["name"] == "arrays"
+
+
+def test_labels_of_a_test_source_are_matched_by_name(tmp_path, monkeypatch):
+    images = np.zeros((16, 16, 16, 1), np.uint8)
+    source = data.from_arrays(images, [0, 1] * 8, class_names=("ant", "bee"))
+    test_source = data.from_arrays(images, [0, 1] * 8, class_names=("bee", "ant"))
+    seen = []
+    monkeypatch.setattr(setup, "held_out_accuracy", lambda *args: seen.append(args[3]))
+    with setup.run_context(tiny_config(), tmp_path, source, test_source):
+        np.testing.assert_array_equal(seen[0].labels, [1, 0] * 8)
+    other = data.from_arrays(images, [0, 1] * 8, class_names=("ant", "wasp"))
+    with pytest.raises(DataError, match="different classes"):
+        loop.train(tiny_config(), tmp_path, source, other)
 
 
 def test_settings_of_the_crops_reach_the_pipeline(finished, monkeypatch):
