@@ -20,7 +20,6 @@ PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow"),
     *("torch", "torchvision", "lightly", "pillow"),
 )
-FORMS = ("text", "number", "ratio", "share", "seconds", "mebibytes")
 Cell = str | float | Spread | None  # None: not measured
 
 # Runs in its own process, because asking JAX for its devices reserves their memory.
@@ -34,10 +33,10 @@ print(json.dumps({
 
 
 class Column(NamedTuple):
-    """The header of a column, and the format of its cells (one of FORMS)."""
+    """The header of a column, and the format of its cells."""
 
     name: str
-    form: str
+    form: str  # text, number, ratio, share, seconds or mebibytes
 
 
 @dataclass
