@@ -27,7 +27,7 @@ import optax
 from byol_jax.errors import ConfigError
 from byol_jax.evaluate.features import check_splits
 
-L2_STRENGTHS = tuple(float(f"1e{exponent}") for exponent in range(-5, 2))
+L2_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 # Logits held at once, over rows x strengths x classes: 2**25 float32 are 128 MiB.
 _LOGITS_PER_CHUNK = 2**25
