@@ -122,11 +122,6 @@ def target_decay(base: float, total_steps: int) -> optax.Schedule:
     return tau
 
 
-def constant_target_decay(tau: float) -> optax.Schedule:
-    """tau at every step (table 5 of the paper): 0 copies the online network, 1 never moves."""
-    return lambda step: jnp.full(jnp.shape(step), tau, jnp.float32)
-
-
 def accumulate(
     grads_fn: Callable[[Any, Any], tuple[Any, Any]],
     carry: Any,

@@ -4,6 +4,7 @@ Only the module of the chosen command is imported: several define the same flags
 """
 
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -24,42 +25,38 @@ COMMANDS = {  # module and summary
 }
 
 
-def usage() -> str:
-    """The list of commands."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: byol-jax COMMAND [ARGUMENTS]",
-            "",
-            *lines,
-            "",
-            "byol-jax COMMAND --help lists its flags. A first run, in minutes on a CPU:",
-            "  byol-jax pretrain --config=quickstart --workdir=runs/quickstart",
-        ]
-    )
-
-
 def main() -> None:
     """Runs the command that the command line names."""
     name, *arguments = sys.argv[1:] or ["help"]
     if name in ("help", "--help", "-h"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `byol-jax help | head -1` ends quietly
         print(usage())
         return
     if name not in COMMANDS:
-        sys.exit(_error(f"unknown command {name!r}; `byol-jax help` lists the commands."))
+        _exit(f"unknown command {name!r}; `byol-jax help` lists the commands.")
     module, _ = COMMANDS[name]
     if name == "bench":
         if not (ROOT / "experiments" / "bench").is_dir():
-            sys.exit(_error("`bench` is not installed: clone the repository and run it there."))
+            _exit("`bench` is not installed: clone the repository and run it there.")
         sys.path.insert(0, str(ROOT))
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _error(text: str) -> int:
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}\n" for name, (_, summary) in COMMANDS.items()]
+    return (
+        f"usage: byol-jax COMMAND [ARGUMENTS]\n\n{''.join(lines)}\n"
+        "byol-jax COMMAND --help lists its flags. A first run, in minutes on a CPU:\n"
+        "  byol-jax pretrain --config=quickstart --workdir=runs/quickstart"
+    )
+
+
+def _exit(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
-    return 2
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     if {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"} & set(argv):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head -1` ends quietly
         print(_help())
         sys.exit(0)
     try:

@@ -1,4 +1,4 @@
-"""Evaluates a pre-trained encoder: a simple classifier on its frozen features.
+r"""Evaluates a pre-trained encoder: a simple classifier on its frozen features.
 
 byol-jax evaluate --checkpoint=DIR --protocol=logistic|knn [--step=N] \
     [--baselines=random_init,pixels] [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] \

@@ -1,4 +1,4 @@
-"""Writes a trained encoder, or the features of a data set that it computes, for use elsewhere.
+r"""Writes a trained encoder, or the features of a data set that it computes, for use elsewhere.
 
 byol-jax export --checkpoint=DIR --output=OUT [--step=N] [--format=NAME]
 byol-jax export --what=features --checkpoint=DIR --output=OUT [--step=N] \

@@ -1,4 +1,4 @@
-"""Converts a pre-training checkpoint of the authors' code to a run of ours.
+r"""Converts a pre-training checkpoint of the authors' code to a run of ours.
 
 byol-jax import-reference --checkpoint=FILE.pkl --output=DIR \
     [--epochs=N] [--batch_size=N] [--image_size=N]

@@ -13,6 +13,7 @@ number if a signal killed it).
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -113,18 +114,17 @@ def launch(
         if signal.getsignal(number) != signal.SIG_IGN
     }
     processes: list[subprocess.Popen] = []
+    readers: list[threading.Thread] = []
     try:
         for i, names in enumerate(divided):
+            own = zip(OURS, (address, count, i), strict=True)
             command = [sys.executable, *program, *flags]
-            values = (address, count, i)
-            command += [f"--{name}={value}" for name, value in zip(OURS, values, strict=True)]
+            command += [f"--{name}={value}" for name, value in own]
             processes.append(_start(command, names, captured=i > 0))
-        readers = [
-            threading.Thread(target=_copy_lines, args=(process.stdout, f"[{i}] "), daemon=True)
-            for i, process in enumerate(processes[1:], start=1)
-        ]
-        for reader in readers:
-            reader.start()
+            if i > 0:
+                arguments = (processes[i].stdout, f"[{i}] ".encode())
+                readers.append(threading.Thread(target=_copy_lines, args=arguments, daemon=True))
+                readers[-1].start()
         stopped = _stopped_exit_code(flags)
         failed = _wait(processes, received, grace, (0, stopped))
         for reader in readers:
@@ -143,22 +143,15 @@ def launch(
 
 def _stopped_exit_code(flags: Sequence[str]) -> int:
     """The value of the last --stopped_exit_code; 0 without one."""
-    code = "0"
-    for flag, following in zip(flags, [*flags[1:], ""], strict=True):
-        name, has_value, value = flag.partition("=")
-        if name in ("-stopped_exit_code", "--stopped_exit_code"):
-            code = value if has_value else following
-    return int(code) if code.isdecimal() else 0  # pretrain refuses such a flag
+    found = re.findall(r"(?m)^--?stopped_exit_code[=\n](\d+)$", "\n".join(flags))
+    return int(found[-1]) if found else 0
 
 
 def _start(command: list[str], names: list[str], captured: bool) -> subprocess.Popen:
     """Starts a process that sees these GPUs; all of them if `names` is empty."""
-    environment = dict(os.environ)
-    if names:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
     return subprocess.Popen(
         command,
-        env=environment,
+        env=os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(names)} if names else {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if captured else None,
         stderr=subprocess.STDOUT if captured else None,
@@ -167,10 +160,10 @@ def _start(command: list[str], names: list[str], captured: bool) -> subprocess.P
     )
 
 
-def _copy_lines(lines: IO[bytes], prefix: str) -> None:
+def _copy_lines(lines: IO[bytes], prefix: bytes) -> None:
     """Copies the output of a process to standard error, each line with a prefix."""
     for line in lines:
-        _log(prefix.encode() + line.rstrip(b"\n"))
+        _log(prefix + line.rstrip(b"\n"))
 
 
 def _log(line: bytes) -> None:
@@ -182,17 +175,7 @@ def _log(line: bytes) -> None:
 def _wait(
     processes: list[subprocess.Popen], received: list[int], grace: float, success: Sequence[int]
 ) -> subprocess.Popen | None:
-    """Waits for all processes and passes signals on; after a failure, stops the others.
-
-    Args:
-      processes: all of them.
-      received: signals to pass on, which the caller's handlers append.
-      grace: seconds from the first failure to SIGTERM.
-      success: exit codes that are no failure.
-
-    Returns:
-      The process that failed first, if any.
-    """
+    """Waits for all and passes on `received` signals; returns the first that failed, if any."""
     failed, deadline, next_signal = None, float("inf"), signal.SIGTERM
     while running := [process for process in processes if process.poll() is None]:
         while received:

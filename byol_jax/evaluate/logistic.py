@@ -27,7 +27,7 @@ import optax
 from byol_jax.errors import ConfigError
 from byol_jax.evaluate.features import check_splits
 
-L2_STRENGTHS = tuple(float(f"1e{exponent}") for exponent in range(-5, 2))
+L2_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 # Logits held at once, over rows x strengths x classes: 2**25 float32 are 128 MiB.
 _LOGITS_PER_CHUNK = 2**25
@@ -39,7 +39,7 @@ class Fit(NamedTuple):
     weights: jax.Array  # (s, d, num_classes) float32
     biases: jax.Array  # (s, num_classes) float32
     gradient: jax.Array  # (s,) float32: largest |entry| of the last gradient computed
-    iterations: int
+    iterations: jax.Array  # int32 ()
 
 
 def logistic(
@@ -160,17 +160,8 @@ def fit(
         eigenvalues, basis = jnp.linalg.eigh(features.T @ features / len(features))
         # The size of rounding errors: with too small a bound the steps would diverge.
         curvature = jnp.maximum(eigenvalues, 0) / 2 + 1e-6 * eigenvalues[-1]
-        weights, biases, gradient, iterations = _minimise(
-            features,
-            jnp.asarray(labels),
-            strengths,
-            curvature,
-            basis,
-            tolerance,
-            max_iterations,
-            num_classes,
-        )
-    return Fit(weights, biases, gradient, int(iterations))
+        settings = (tolerance, max_iterations, num_classes)
+        return _minimise(features, jnp.asarray(labels), strengths, curvature, basis, *settings)
 
 
 class _Iterate(NamedTuple):
@@ -184,9 +175,7 @@ class _Iterate(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
-def _minimise(
-    features, labels, l2, curvature, basis, tolerance, max_iterations, num_classes
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _minimise(features, labels, l2, curvature, basis, tolerance, max_iterations, num_classes):
     def descend(point, gradient):
         """Divides the gradient by the Hessian's bound, which is 1/2 for the bias."""
         coordinates = jnp.einsum("de,sdc->sec", basis, gradient[0])
@@ -217,20 +206,11 @@ def _minimise(
     def unfinished(state):
         return jnp.any(state.gradient > tolerance) & (state.iteration < max_iterations)
 
-    num_strengths = len(l2)
-    zeros = (
-        jnp.zeros((num_strengths, features.shape[1], num_classes)),
-        jnp.zeros((num_strengths, num_classes)),
-    )
-    start = _Iterate(
-        point=zeros,
-        ahead=zeros,
-        momentum_step=jnp.ones(num_strengths),
-        gradient=jnp.full(num_strengths, jnp.inf),
-        iteration=jnp.zeros((), jnp.int32),
-    )
+    shape = (len(l2), features.shape[1], num_classes)
+    zeros = (jnp.zeros(shape), jnp.zeros(shape[::2]))
+    start = _Iterate(zeros, zeros, jnp.ones(len(l2)), jnp.full(len(l2), jnp.inf), jnp.int32(0))
     end = jax.lax.while_loop(unfinished, iterate, start)
-    return *end.point, end.gradient, end.iteration
+    return Fit(*end.point, end.gradient, end.iteration)
 
 
 def _gradient(point, features, labels, l2):

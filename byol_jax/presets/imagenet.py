@@ -4,14 +4,12 @@
         [--config.data.dir=TFDS_DIR] [--config.data.source=folder:PATH]
 
 EPOCHS is 40, 100, 300 or 1000 (the default), for which the authors give a base learning rate, a
-weight decay and a target decay; for other numbers these are interpolated, with a message. 1000
-epochs are 312,000 steps here (the last, partial batch of each epoch is dropped) and 312,784 in the
-authors' code. Batch 4096; --config.accum_steps=8 splits it into micro-batches of an eighth, which
-need an eighth of the memory for activations (batch norm then sees an eighth, too).
+weight decay and a target decay; for other numbers these are interpolated, with a message. Batch
+4096; --config.accum_steps=8 splits it into micro-batches of an eighth, which need an eighth of the
+memory for activations (batch norm then sees an eighth, too).
 
-An epoch here is 312 full batches of the 1,281,167 images, so that 1000 epochs are 312,000 steps.
-The authors' code takes 312,784: the images of all epochs together, divided by 4096.
---config.epochs=0 --config.steps=312784 takes as many.
+An epoch is 312 full batches of the 1,281,167 images: 1000 epochs are 312,000 steps. The authors'
+code divides the images of all epochs by 4096: 312,784, as --config.epochs=0 --config.steps=312784.
 
 The paper reports 74.3% linear top-1 after 1000 epochs and 72.5% after 300. Not run here: the
 authors used 512 TPU v3 cores for about 8 hours. `tfds build imagenet2012` prepares the data; a

@@ -10,18 +10,14 @@ Not run here.
 
 from ml_collections import ConfigDict
 
-from byol_jax.runs import config as config_lib
+from byol_jax.presets import imagenet
 
 
 def get_config() -> ConfigDict:
     """Returns the settings."""
-    config = config_lib.default()
-    config.epochs = 1000
+    config = imagenet.get_config()
     config.batch_size = 512
     config.optimizer.base_learning_rate = 0.4
     config.optimizer.weight_decay = 1.5e-6
     config.tau_base = 0.9995
-    config.dtype = "bfloat16"
-    config.data.source = "tfds:imagenet2012"
-    config.data.test_split = "validation"
     return config

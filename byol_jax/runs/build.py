@@ -45,7 +45,7 @@ def optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTra
 def target_decay(config: ConfigDict, total: int) -> optax.Schedule:
     """The target's decay by step, for a run of `total` steps."""
     if config.tau_schedule == "constant":
-        return optim.constant_target_decay(config.tau_base)
+        return optax.constant_schedule(config.tau_base)  # table 5 of the paper
     return optim.target_decay(config.tau_base, total)
 
 

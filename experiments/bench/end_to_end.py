@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from byol_jax.errors import UserError
-from experiments.bench import measure, photographs, pretraining, report
-from experiments.bench.report import Column, Report, Table
+from experiments.bench import measure, photographs, pretraining
+from experiments.bench.report import Column, Report, Table, facts
 
 SYNTHETIC = 256  # photographs, if --data names none
 LINES = 3  # of metrics.jsonl that count
@@ -45,7 +45,7 @@ def run(data: str) -> Report:
     Args:
       data: folder:PATH, or "" for synthetic photographs.
     """
-    cases = ON_CPU if report.facts()["device"]["platform"] == "cpu" else ON_ACCELERATOR
+    cases = ON_CPU if facts()["device"]["platform"] == "cpu" else ON_ACCELERATOR
     notes: list[str] = []
     table = Table(
         "Real runs",
@@ -64,29 +64,27 @@ def run(data: str) -> Report:
             photographs.draw(photos, SYNTHETIC)
         rng = np.random.default_rng(0)
         np.savez(arrays, images=rng.integers(0, 256, IMAGES, np.uint8))
-        for name, source, placements in (
-            ("photographs", data or f"folder:{photos}", ["host"]),
-            ("memory", f"npz:{arrays}", ["host", "device"]),
+        for name, source, placement in (
+            ("photographs", data or f"folder:{photos}", "host"),
+            ("memory", f"npz:{arrays}", "host"),
+            ("memory", f"npz:{arrays}", "device"),
         ):
-            preset, settings, every = cases[name]
-            for placement in placements:
-                changes = settings | {"data.placement": placement, "data.source": source}
-                try:
-                    config, rows = train(preset, changes, every)
-                except UserError as error:  # such as TensorFlow missing
-                    notes.append(f"Not measured: {name}, crops on the {placement}: {error}")
-                    continue
-                encoder = config["encoder"]
-                table.add(
-                    f"{name}, {config['data']['image_size']} pixels",
-                    f"{encoder['name']} x {encoder['width_multiplier']:g}, {config['dtype']}",
-                    placement,
-                    *(
-                        measure.spread([row[key] for row in rows])
-                        for key in ("images_per_second", "input_wait_share")
-                    ),
-                )
-    return report.Report("end_to_end", [table], notes=notes)
+            preset, changes, every = cases[name]
+            changes = changes | {"data.placement": placement, "data.source": source}
+            try:
+                config, rows = train(preset, changes, every)
+            except UserError as error:  # such as TensorFlow missing
+                notes.append(f"Not measured: {name}, crops on the {placement}: {error}")
+                continue
+            encoder = config["encoder"]
+            table.add(
+                f"{name}, {config['data']['image_size']} pixels",
+                f"{encoder['name']} x {encoder['width_multiplier']:g}, {config['dtype']}",
+                placement,
+                measure.spread([row["images_per_second"] for row in rows]),
+                measure.spread([row["input_wait_share"] for row in rows]),
+            )
+    return Report("end_to_end", [table], notes=notes)
 
 
 def train(preset: str, changes: dict[str, object], every: int) -> tuple[dict, Sequence[dict]]:

@@ -21,6 +21,7 @@ PHOTOGRAPHS, SMALL = (224, 64), (32, 256)  # size of a view, images in a batch
 SYNTHETIC = 64  # photographs, if --data names none
 SMALL_IMAGES = 50_000  # as in CIFAR-10
 TURN_SECONDS = 1.5
+CROP = data_lib.Crop(fit="retry")  # as the peers draw boxes
 UNTIMED, FEWEST_BATCHES = 8, 8  # per turn
 OURS, DECODE = "byol_jax", "JPEG decode alone"
 ON_DEVICE = "byol_jax, images and crops on the device"
@@ -78,11 +79,11 @@ def jpegs(source: data_lib.Source) -> list[str]:
 
 
 def ours(source: data_lib.Source, size: int, batch_size: int) -> Batches:
-    """Our batches, as in training."""
+    """Our batches, as in training, with the boxes of the peers."""
     if source.num_examples < batch_size:
         raise UserError(f"{source.name} has fewer than {batch_size} images.")
     return lambda count: data_lib.train_batches(
-        source, batch_size=batch_size, image_size=size, seed=0, num_steps=count
+        source, batch_size=batch_size, image_size=size, seed=0, num_steps=count, crop=CROP
     )
 
 
@@ -91,7 +92,7 @@ def on_the_device(source: data_lib.ArraySource, size: int, batch_size: int) -> B
 
     def batches(count: int) -> Iterator[object]:
         made = on_device.train_batches(
-            source, batch_size=batch_size, image_size=size, seed=0, num_steps=count
+            source, batch_size=batch_size, image_size=size, seed=0, num_steps=count, crop=CROP
         )
         yield from map(jax.block_until_ready, made)
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -20,7 +21,6 @@ PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-cpu", "tensorflow"),
     *("torch", "torchvision", "lightly", "pillow"),
 )
-FORMS = ("text", "number", "ratio", "share", "seconds", "mebibytes")
 Cell = str | float | Spread | None  # None: not measured
 
 # Runs in its own process, because asking JAX for its devices reserves their memory.
@@ -34,10 +34,10 @@ print(json.dumps({
 
 
 class Column(NamedTuple):
-    """The header of a column, and the format of its cells (one of FORMS)."""
+    """The header of a column, and the format of its cells."""
 
     name: str
-    form: str
+    form: str  # text, number, ratio, share, seconds or mebibytes
 
 
 @dataclass
@@ -156,11 +156,10 @@ def facts() -> dict[str, Any]:
 def processor() -> str:
     """The name of the processor, as the system reports it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text("utf-8"))
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def format_facts(facts: dict[str, Any]) -> str:

@@ -9,22 +9,12 @@ if TYPE_CHECKING:
 
 STEPS_PER_EPOCH, EPOCHS = 1000, 100  # any length: schedules cost the same
 
-
-class Setting(NamedTuple):
-    """A network and the size of its images; the default heads are the paper's."""
-
-    encoder: str
-    stem: str
-    image_size: int
-    width_multiplier: float = 1.0
-    hidden_size: int = 4096
-    output_size: int = 256
-
-
-NETWORKS = {
-    "small": Setting("resnet18", "cifar", 32, 0.25, 512, 128),  # for two CPU cores
-    "resnet18_cifar": Setting("resnet18", "cifar", 32),
-    "resnet50": Setting("resnet50", "imagenet", 224),
+CIFAR_RESNET18 = {"encoder.name": "resnet18", "encoder.stem": "cifar", "data.image_size": 32}
+NETWORKS = {  # changes of the default config, which has the paper's heads
+    "small": CIFAR_RESNET18  # for two CPU cores
+    | {"encoder.width_multiplier": 0.25, "heads.hidden_size": 512, "heads.output_size": 128},
+    "resnet18_cifar": CIFAR_RESNET18,
+    "resnet50": {"encoder.name": "resnet50", "data.image_size": 224},
 }
 DTYPES = ("float32", "bfloat16")
 
@@ -54,20 +44,14 @@ def config(case: Case, remat: bool = False) -> "ConfigDict":
     from byol_jax.augment import image as image_augment
     from byol_jax.runs import config as config_lib
 
-    setting = NETWORKS[case.network]
     config = config_lib.default()
     config.epochs = EPOCHS
     config.batch_size = case.batch_size
     config.dtype = case.dtype
     config.data.source = config_lib.UNKNOWN_SOURCE
-    config.data.image_size = setting.image_size
-    config.encoder.name = setting.encoder
-    config.encoder.stem = setting.stem
     config.encoder.remat = remat
-    config.encoder.width_multiplier = setting.width_multiplier
-    config.heads.hidden_size = setting.hidden_size
-    config.heads.output_size = setting.output_size
-    if setting.image_size == 32:
+    config.update_from_flattened_dict(NETWORKS[case.network])
+    if config.data.image_size == 32:
         config_lib.set_policy(config, image_augment.CIFAR10)
     return config_lib.resolve(config)[0]
 

@@ -58,11 +58,8 @@ def run() -> Report:
             measure.spread(loading),
         )
     nothing = {"nothing": lambda: imported("sys")}
-    took = measure.in_turn(
-        nothing | {name: (lambda name=name: imported(name)) for name in IMPORTS},
-        seconds=0,
-        fewest=3,
-    )
+    turns = nothing | {name: (lambda name=name: imported(name)) for name in IMPORTS}
+    took = measure.in_turn(turns, seconds=0)
     imports = Table("Imports", [Column("module", "text"), Column("seconds", "seconds")])
     for name in IMPORTS:
         values = [a - b for a, b in zip(took[name], took["nothing"], strict=True)]

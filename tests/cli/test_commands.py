@@ -64,6 +64,17 @@ def test_each_command_describes_itself(name):
     done = call(name, *part, "--help")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert f"byol-jax {name} " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100  # no lines joined at a backslash
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["export", "--help"]])
+def test_help_into_a_closed_pipe_is_silent(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "byol_jax.cli", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.stderr == b""
 
 
 def test_bench_needs_the_checkout(monkeypatch, tmp_path, capsys):

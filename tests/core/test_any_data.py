@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from byol_jax import byol, models, optim, parallel
@@ -376,7 +377,7 @@ def test_the_four_passes_have_different_masks():
         add_noise,
         lambda x: x,
         optim.sgd(0.1),
-        optim.constant_target_decay(0.9),
+        optax.constant_schedule(0.9),
         projector=Head(),
         predictor=Head(),
         objective=objective,

@@ -18,7 +18,6 @@ STEPS = {
     "pytorch": ("pytorch_byol", "PyTorch"),
     "pytorch_compile": ("pytorch_byol", "PyTorch, torch.compile"),
 }
-NONE = "none"
 
 
 def available(
