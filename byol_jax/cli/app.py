@@ -1,6 +1,7 @@
 """How every command starts and ends: flags, one-line errors, exit codes."""
 
 import difflib
+import os
 import re
 import signal
 import sys
@@ -28,7 +29,14 @@ def run(main: Callable[[], int | None]) -> None:
     """
     # Orbax logs every file that it writes; what a user needs to know is printed by our own code.
     logging.set_verbosity(logging.ERROR)
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+    try:
+        app.run(lambda _: _guarded(main), flags_parser=_parse)
+    except SystemExit as error:
+        # Without Python's finalization. Before 3.14 it ends threads that return from C++, such as
+        # TensorStore's, which aborts the process although all its work is done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.code or 0)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -92,22 +100,23 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
             _exit(f"{package} is not installed: pip install 'byol_jax[{EXTRAS[package]}]'", 1)
         if _is_one_of_several():
             traceback.print_exc()
-            _shutdown_distributed(1)
+            _shutdown_distributed(failed=True)
+            sys.exit(1)
         raise
-    _shutdown_distributed(0)  # whatever the exit code: this is an orderly end
+    _shutdown_distributed(failed=False)  # whatever the exit code: this is an orderly end
     return code
 
 
 def _exit(text: str, code: int) -> None:
     print(f"error: {text}", file=sys.stderr)
-    _shutdown_distributed(code)
+    _shutdown_distributed(failed=True)
     sys.exit(code)
 
 
-def _shutdown_distributed(code: int) -> None:
+def _shutdown_distributed(failed: bool) -> None:
     """Reports to the other processes of the run, if there are any, that this one ends."""
     if _is_one_of_several():
-        sys.modules["byol_jax.runs.processes"].shutdown(code)
+        sys.modules["byol_jax.runs.processes"].shutdown(failed)
 
 
 def _is_one_of_several() -> bool:

@@ -167,21 +167,18 @@ def joined() -> bool:
     return _exit_reporter is not None
 
 
-def shutdown(exit_code: int) -> None:
-    """Marks the exit of this process, one of several, as clean: it is done or printed its error.
-
-    If the exit code is not 0, the process ends here; Python's exit would wait for the others.
-    """
+def shutdown(failed: bool) -> None:
+    """Marks the exit of this process, one of several, as clean: it is done or printed its error."""
     with contextlib.suppress(OSError):  # the reporter may have been killed
         _exit_reporter.stdin.write(b"clean exit")
         _exit_reporter.stdin.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if exit_code:
-        if jax.distributed.is_initialized() and is_first():
-            # The others depend on its coordinator: give them time to print their errors.
-            time.sleep(2)
-        os._exit(exit_code)
+    if not jax.distributed.is_initialized():
+        return
+    if not failed:
+        jax.distributed.shutdown()  # waits for the others
+    elif is_first():
+        # The others depend on its coordinator: give them time to print their errors.
+        time.sleep(2)
 
 
 def is_first() -> bool:

@@ -119,6 +119,28 @@ def test_a_file_is_a_config(tmp_path):
     assert parser.parse(str(tmp_path / "mine.py")).data.image_size == 32
 
 
+EXIT = """
+import threading
+import jax
+from byol_jax.cli import app
+
+def main():
+    x = jax.numpy.full((1500, 1500), 1e-4)
+    y = jax.jit(lambda x: jax.lax.fori_loop(0, 40, lambda _, y: x @ y, x))(x)
+    threading.Thread(target=y.block_until_ready, daemon=True).start()
+    print("done")
+    return 3
+
+app.run(main)
+"""
+
+
+def test_a_thread_that_waits_for_a_device_does_not_abort_the_exit():
+    """Python's finalization would end it in the middle of C++, with exit code 134."""
+    done = subprocess.run([sys.executable, "-c", EXIT], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")
+
+
 def test_missing_packages_are_named_with_their_extra(monkeypatch, capsys):
     with (ROOT / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]

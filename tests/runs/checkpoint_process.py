@@ -38,7 +38,7 @@ def main() -> None:
             checkpoints.save(step, state, {"skipped": step / 4})
         checkpoints.wait()
         restore(checkpoints)
-    processes.shutdown(0)
+    processes.shutdown(failed=False)
 
 
 if __name__ == "__main__":
