@@ -5,9 +5,9 @@ byol-jax evaluate --checkpoint=DIR --protocol=logistic|knn [--step=N] \
     [--test_split=NAME] [--on_decode_error=error|skip]
 
 Baselines show what pre-training added: the same encoder with random weights, and raw pixels of
-images shrunk to 32 pixels. The encoders share one pass over the images; pixels take a second pass
-where the encoder sees larger images. --baselines= leaves both out. Host memory holds the features
-of the encoders of a pass (4 bytes a number), and one more copy while a classifier is fitted.
+images shrunk to 32 pixels. All share one pass over the images. --baselines= leaves both out. Host
+memory holds the features of all encoders (4 bytes a number), and one more copy while a classifier
+is fitted.
 
 Writes DIR/eval/PROTOCOL.json. With another step or other data than the run's, the file's name
 includes them.
@@ -45,8 +45,6 @@ ON_DECODE_ERROR = flags.DEFINE_enum(
 )
 flags.mark_flags_as_required(["checkpoint", "protocol"])
 
-PIXEL_SIZE = 32  # larger images are shrunk to this before their pixels are used as features
-
 
 def main() -> None:
     """Evaluates as the flags say."""
@@ -73,31 +71,26 @@ def main() -> None:
         embed = embed_with(state)  # sends the state to the devices: once, not for every batch
         return lambda images: embed(images, batch_size)
 
-    size = config.data.image_size
-    passes = {size: {"byol": embedder(state)}}  # over the images, by their size
+    encoders = {"byol": embedder(state)}
     if "random_init" in BASELINES.value:
-        passes[size]["random_init"] = embedder(run_lib.initial_state(learner, config))
+        encoders["random_init"] = embedder(run_lib.initial_state(learner, config))
     if "pixels" in BASELINES.value:
-        passes.setdefault(min(size, PIXEL_SIZE), {})["pixels"] = evaluate.pixels
-
-    left_out: dict[str, None] = {}  # every pass meets the same images
+        encoders["pixels"] = evaluate.pixels
+    _log(f"computing features of {', '.join(encoders)} at {config.data.image_size} pixels")
+    left_out: dict[str, None] = {}
+    train_features, train_labels = _features(encoders, config, train_source, left_out)
+    test_features, test_labels = _features(encoders, config, test_source, left_out)
     results = {}
-    for image_size, encoders in passes.items():
-        _log(f"computing features of {', '.join(encoders)} at {image_size} pixels")
-        (train_features, train_labels), (test_features, test_labels) = (
-            _features(encoders, config, source, image_size, left_out)
-            for source in (train_source, test_source)
+    for name in encoders:
+        rows, columns = train_features[name].shape
+        _log(f"{PROTOCOL.value}: {rows} x {columns} features of {name}")
+        results[name] = evaluate.PROTOCOLS[PROTOCOL.value](
+            train_features.pop(name),  # freed when the next one is evaluated
+            train_labels,
+            test_features.pop(name),
+            test_labels,
+            num_classes=train_source.num_classes,
         )
-        for name in encoders:
-            rows, columns = train_features[name].shape
-            _log(f"{PROTOCOL.value}: {rows} x {columns} features of {name}")
-            results[name] = evaluate.PROTOCOLS[PROTOCOL.value](
-                train_features.pop(name),  # freed when the next one is evaluated
-                train_labels,
-                test_features.pop(name),
-                test_labels,
-                num_classes=train_source.num_classes,
-            )
 
     report = {
         "protocol": PROTOCOL.value,
@@ -146,7 +139,7 @@ def _open_sources(config: Any) -> tuple[Any, Any]:
 
 
 def _features(
-    encoders: dict[str, Callable], config: Any, source: Any, image_size: int, left_out: dict
+    encoders: dict[str, Callable], config: Any, source: Any, left_out: dict
 ) -> tuple[dict[str, Any], Any]:
     """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over a source.
 
@@ -158,9 +151,7 @@ def _features(
     from byol_jax.runs import inputs
 
     on_decode_error = left_out.setdefault if config.data.on_decode_error == "skip" else None
-    batches = inputs.eval_batches(
-        config, source, image_size=image_size, on_decode_error=on_decode_error
-    )
+    batches = inputs.eval_batches(config, source, on_decode_error=on_decode_error)
     with tqdm.tqdm(
         desc=source.name, total=source.num_examples, unit="image", unit_scale=True, disable=None
     ) as progress:

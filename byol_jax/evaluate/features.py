@@ -8,6 +8,8 @@ import numpy as np
 
 from byol_jax.errors import DataError
 
+PIXELS = 32  # the largest height and width of the baseline of raw pixels
+
 
 def collect(
     embed: Callable[[np.ndarray], Any],
@@ -44,8 +46,19 @@ def collect(
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
-    """uint8 (b, height, width, channels) -> float32 (b, d) in 0..1: a baseline without encoder."""
-    return images.reshape(len(images), -1).astype(np.float32) / 255
+    """The images themselves, as a baseline without encoder; larger ones shrunk to 32 pixels.
+
+    Args:
+      images: uint8 (b, height, width, channels).
+
+    Returns:
+      float32 (b, d), 0 to 1 where nothing is shrunk; bicubic resizing may go a little beyond.
+    """
+    shape = (len(images), *(min(side, PIXELS) for side in images.shape[1:3]), images.shape[3])
+    values = images.astype(np.float32) / 255
+    if shape != images.shape:
+        values = np.asarray(jax.image.resize(values, shape, "bicubic"))
+    return values.reshape(len(images), -1)
 
 
 def check_splits(

@@ -95,10 +95,9 @@ def eval_batches(
     source: data.Source,
     *,
     limit: int | None = None,
-    image_size: int | None = None,
     on_decode_error: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Central crops, of the config's size or another, and labels; see `data.eval_batches`.
+    """Central crops and labels; see `data.eval_batches`.
 
     With `on_decode_error`, which receives a message, images that cannot be decoded are left out;
     without it they raise DataError. Without a limit it yields all examples.
@@ -106,7 +105,7 @@ def eval_batches(
     return data.eval_batches(
         source,
         batch_size=eval_batch_size(config),
-        image_size=image_size or config.data.image_size,
+        image_size=config.data.image_size,
         crop_fraction=config.crop.test_fraction,
         limit=limit,
         on_decode_error=on_decode_error and (lambda _, message: on_decode_error(message)),

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from byol_jax.errors import DataError
 from byol_jax.evaluate import collect, pixels
@@ -17,6 +18,16 @@ def batches(*sizes):
         images = np.broadcast_to(labels[:, None, None, None], (size, 4, 4, 3))
         yield images.astype(np.uint8), labels
         count += size
+
+
+def test_pixels_of_larger_images_are_shrunk_as_pillow_does():
+    images = np.random.default_rng(0).integers(0, 256, (2, 48, 80, 3), np.uint8)
+    found = pixels(images).reshape(2, 32, 32, 3)
+    for image, shrunk in zip(images, found, strict=True):
+        for channel in range(3):
+            floats = Image.fromarray(image[..., channel].astype(np.float32))
+            wanted = np.asarray(floats.resize((32, 32), Image.Resampling.BICUBIC)) / 255
+            np.testing.assert_allclose(shrunk[..., channel], wanted, atol=1e-6)
 
 
 def test_collect_embeds_all_batches_in_order():
