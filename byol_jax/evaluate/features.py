@@ -54,11 +54,10 @@ def pixels(images: np.ndarray) -> np.ndarray:
     Returns:
       float32 (b, d), 0 to 1 where nothing is shrunk; bicubic resizing may go a little beyond.
     """
-    shape = (len(images), *(min(side, PIXELS) for side in images.shape[1:3]), images.shape[3])
-    values = images.astype(np.float32) / 255
-    if shape != images.shape:
-        values = np.asarray(jax.image.resize(values, shape, "bicubic"))
-    return values.reshape(len(images), -1)
+    shape = (*(min(side, PIXELS) for side in images.shape[1:3]), images.shape[3])
+    if shape != images.shape[1:]:  # one by one: a batch of large images in float32 is large
+        images = np.stack([jax.image.resize(np.float32(x), shape, "bicubic") for x in images])
+    return images.reshape(len(images), -1).astype(np.float32) / 255
 
 
 def check_splits(

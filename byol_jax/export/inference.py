@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import models
-from byol_jax.augment import image as image_augment
 from byol_jax.errors import CheckpointError
 from byol_jax.runs.encoder import Encoder
 
@@ -28,14 +26,7 @@ def function(encoder: Encoder) -> Callable[[dict[str, Any], jax.Array], jax.Arra
     module = encoder.module
     if hasattr(module, "dtype"):
         module = module.clone(dtype=jnp.float32)
-    mean, std = encoder.config["mean"], encoder.config["std"]
-
-    def embed(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-        with models.matmul_precision(encoder.config.get("matmul_precision", "default")):
-            images = image_augment.normalize(images, mean, std)
-            return models.encode(module.bind(variables), images, train=False)
-
-    return embed
+    return encoder.embed_fn(module)
 
 
 def with_weights(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:

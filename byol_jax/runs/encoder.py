@@ -103,16 +103,17 @@ class Encoder:
 
     @functools.cached_property
     def _embed(self) -> Callable[[np.ndarray], jax.Array]:
-        mean, std = self.config["mean"], self.config["std"]
-        precision = self.config.get("matmul_precision", "default")
+        return functools.partial(jax.jit(self.embed_fn(self.module)), self.variables)
 
-        @jax.jit
+    def embed_fn(self, module: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+        """(variables, uint8 images) -> float32 (n, features) by `module`, not compiled."""
+
         def embed(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-            with models.matmul_precision(precision):
-                images = image_augment.normalize(images, mean, std)
-                return models.encode(self.module.bind(variables), images, train=False)
+            with models.matmul_precision(self.config.get("matmul_precision", "default")):
+                images = image_augment.normalize(images, self.config["mean"], self.config["std"])
+                return models.encode(module.bind(variables), images, train=False)
 
-        return functools.partial(embed, self.variables)
+        return embed
 
 
 class Model(Encoder):
