@@ -1,5 +1,6 @@
 """How every command starts and ends: flags, one-line errors, exit codes."""
 
+import contextlib
 import difflib
 import os
 import re
@@ -34,8 +35,11 @@ def run(main: Callable[[], int | None]) -> None:
     except SystemExit as error:
         # Without Python's finalization. Before 3.14 it ends threads that return from C++, such as
         # TensorStore's, which aborts the process although all its work is done.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(BrokenPipeError):  # as in `byol-jax evaluate ... | head -1`
+            sys.stdout.flush()
+            sys.stderr.flush()
+        if not isinstance(error.code, int | None):  # a text, which Python prints
+            raise
         os._exit(error.code or 0)
 
 

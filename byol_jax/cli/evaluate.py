@@ -33,7 +33,9 @@ BASELINES = flags.DEFINE_list(
 flags.register_validator(
     "baselines", {"random_init", "pixels"}.issuperset, "name random_init, pixels, both or neither."
 )
-DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:, npz:PATH, embedded; or the run's.")
+DATA = flags.DEFINE_string(
+    "data", None, "tfds:NAME, folder:PATH, npz:PATH, embedded; or the run's."
+)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; the run's by default.")
 TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "To fit on; the run's by default.")
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "To test on; the run's by default, or 'test'.")
@@ -95,6 +97,7 @@ def main() -> None:
     report = {
         "protocol": PROTOCOL.value,
         "data": test_source.name,
+        "train_data": train_source.name,
         "train_examples": train_source.num_examples,
         "test_examples": test_source.num_examples,
         "left_out": list(left_out),
@@ -110,8 +113,9 @@ def main() -> None:
     name = PROTOCOL.value
     if STEP.value is not None:
         name += f"-step{STEP.value}"
-    if any(flag.value for flag in (DATA, TRAIN_SPLIT, TEST_SPLIT)):
-        name += "-" + re.sub(r"[^\w.]+", "-", test_source.name)
+    if any(flag.value for flag in (DATA, DATA_DIR, TRAIN_SPLIT, TEST_SPLIT)):
+        parts = (DATA_DIR.value, TRAIN_SPLIT.value, test_source.name)
+        name += "-" + re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts)))
     path = workdir / "eval" / f"{name}.json"
     try:
         path.parent.mkdir(exist_ok=True)

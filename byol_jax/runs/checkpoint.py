@@ -34,7 +34,7 @@ from byol_jax.errors import CheckpointError, UserError
 from byol_jax.runs import manifest, processes
 
 MANIFEST = "manifest.json"
-# Orbax and TensorStore raise these when they cannot write; they have no own types for it.
+# Orbax and TensorStore raise these when they cannot write; they have no types of their own for it.
 WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 
 

@@ -41,7 +41,7 @@ SINGLE = "(To train alone: --coordinator_address=localhost:8476 --num_processes=
 _EXIT_REPORTER = f"""
 import sys
 if not sys.stdin.buffer.read():
-    print("error: this process was ended from outside or by JAX. If it was not killed itself, "
+    print("error: this process was ended from outside or by JAX. If nobody killed it, "
           "some processes never joined, or " + {LOST!r} + ".", file=sys.stderr)
 """
 _exit_reporter: subprocess.Popen | None = None

@@ -5,6 +5,9 @@ metrics.jsonl          metrics by step
 checkpoints/           the state by step; damaged_checkpoints/ has those found damaged
 decode_errors.jsonl    images that were replaced (config.data.on_decode_error=skip)
 eval/                  results of evaluations
+views.png, curves.png  the first views; loss, health and accuracy by step
+events.*               the metrics for TensorBoard
+lock                   held by the process that trains
 """
 
 import contextlib
@@ -108,7 +111,7 @@ def lock_workdir(workdir: paths.AnyPath) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / "lock").open("w") if paths.is_local(workdir) else None
+        file = (workdir / "lock").open("a") if paths.is_local(workdir) else None
     except OSError as error:
         raise CheckpointError(
             f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
