@@ -25,8 +25,8 @@ EXTRAS = {  # packages that a plain install lacks, and the extra that has them
 def run(main: Callable[[], int | None]) -> None:
     """Parses the flags and runs `main`; a user's mistake ends in a one-line error.
 
-    Exit codes: 0 done, or stopped and saved on a signal; 1 the input cannot be used, or another
-    process of the run was lost; 2 a flag is wrong; 130 interrupted with nothing to save.
+    Exit codes: 0 done, or stopped and saved on a signal (or then --stopped_exit_code); 1 the input
+    cannot be used, or another process of the run was lost; 2 a flag is wrong; 130 interrupted.
     """
     # Orbax logs every file that it writes; what a user needs to know is printed by our own code.
     logging.set_verbosity(logging.ERROR)

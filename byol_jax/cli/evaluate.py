@@ -10,7 +10,7 @@ memory holds the features of all encoders (4 bytes a number), and one more copy 
 is fitted.
 
 Writes DIR/eval/PROTOCOL.json. With another step or other data than the run's, the file's name
-includes them.
+includes them; it ends in -skip if images were left out.
 """
 
 import json
@@ -98,8 +98,8 @@ def main() -> None:
         "protocol": PROTOCOL.value,
         "data": test_source.name,
         "train_data": train_source.name,
-        "train_examples": train_source.num_examples,
-        "test_examples": test_source.num_examples,
+        "train_examples": len(train_labels),
+        "test_examples": len(test_labels),
         "left_out": list(left_out),
         "step": int(state.step),
         "top1": {name: result["top1"] for name, result in results.items()},
@@ -115,7 +115,10 @@ def main() -> None:
         name += f"-step{STEP.value}"
     if any(flag.value for flag in (DATA, DATA_DIR, TRAIN_SPLIT, TEST_SPLIT)):
         parts = (DATA_DIR.value, TRAIN_SPLIT.value, test_source.name)
-        name += "-" + re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts)))
+        data = re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts)))
+        name += f"-{data[-100:]}"  # the names of files are limited
+    if left_out:
+        name += "-skip"
     path = workdir / "eval" / f"{name}.json"
     try:
         path.parent.mkdir(exist_ok=True)

@@ -75,7 +75,7 @@ def evaluate(command, trained, tmp_path, monkeypatch):
         flags.FLAGS.unparse_flags()
         flags.FLAGS(["evaluate", f"--checkpoint={tmp_path}", *arguments])
         command.main()
-        (path,) = (tmp_path / "eval").iterdir()
+        path = max((tmp_path / "eval").iterdir(), key=lambda path: path.stat().st_mtime_ns)
         return json.loads(path.read_text())
 
     return evaluate
@@ -143,7 +143,7 @@ def test_logistic_report_and_table(evaluate, capsys):
     assert lines[1].startswith("logistic: 90 x ") and lines[1].endswith("features of byol")
 
 
-def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch, capsys):
+def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch, capsys, tmp_path):
     callbacks, original = [], data.eval_batches
 
     def without_the_first(source, *, on_decode_error, **options):
@@ -161,6 +161,9 @@ def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch,
     assert out.count("left out: ") == 2 and "knn: 89 x " in err
     evaluate("--protocol=knn", "--baselines=")
     assert callbacks[2:] == [None, None]
+    names = {path.name for path in (tmp_path / "eval").iterdir()}
+    assert names == {"knn.json", "knn-skip.json"}  # the complete result is not overwritten
+    assert (report["train_examples"], report["test_examples"]) == (89, 39)
 
 
 @pytest.mark.parametrize(
