@@ -66,6 +66,11 @@ def trained(folder):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+def written(folder):
+    """The files of a folder, each with the time at which it was written."""
+    return {(path, path.stat().st_mtime_ns) for path in folder.glob("*")}
+
+
 @pytest.fixture
 def evaluate(command, trained, tmp_path, monkeypatch):
     """Runs the command on such a run; returns its report."""
@@ -74,8 +79,9 @@ def evaluate(command, trained, tmp_path, monkeypatch):
         monkeypatch.setattr(run_lib, "restore", lambda workdir, step: trained(image_size))
         flags.FLAGS.unparse_flags()
         flags.FLAGS(["evaluate", f"--checkpoint={tmp_path}", *arguments])
+        before = written(tmp_path / "eval")
         command.main()
-        path = max((tmp_path / "eval").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        ((path, _),) = written(tmp_path / "eval") - before  # exactly one file
         return json.loads(path.read_text())
 
     return evaluate
