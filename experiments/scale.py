@@ -97,6 +97,7 @@ def paper() -> ConfigDict:
     config = config_lib.default()
     config.data.source = config_lib.UNKNOWN_SOURCE
     config.epochs = 1000
+    config.cpu_convolution = "xla"  # whose FLOPs XLA counts
     return config_lib.resolve(config)[0]
 
 

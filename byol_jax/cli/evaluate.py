@@ -45,12 +45,18 @@ ON_DECODE_ERROR = flags.DEFINE_enum(
     ["error", "skip"],
     "What to do about images that cannot be decoded; as in the run by default.",
 )
+CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices",
+    None,
+    "Devices that the CPU is divided into; by default one for each core.",
+    lower_bound=1,
+)
 flags.mark_flags_as_required(["checkpoint", "protocol"])
 
 
 def main() -> None:
     """Evaluates as the flags say."""
-    from byol_jax import evaluate, parallel
+    from byol_jax import backend, evaluate, parallel
     from byol_jax.runs import inputs, paths
     from byol_jax.runs import run as run_lib
 
@@ -62,6 +68,7 @@ def main() -> None:
     if PROTOCOL.value not in evaluate.PROTOCOLS:
         known = ", ".join(evaluate.PROTOCOLS)
         raise ConfigError(f"--protocol={PROTOCOL.value} is not one of {known}.")
+    backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
     workdir = paths.path(CHECKPOINT.value)
     run, learner, state = run_lib.restore(workdir, STEP.value)
     config = run.config.copy_and_resolve_references()

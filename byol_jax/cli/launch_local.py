@@ -3,8 +3,8 @@
 byol-jax launch-local N --config=NAME --workdir=DIR [other flags of pretrain]
 
 Each process gets the flags, and those by which the processes find each other. The machine's GPUs
-are divided among them; on a CPU, each has as many devices as XLA_FLAGS sets. The output of all
-processes but the first is prefixed with their number.
+are divided among them; on a CPU, each has one device, or as many as --cpu_devices or XLA_FLAGS
+sets. The output of all processes but the first is prefixed with their number.
 
 Exit codes: 0 all processes are done; 0, or --stopped_exit_code, they stopped and saved on a signal;
 2 the arguments are wrong; otherwise that of the process that failed first (128 plus the signal's
@@ -120,7 +120,12 @@ def launch(
             own = zip(OURS, (address, count, i), strict=True)
             command = [sys.executable, *program, *flags]
             command += [f"--{name}={value}" for name, value in own]
-            processes.append(_start(command, names, captured=i > 0))
+            # The processes share the cores, all of which oneDNN would use in each of them.
+            environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
+            environment |= os.environ
+            if names:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+            processes.append(_start(command, environment, captured=i > 0))
             if i > 0:
                 arguments = (processes[i].stdout, f"[{i}] ".encode())
                 readers.append(threading.Thread(target=_copy_lines, args=arguments, daemon=True))
@@ -147,11 +152,11 @@ def _stopped_exit_code(flags: Sequence[str]) -> int:
     return int(found[-1]) if found else 0
 
 
-def _start(command: list[str], names: list[str], captured: bool) -> subprocess.Popen:
-    """Starts a process that sees these GPUs; all of them if `names` is empty."""
+def _start(command: list[str], environment: dict[str, str], captured: bool) -> subprocess.Popen:
+    """Starts a process, whose output is captured or goes where ours goes."""
     return subprocess.Popen(
         command,
-        env=os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(names)} if names else {}),
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if captured else None,
         stderr=subprocess.STDOUT if captured else None,

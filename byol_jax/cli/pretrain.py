@@ -28,6 +28,13 @@ STOPPED = flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=255,
 )
+CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices",
+    None,
+    "Devices that the CPU is divided into. By default one for each core, as far as the batch "
+    "divides; a resumed run keeps its number.",
+    lower_bound=1,
+)
 CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
@@ -40,8 +47,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main() -> int:
     """Trains; returns the exit code."""
     # Imported here, so that wrong flags are answered at once.
+    from byol_jax.backend import compile_cache
     from byol_jax.runs import paths, processes
-    from byol_jax.train import compile_cache, loop
+    from byol_jax.train import loop
 
     with contextlib.ExitStack() as stack:
         if CACHE.value != "":
@@ -50,7 +58,8 @@ def main() -> int:
             if note:
                 print(note)
         processes.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
-        is_complete = loop.train(CONFIG.value, paths.path(WORKDIR.value))
+        workdir = paths.path(WORKDIR.value)
+        is_complete = loop.train(CONFIG.value, workdir, cpu_devices=CPU_DEVICES.value)
     return 0 if is_complete else STOPPED.value
 
 

@@ -8,9 +8,11 @@ does so in `__post_init__`, by a ValueError whose text begins with the setting, 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from byol_jax.models import resnet
@@ -40,7 +42,11 @@ def settings(name: str) -> dict[str, Any]:
 
 
 def make_encoder(
-    name: str, dtype: Any = jnp.float32, axis_name: str | None = None, **chosen: Any
+    name: str,
+    dtype: Any = jnp.float32,
+    axis_name: str | None = None,
+    convolution: Callable = jax.lax.conv_general_dilated,
+    **chosen: Any,
 ) -> nn.Module:
     """The encoder of a name with these settings, and its own defaults for others.
 
@@ -48,6 +54,7 @@ def make_encoder(
       name: a key of `ENCODERS`.
       dtype: of the computation, for a module that has such a field.
       axis_name: mapped axis of replicas, likewise.
+      convolution: computes its convolutions, like `jax.lax.conv_general_dilated`, likewise.
       **chosen: values by setting; lists count as tuples, as JSON has no tuples.
 
     Raises:
@@ -68,7 +75,7 @@ def make_encoder(
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not abs(number) <= LARGEST:
                 raise ValueError(f"{key}={value!r} must be at most {LARGEST:g}, and finite.")
-    shared = {"dtype": dtype, "axis_name": axis_name}
+    shared = {"dtype": dtype, "axis_name": axis_name, "convolution": convolution}
     return ENCODERS[name](**chosen, **{k: v for k, v in shared.items() if k in fields})
 
 

@@ -5,7 +5,7 @@ as in torchvision and in the authors' code. Parameters and batch-norm statistics
 `dtype` is what convolutions compute in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -95,6 +95,7 @@ class ResNet(nn.Module):
         unless XLA_FLAGS has --xla_disable_hlo_passes=cse_barrier_expander.
       dtype: what convolutions compute in.
       axis_name: mapped axis over which batch statistics are averaged; None for one replica.
+      convolution: computes convolutions, a function like `jax.lax.conv_general_dilated`.
     """
 
     stage_sizes: Sequence[int]
@@ -109,6 +110,7 @@ class ResNet(nn.Module):
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    convolution: Callable = jax.lax.conv_general_dilated
 
     def __post_init__(self):
         """Raises ValueError unless every convolution has channels."""
@@ -128,7 +130,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Float (batch, height, width, channels) -> float32 (batch, features)."""
-        conv = partial(conv2d, padding=self.padding, dtype=self.dtype)
+        conv = partial(conv2d, padding=self.padding, dtype=self.dtype, convolution=self.convolution)
         norm = partial(BatchNorm, not train, self.axis_name, self.dtype)
         scale_init = nn.initializers.zeros if self.zero_init_scale else nn.initializers.ones
         stem_channels = round(self.stem_channels * self.width_multiplier)
@@ -158,7 +160,14 @@ class ResNet(nn.Module):
 
 
 def conv2d(
-    channels: int, size: int, stride: int, *, padding: str, dtype: jnp.dtype, name: str
+    channels: int,
+    size: int,
+    stride: int,
+    *,
+    padding: str,
+    dtype: jnp.dtype,
+    convolution: Callable,
+    name: str,
 ) -> nn.Conv:
     """A square convolution without bias, with the padding of `ResNet.padding`."""
     return nn.Conv(
@@ -168,6 +177,7 @@ def conv2d(
         padding=(size - 1) // 2 if padding == "torch" else "SAME",
         use_bias=False,
         dtype=dtype,
+        conv_general_dilated=convolution,
         name=name,
     )
 

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from byol_jax import byol, models, objectives, optim
+from byol_jax import backend, byol, models, objectives, optim
+from byol_jax.augment import crops
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
@@ -49,6 +50,17 @@ def target_decay(config: ConfigDict, total: int) -> optax.Schedule:
     return optim.target_decay(config.tau_base, total)
 
 
+def crop(config: ConfigDict) -> crops.Crop:
+    """The distribution of crops."""
+    chosen = config.crop
+    return crops.Crop(
+        area=(chosen.area_min, chosen.area_max),
+        ratio=(chosen.ratio_min, chosen.ratio_max),
+        flip=chosen.flip_prob,
+        fit=chosen.fit,
+    )
+
+
 def policy(config: ConfigDict) -> image_augment.Policy:
     """The photometric policy."""
     return image_augment.Policy(
@@ -61,7 +73,11 @@ def policy(config: ConfigDict) -> image_augment.Policy:
 
 def encoder(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     """The encoder."""
-    return models.make_encoder(**config.encoder, dtype=jnp.dtype(config.dtype), axis_name=axis_name)
+    convolution, _ = backend.choose_convolution(config.cpu_convolution)
+    dtype = jnp.dtype(config.dtype)
+    return models.make_encoder(
+        dtype=dtype, axis_name=axis_name, convolution=convolution, **config.encoder
+    )
 
 
 def heads(config: ConfigDict, axis_name: str | None = None) -> tuple[models.MLP, models.MLP | None]:

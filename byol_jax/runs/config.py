@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_dict
 
-from byol_jax import models
+from byol_jax import backend, models
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError
 
@@ -47,6 +47,7 @@ CHOICES = {
     "optimizer.name": tuple(OPTIMIZER_DEFAULTS),
     "dtype": ("float32", "bfloat16"),
     "matmul_precision": ("default", "high", "highest"),
+    "cpu_convolution": backend.CONVOLUTIONS,
     "tau_schedule": ("cosine", "constant"),
     "crop.fit": ("clip", "retry"),
     "data.channels": (1, 3),
@@ -115,6 +116,8 @@ def default() -> ConfigDict:
     # Of float32 products, in networks and objective: default, high or highest. On NVIDIA GPUs since
     # Ampere, default is TF32 (10 bits of mantissa) and highest is float32.
     config.matmul_precision = "default"
+    # What computes convolutions on a CPU: onednn; xla; or auto: oneDNN where it can be loaded.
+    config.cpu_convolution = "auto"
 
     config.data = ConfigDict()
     config.data.source = ""  # tfds:NAME, folder:PATH, npz:PATH or embedded

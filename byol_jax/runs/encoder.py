@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from byol_jax import byol, models
+from byol_jax import backend, byol, models
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import CheckpointError, ConfigError, DataError
 from byol_jax.runs import config as config_lib
@@ -103,7 +103,13 @@ class Encoder:
 
     @functools.cached_property
     def _embed(self) -> Callable[[np.ndarray], jax.Array]:
-        return functools.partial(jax.jit(self.embed_fn(self.module)), self.variables)
+        module = self.module
+        if hasattr(module, "convolution"):
+            training = self.config["training"].get("config") or {}
+            wanted = training.get("cpu_convolution", backend.AUTO)
+            convolution, _ = backend.choose_convolution(wanted, devices=1)  # with all cores
+            module = module.clone(convolution=convolution)
+        return functools.partial(jax.jit(self.embed_fn(module)), self.variables)
 
     def embed_fn(self, module: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
         """(variables, uint8 images) -> float32 (n, features) by `module`, not compiled."""

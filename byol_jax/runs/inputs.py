@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from byol_jax import byol, data, parallel
 from byol_jax.data import on_device
 from byol_jax.errors import DataError
+from byol_jax.runs import build
 from byol_jax.runs import config as config_lib
 
 
@@ -47,19 +48,14 @@ def train_batches(
     With `on_decode_error`, which receives the step and a message, images that cannot be decoded are
     replaced; without it they raise DataError. `config.data.placement` is "host" or "device".
     """
-    crop, accum_steps = config.crop, config.accum_steps
+    accum_steps = config.accum_steps
     plan = {
         "batch_size": config.batch_size,
         "image_size": config.data.image_size,
         "seed": config.seed,
         "num_steps": total_steps,
         "start_step": start_step,
-        "crop": data.Crop(
-            area=(crop.area_min, crop.area_max),
-            ratio=(crop.ratio_min, crop.ratio_max),
-            flip=crop.flip_prob,
-            fit=crop.fit,
-        ),
+        "crop": build.crop(config),
     }
     if config.data.placement == "device":
         return on_device.train_batches(source, **plan, accum_steps=accum_steps)

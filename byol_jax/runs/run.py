@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -25,7 +26,7 @@ import optax
 from ml_collections import ConfigDict
 
 import byol_jax
-from byol_jax import byol, data
+from byol_jax import backend, byol, data
 from byol_jax.errors import CheckpointError, ConfigError, DataError
 from byol_jax.runs import build, paths
 from byol_jax.runs import config as config_lib
@@ -35,7 +36,7 @@ from byol_jax.runs.checkpoint import Checkpoints
 # errors and non-finite updates are handled. And data.source, if the data's fingerprint is the same.
 MUTABLE_ON_RESUME = (
     *("data.dir", "data.service", "data.on_decode_error", "on_nonfinite", "max_skipped_updates"),
-    *("encoder.remat", "log_every_steps", "checkpoint.", "knn.", "health."),
+    *("encoder.remat", "cpu_convolution", "log_every_steps", "checkpoint.", "knn.", "health."),
 )
 
 
@@ -156,7 +157,14 @@ def prepare_workdir(
                     "one that this command writes into another --workdir."
                 )
             changes = _config_changes(workdir, read(workdir), run)
-            before = paths.read_record(workdir).get("processes")
+            record = paths.read_record(workdir)
+            now, then = computed_by(run.config), record.get("computed_by")
+            if then is not None and then != now:
+                changes.append(
+                    f"This run was computed by {then} and now is by {now}: rounding differs from "
+                    "here on, and the result will not be the same to the bit."
+                )
+            before = record.get("processes")
             if order_depends_on_processes and before != jax.process_count():
                 changes.append(
                     f"This run had {before} processes and now has {jax.process_count()}: each "
@@ -188,9 +196,33 @@ def _record(run: Run) -> dict[str, Any]:
         "steps_per_epoch": run.steps_per_epoch,
         "total_steps": run.total_steps,
         "versions": versions,
-        "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "computed_by": computed_by(run.config),
+        "local_devices": jax.local_device_count(),
+        "platform": jax.default_backend(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "processes": jax.process_count(),
     }
+
+
+def computed_by(config: ConfigDict) -> str:
+    """The devices, and what computes convolutions if that is not always XLA."""
+    count, kind = jax.device_count(), jax.devices()[0].device_kind
+    text = f"{count} device{'s' * (count > 1)} ({kind})"
+    if jax.default_backend() == "cpu":
+        text += f", convolutions by {backend.choose_convolution(config.cpu_convolution)[1]}"
+    return text
+
+
+def cpu_devices(workdir: paths.AnyPath) -> int | None:
+    """The CPU devices of the run in a folder; None if it has none, or cannot be read."""
+    try:
+        if has_checkpoint(workdir):
+            match paths.read_record(workdir):
+                case {"platform": "cpu", "local_devices": int(count)} if count >= 1:
+                    return count
+    except (OSError, ValueError):  # reported by `read`
+        pass
+    return None
 
 
 def read(workdir: paths.AnyPath) -> Run:

@@ -21,6 +21,7 @@ def train(
     workdir: str | paths.AnyPath,
     source: data.Source | None = None,
     test_source: data.Source | None = None,
+    cpu_devices: int | None = None,
 ) -> bool:
     """Pre-trains in `workdir`, from the last checkpoint there if there is one.
 
@@ -32,6 +33,9 @@ def train(
       workdir: the folder of the run; runs/run.py lists its content.
       source: images to train on, such as `data.from_arrays(...)`; those of the config if None.
       test_source: with `source`, held-out images with labels, for kNN and the probe.
+      cpu_devices: devices that JAX divides a CPU into, unless it has started. By default as many as
+        the run in `workdir` had; in a new run `backend.most_cpu_devices` of a micro-batch, or one
+        in each of several processes.
 
     Returns:
       Whether the run is complete.
@@ -40,7 +44,7 @@ def train(
       UserError: the config, the data or the folder cannot be used; training became non-finite; the
         features collapsed and `config.health.stop_on_collapse` is set; or another process was lost.
     """
-    with run_context(config, workdir, source, test_source) as ctx:
+    with run_context(config, workdir, source, test_source, cpu_devices) as ctx:
         if ctx.start.step < ctx.run.total_steps:
             return loop(ctx)
         ctx.progress.log("This run is complete; there is nothing left to do.")

@@ -4,17 +4,18 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
+import jax
 from ml_collections import ConfigDict
 
-from byol_jax import byol, data, parallel
+from byol_jax import backend, byol, data, parallel
+from byol_jax.backend.compile_cache import Compilations
 from byol_jax.data import on_device
-from byol_jax.errors import UserError
+from byol_jax.errors import ConfigError, UserError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs, paths, processes
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, Restored, RetentionPolicy
 from byol_jax.train import console, init_from, plots
-from byol_jax.train.compile_cache import Compilations
 from byol_jax.train.health import CollapseMonitor
 from byol_jax.train.metrics import (
     DecodeErrorLog,
@@ -98,6 +99,7 @@ def run_context(
     workdir: str | paths.AnyPath,
     source: data.Source | None,
     test_source: data.Source | None,
+    cpu_devices: int | None = None,
 ) -> Iterator[RunContext]:
     """Opens the data and the folder of a run, and restores or makes its state: see `loop.train`.
 
@@ -115,6 +117,8 @@ def run_context(
             config = config.copy_and_resolve_references()
             config.data.source = source.name
         config, warnings = config_lib.resolve(config)
+        workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
+        _use_cpu_devices(config, workdir, cpu_devices)
         parallel.check_devices(config.batch_size, config.accum_steps)
         if source is None:
             source, test_source = on_all(lambda: inputs.open_sources(config))
@@ -126,7 +130,6 @@ def run_context(
         learner = run.learner(parallel.AXIS)
 
         # The folder, and the state to start from.
-        workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
         config_changes = on_all(lambda: _prepare_workdir(stack, workdir, run, source))
         processes.check_shared(workdir)
         keep = config.checkpoint
@@ -189,6 +192,25 @@ def run_context(
             timer=timer,
             save_timer=SaveTimer(config.checkpoint.every_minutes),
             compilations=compilations,
+        )
+
+
+def _use_cpu_devices(config: ConfigDict, workdir: paths.AnyPath, requested: int | None) -> None:
+    """Makes the CPU devices of a run, before JAX starts: see `loop.train`.
+
+    Raises:
+      ConfigError: JAX has another number than the requested one.
+    """
+    if requested is None and jax.distributed.is_initialized():
+        return  # each process is given cores by whatever launched it
+    largest = backend.most_cpu_devices(config_lib.micro_batch_size(config))
+    count = requested or run_lib.cpu_devices(workdir) or largest
+    if backend.use_cpu_devices(count) or requested is None or jax.default_backend() != "cpu":
+        return
+    if jax.local_device_count() != requested:
+        raise ConfigError(
+            f"--cpu_devices={requested}, but JAX has {jax.local_device_count()}: leave it out, or "
+            "take --xla_force_host_platform_device_count out of XLA_FLAGS."
         )
 
 

@@ -1,7 +1,8 @@
 """Measures speed and memory on this machine, next to other implementations and to its limits.
 
 byol-jax bench input|step|end_to_end|startup|memory [--output=FILE.json]
-byol-jax bench all [--output=DIR]                     all of them, each in its own process
+byol-jax bench all [--output=DIR]                     all of these, each in its own process
+byol-jax bench race --minutes=10 [--output=FILE.json] byol_jax and PyTorch, for the same time
 byol-jax bench page [--results=DIR] [--page=FILE.md]  puts the results into the page, as tables
 
 `byol-jax bench PART --help` lists the flags of a part.
@@ -29,6 +30,7 @@ FLAGS = {
     "end_to_end": ("data", "output"),
     "startup": ("output",),
     "memory": ("network", "batch_size", "dtype", "output"),
+    "race": ("images", "data_dir", "minutes", "output"),
     "all": ("against", "data", "output"),
     "page": ("results", "page"),
 }
@@ -48,6 +50,13 @@ def define(part: str) -> None:
         "dtype": lambda: define_list("dtype", settings.DTYPES, "Computation dtypes."),
         "data": lambda: flags.DEFINE_string(
             "data", "", "folder:PATH of JPEG photographs; by default synthetic ones."
+        ),
+        "images": lambda: flags.DEFINE_string(
+            "images", "tfds:cifar10", "Labelled images of one size: tfds:NAME or npz:PATH."
+        ),
+        "data_dir": lambda: flags.DEFINE_string("data_dir", "", "Where TFDS keeps its data."),
+        "minutes": lambda: flags.DEFINE_float(
+            "minutes", 10, "Time for each contender.", lower_bound=0
         ),
         "seconds": lambda: flags.DEFINE_float(
             "seconds", 10, "Time for each table, about; at least three rounds.", lower_bound=0
@@ -106,7 +115,7 @@ def measure(part: str) -> None:
     from experiments.bench import report as report_lib
 
     start, facts = time.perf_counter(), report_lib.facts()
-    arguments = {name: value(name) for name in FLAGS[part] if name != "output"}
+    arguments = {name: value(name) for name in FLAGS[part] if name != "output" or part == "race"}
     module = importlib.import_module(f"experiments.bench.{part}")
     report = module.run(**arguments)
     report.facts = facts | {"seconds": time.perf_counter() - start}

@@ -13,6 +13,14 @@ CIFAR_RESNET18 = {"encoder.name": "resnet18", "encoder.stem": "cifar", "data.ima
 NETWORKS = {  # changes of the default config, which has the paper's heads
     "small": CIFAR_RESNET18  # for two CPU cores
     | {"encoder.width_multiplier": 0.25, "heads.hidden_size": 512, "heads.output_size": 128},
+    "quickstart": {  # that of the preset, with the heads of `small`
+        **{"encoder.name": "resnet8", "encoder.width_multiplier": 1.5, "encoder.stem": "strided"},
+        **{"heads.hidden_size": 512, "heads.output_size": 128, "data.image_size": 32},
+    },
+    "resnet10": {
+        **{"encoder.name": "resnet10", "encoder.width_multiplier": 0.5, "encoder.stem": "strided"},
+        **{"heads.hidden_size": 512, "heads.output_size": 128, "data.image_size": 32},
+    },
     "resnet18_cifar": CIFAR_RESNET18,
     "resnet50": {"encoder.name": "resnet50", "data.image_size": 224},
 }
@@ -30,12 +38,13 @@ class Case(NamedTuple):
         return f"{self.network}, batch {self.batch_size}, {self.dtype}"
 
 
-def config(case: Case, remat: bool = False) -> "ConfigDict":
+def config(case: Case, remat: bool = False, cpu_convolution: str = "auto") -> "ConfigDict":
     """The resolved config of a case, with LARS and the augmentations of the paper or of CIFAR.
 
     Args:
       case: network, batch size and dtype.
       remat: whether the backward pass recomputes blocks.
+      cpu_convolution: as in the config; "xla" if XLA is to count the FLOPs, oneDNN's it cannot.
 
     Raises:
       UserError: the batch size is not valid.
@@ -50,6 +59,7 @@ def config(case: Case, remat: bool = False) -> "ConfigDict":
     config.dtype = case.dtype
     config.data.source = config_lib.UNKNOWN_SOURCE
     config.encoder.remat = remat
+    config.cpu_convolution = cpu_convolution
     config.update_from_flattened_dict(NETWORKS[case.network])
     if config.data.image_size == 32:
         config_lib.set_policy(config, image_augment.CIFAR10)

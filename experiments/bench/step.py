@@ -5,31 +5,37 @@ four: forward, backward at twice the cost, and the target's forward pass. Bytes 
 what the compiled step reads and writes; the share is left out on a CPU, where caches hold most.
 """
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byol_jax import byol, parallel
+from byol_jax import backend, byol, parallel
 from byol_jax.errors import UserError
 from byol_jax.runs import build
+from byol_jax.runs import run as run_lib
 from byol_jax.train import nonfinite
 from experiments import scale
 from experiments.bench import bounds, kernels, measure, peers, settings
+from experiments.bench import report as report_lib
 from experiments.bench.report import Column, Report, Table
 
 OURS = "byol_jax"
 PRODUCT, COPY = "matrix product", "memory copy"
-# The default cases, and on a CPU the default peers: torch.compile takes a minute there, and a step
-# of ResNet-50 several seconds.
-ON_CPU = {
-    settings.Case("small", 128, "float32"): tuple(peers.STEPS),
-    settings.Case("small", 128, "bfloat16"): ("pytorch",),
-    settings.Case("resnet50", 8, "float32"): (),
-}
+# The default cases.
+ON_CPU = (
+    *(settings.Case("small", 128, dtype) for dtype in settings.DTYPES),
+    *(settings.Case("quickstart", 128, dtype) for dtype in settings.DTYPES),
+    *(settings.Case("resnet10", 128, dtype) for dtype in settings.DTYPES),
+    *(settings.Case("resnet50", 8, dtype) for dtype in settings.DTYPES),
+)
 ON_ACCELERATOR = (
     settings.Case("resnet50", 256, "bfloat16"),
     settings.Case("resnet18_cifar", 256, "bfloat16"),
@@ -41,7 +47,7 @@ class Ours:
     """Our training step with its state, and its parts."""
 
     def __init__(self, case: settings.Case):
-        self.config = settings.config(case)
+        self.case, self.config = case, settings.config(case)
         self.learner = settings.learner(self.config, parallel.AXIS)
         shape = (case.batch_size, *build.example_batch(self.config).examples.shape[1:])
         self.images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -59,7 +65,8 @@ class Ours:
     def flops(self) -> float:
         """FLOPs of an update, counted as in the module's docstring."""
         batch = self._batch.positions.size
-        forward = scale.forward_flops(self.learner, self._state, self.config)
+        learner = settings.learner(settings.config(self.case, cpu_convolution="xla"), None)
+        forward = scale.forward_flops(learner, self._state, self.config)
         return scale.VIEWS * scale.PASSES * batch * forward
 
     def bytes(self) -> float:
@@ -104,24 +111,49 @@ def run(
     dtype: Sequence[str],
     seconds: float,
 ) -> Report:
-    """Measures steps.
+    """Measures steps, each case in its own process: on a CPU, the devices depend on the batch.
 
     Args:
-      against: names in `peers.STEPS`; empty for all that are fast enough.
+      against: names in `peers.STEPS`; empty for all that are installed.
       network: names in `settings.NETWORKS`; empty for a default, as for the next two.
       batch_size: images per step.
       dtype: names in `settings.DTYPES`.
       seconds: approximate time for each table.
 
     Raises:
-      UserError: there are several devices, or a requested peer is not installed.
+      UserError: there are several accelerators, a requested peer is missing, or a case failed.
     """
-    if jax.device_count() > 1:
+    on_cpu = report_lib.facts()["device"]["platform"] == "cpu"
+    chosen = cases(ON_CPU if on_cpu else ON_ACCELERATOR, network, batch_size, dtype)
+    if len(chosen) == 1:
+        return run_case(chosen[0], against, seconds)
+    report = Report("step")
+    for case in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "step.json"
+            command = [
+                *(sys.executable, "-m", "experiments.bench", "step", f"--output={output}"),
+                *(f"--network={case.network}", f"--batch_size={case.batch_size}"),
+                *(f"--dtype={case.dtype}", f"--seconds={seconds}"),
+                *([f"--against={','.join(against)}"] if against else []),
+            ]
+            if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+                raise UserError(f"{case} could not be measured; the reason is above.")
+            one = report_lib.load(output)
+        report.tables += one.tables
+        report.notes += [note for note in one.notes if note not in report.notes]
+    return report
+
+
+def run_case(case: settings.Case, against: Sequence[str], seconds: float) -> Report:
+    """Measures one case in this process: see `run`."""
+    backend.use_cpu_devices(backend.most_cpu_devices(case.batch_size))
+    on_cpu = jax.default_backend() == "cpu"
+    if jax.device_count() > 1 and not on_cpu:
         raise UserError(
             f"JAX finds {jax.device_count()} devices, but PyTorch's step and the limits use one: "
             "make one visible, for example with CUDA_VISIBLE_DEVICES=0."
         )
-    on_cpu = jax.default_backend() == "cpu"
     modules, notes = peers.available(against, peers.STEPS)
     ours, theirs = "CPU" if on_cpu else "accelerator", {m.device() for m in modules.values()}
     if theirs - {"cpu" if on_cpu else "cuda"}:
@@ -130,18 +162,8 @@ def run(
         )
         modules = {}
     report = Report("step", notes=notes)
-    for case in cases(tuple(ON_CPU) if on_cpu else ON_ACCELERATOR, network, batch_size, dtype):
-        chosen = dict(modules)
-        if on_cpu and not against:
-            wanted = ON_CPU.get(case, tuple(modules))
-            chosen = {name: module for name, module in modules.items() if name in wanted}
-        left_out = [peers.STEPS[name][1] for name in modules if name not in chosen]
-        if left_out:
-            notes.append(
-                f"Not measured: {case}, {' and '.join(left_out)}: slow on a CPU; --against "
-                "includes it."
-            )
-        report.tables += tables(case, chosen, seconds, notes)
+    report.tables += tables(case, modules, seconds, notes)
+    notes.append(f"{case}: byol_jax on {run_lib.computed_by(settings.config(case))}.")
     return report
 
 

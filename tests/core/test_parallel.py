@@ -10,9 +10,9 @@ import pytest
 
 from byol_jax import byol, models, objectives, optim, parallel
 from byol_jax.augment import image as image_augment
+from byol_jax.backend.compile_cache import Compilations
 from byol_jax.errors import ConfigError
 from byol_jax.train import health
-from byol_jax.train.compile_cache import Compilations
 
 SHAPE = (8, 8, 3)
 BATCH = 16

@@ -14,6 +14,7 @@ from tiny import tiny_config
 
 from byol_jax import byol, data, models, optim, parallel
 from byol_jax.augment import image as image_augment
+from byol_jax.backend.compile_cache import Compilations
 from byol_jax.byol import Batch
 from byol_jax.data import on_device
 from byol_jax.data._tensorflow import tf
@@ -21,7 +22,6 @@ from byol_jax.data.crop import center_crop
 from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs
-from byol_jax.train.compile_cache import Compilations
 
 N, SIZE, BATCH = 50, 8, 12
 STEPS = N // BATCH  # of an epoch

@@ -82,7 +82,15 @@ def test_torch_padding_is_symmetric_and_same_is_not():
     row = jnp.arange(1.0, 5.0).reshape(1, 1, 4, 1) * jnp.ones((1, 4, 1, 1))
     sums = {}
     for padding in ("torch", "same"):
-        conv = resnet.conv2d(1, 3, 2, padding=padding, dtype=jnp.float32, name=None)
+        conv = resnet.conv2d(
+            1,
+            3,
+            2,
+            padding=padding,
+            dtype=jnp.float32,
+            convolution=jax.lax.conv_general_dilated,
+            name=None,
+        )
         kernel = {"params": {"kernel": jnp.ones((3, 3, 1, 1))}}
         sums[padding] = conv.apply(kernel, row)[0, 1, :, 0]  # an inner row: three rows of pixels
     np.testing.assert_allclose(sums["torch"], [3 * (1 + 2), 3 * (2 + 3 + 4)])

@@ -1,12 +1,14 @@
 """A step of BYOL in PyTorch, written for this benchmark with the usual optimisations.
 
-Channels last, autocast for bfloat16, foreach operations in LARS and in the target's moving average,
-TF32 where available, and no synchronisation with the device. It does the work of byol.update with
-the same FLOPs: two views through the online network, two through the target, the same heads, no
-labels.
+Channels last, autocast for bfloat16, fused or foreach operations in the optimizer and in the
+target's moving average, TF32 where available, and no synchronisation with the device. It does the
+work of byol.update with the same FLOPs: two views through the online network, two through the
+target, the same heads, no labels.
 """
 
 import contextlib
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -59,6 +61,23 @@ class Lars:
         torch._foreach_add_(self.kernels + self.others, self.momenta, alpha=-rate)
 
 
+class AdamW:
+    """optim.adamw, by PyTorch's own."""
+
+    def __init__(self, parameters: list[torch.Tensor], decay: float):
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+    def step(self, rate: float) -> None:
+        """One update from the gradients of the parameters."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+
 def device() -> str:
     """The device that PyTorch uses: "cuda" or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,7 +91,8 @@ class Step:
       batch: uint8 (batch, 2, height, width, channels), the same for every step.
       dtype: "float32" or "bfloat16".
       compiled: whether augmentations, networks and loss use torch.compile.
-      rate: learning rate.
+      optimizer: makes the optimizer of a list of parameters; by default the paper's LARS.
+      rate: learning rate; may be set before each step, and so may `tau`.
       tau: target decay.
     """
 
@@ -83,6 +103,7 @@ class Step:
         dtype: str,
         *,
         compiled: bool,
+        optimizer: Callable[[list[torch.Tensor]], Lars | AdamW] | None = None,
         rate: float = 0.2,
         tau: float = 0.996,
     ):
@@ -96,7 +117,8 @@ class Step:
         self.pairs = [(p, online[name]) for name, p in self.target.named_parameters()]
         for xi, theta in self.pairs:
             xi.requires_grad_(False).copy_(theta.detach())
-        self.lars = Lars(list(self.online.parameters()), 1.5e-6, 0.9, 1e-3)
+        optimizer = optimizer or partial(Lars, decay=1.5e-6, momentum=0.9, trust=1e-3)
+        self.optimizer = optimizer(list(self.online.parameters()))
         self.policy, self.rate, self.tau = ours.augment, rate, tau
         self.crops = torch.from_numpy(batch).to(self.device)
         self.dtype = dtype
@@ -120,14 +142,18 @@ class Step:
     def __call__(self) -> torch.Tensor:
         """One update; returns its loss, float32 (), possibly before it is computed."""
         with torch.no_grad():
-            view1, view2 = self._augmented(self.crops)
+            views = self._augmented(self.crops)
+        return self.update(*views)
+
+    def update(self, view1: torch.Tensor, view2: torch.Tensor) -> torch.Tensor:
+        """One update on augmented views (batch, channels, height, width); returns its loss."""
         precision = contextlib.nullcontext()
         if self.dtype == "bfloat16":
             precision = torch.autocast(self.device, torch.bfloat16)
         with precision:
             loss = self._loss(view1, view2)
         loss.backward()
-        self.lars.step(self.rate)
+        self.optimizer.step(self.rate)
         with torch.no_grad():
             xi, theta = zip(*self.pairs, strict=True)
             torch._foreach_lerp_(xi, theta, 1 - self.tau)

@@ -11,7 +11,9 @@ BN_MOMENTUM = 0.1  # in PyTorch this is 1 - decay
 
 def conv(inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
     """A square convolution without bias, padded on all sides."""
-    return nn.Conv2d(inputs, outputs, size, stride, (size - 1) // 2, bias=False)
+    made = nn.Conv2d(inputs, outputs, size, stride, (size - 1) // 2, bias=False)
+    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")  # as in torchvision
+    return made
 
 
 class Block(nn.Module):

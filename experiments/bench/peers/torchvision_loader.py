@@ -20,6 +20,7 @@ from torch.utils import data
 
 # Imported where used: the workers, which import this file, do not need JAX.
 if TYPE_CHECKING:
+    from byol_jax.augment import crops as crops_lib
     from byol_jax.augment import image as image_augment
 
 try:
@@ -54,11 +55,11 @@ class Blur:
         return image.filter(ImageFilter.GaussianBlur(random.uniform(self.low, self.high)))
 
 
-def crops(size: int) -> list:
-    """The geometric part of a view."""
+def crops(size: int, crop: "crops_lib.Crop | None" = None) -> list:
+    """The geometric part of a view; by default the paper's."""
     from byol_jax.data import Crop
 
-    crop = Crop()
+    crop = crop or Crop()
     return [
         transforms.RandomResizedCrop(size, crop.area, crop.ratio, interpolation=BICUBIC),
         transforms.RandomHorizontalFlip(crop.flip),
@@ -66,11 +67,14 @@ def crops(size: int) -> list:
 
 
 def all_augmentations(
-    size: int, view: "image_augment.View", policy: "image_augment.Policy"
+    size: int,
+    view: "image_augment.View",
+    policy: "image_augment.Policy",
+    crop: "crops_lib.Crop | None" = None,
 ) -> Transform:
-    """One view with all augmentations of the policy."""
+    """One view with all augmentations of the policy; by default the paper's crops."""
     jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
-    steps = crops(size)
+    steps = crops(size, crop)
     steps += [
         transforms.RandomApply([jitter], view.jitter_prob),
         transforms.RandomGrayscale(view.gray_prob),

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from byol_jax.train import compile_cache
+from byol_jax.backend import compile_cache
 
 ROOT = Path(__file__).parents[2]
 START = """
 import sys, jax, jax.numpy as jnp
-from byol_jax.train import compile_cache
+from byol_jax.backend import compile_cache
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
 update = jax.pmap(
