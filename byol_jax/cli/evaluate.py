@@ -85,7 +85,10 @@ def main() -> None:
         encoders["random_init"] = embedder(run_lib.initial_state(learner, config))
     if "pixels" in BASELINES.value:
         encoders["pixels"] = evaluate.pixels
-    _log(f"computing features of {', '.join(encoders)} at {config.data.image_size} pixels")
+    _log(
+        f"computing features of {', '.join(encoders)} at {config.data.image_size} pixels by "
+        f"{run_lib.computed_by(config)}"
+    )
     left_out: dict[str, None] = {}
     train_features, train_labels = _features(encoders, config, train_source, left_out)
     test_features, test_labels = _features(encoders, config, test_source, left_out)
