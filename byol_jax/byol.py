@@ -94,9 +94,9 @@ def byol_objective(
 Objective = Callable[..., tuple[jax.Array, Metrics]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Learner:
-    """What stays fixed during training; `make_learner` builds one."""
+    """What stays fixed during training; `make_learner` builds one. Equal only to itself."""
 
     online: OnlineNetwork
     target: nn.Module  # a TargetNetwork, or objectives.NoTarget

@@ -3,8 +3,12 @@
 The state is replicated: every device holds a complete copy, without a leading device axis. Batches
 are split by rows, first among processes, then among the devices of each. pmap does not check that
 what it returns with `out_axes=None` is equal on all replicas, so `byol.update` averages it.
+
+Mapped functions are kept for the last few learners, so that a second run of one process, such as in
+a notebook, is not traced again.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +22,7 @@ from byol_jax.errors import ConfigError
 AXIS = "batch"
 # What a process can request of all processes; the highest request of an update counts.
 NO_REQUEST, SAVE, STOP = 0, 1, 2
+KEPT = 4  # learners whose mapped functions are kept
 
 
 def check_devices(batch_size: int, accum_steps: int) -> None:
@@ -131,6 +136,7 @@ def first_rows(batch: byol.Batch, count: int) -> byol.Batch:
     return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0, :count], batch)
 
 
+@functools.lru_cache(KEPT)
 def update(learner: byol.Learner, step_fn: Callable[..., tuple] = byol.update) -> Callable:
     """`byol.update`, or a function like it, over all devices of all processes.
 
@@ -171,13 +177,15 @@ def update(learner: byol.Learner, step_fn: Callable[..., tuple] = byol.update) -
     return update
 
 
+@functools.lru_cache(KEPT)
 def gather_rows(
-    rows_fn: Callable[[byol.State, byol.Batch], Any],
+    learner: byol.Learner, rows_fn: Callable[[byol.Learner, byol.State, byol.Batch], Any]
 ) -> Callable[[byol.State, byol.Batch], Any]:
     """Maps a function over all devices of all processes and gathers the rows that it returns.
 
     Args:
-      rows_fn: (state, rows of one replica) -> a tree of arrays (n, ...).
+      learner: what is trained.
+      rows_fn: (learner, state, rows of one replica) -> a tree of arrays (n, ...).
 
     Returns:
       A function: (replicated state, batch as from `device_put_batch`) -> NumPy arrays
@@ -185,12 +193,13 @@ def gather_rows(
     """
 
     def gathered(state: byol.State, batch: byol.Batch) -> Any:
-        return jax.lax.all_gather(rows_fn(state, batch), AXIS, tiled=True)
+        return jax.lax.all_gather(rows_fn(learner, state, batch), AXIS, tiled=True)
 
     mapped = jax.pmap(gathered, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
     return lambda state, batch: jax.tree.map(np.asarray, local(mapped(state, batch)))
 
 
+@functools.lru_cache(KEPT)
 def embedder(learner: byol.Learner) -> Callable[[byol.State], Callable[[Any, int], np.ndarray]]:
     """`byol.embed` over the devices of this process, for any number of examples.
 

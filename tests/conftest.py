@@ -26,6 +26,8 @@ import pytest
 QUICKLY_COMPILED = {
     *("test_commands", "test_features", "test_faults", "test_processes", "test_nonfinite"),
     *("test_resume", "test_init_from", "test_loop", "test_pretrain", "test_any_data"),
+    *("test_cpu_runs", "test_evaluate", "test_on_device", "test_readme", "test_formats"),
+    *("test_reference_checkpoint", "test_onnx_export", "test_parallel", "test_models"),
 }
 # These start first, so that no core runs one of them alone at the end.
 LONGEST = (

@@ -14,6 +14,8 @@ A linear classifier on raw pixels is right for a quarter to a third of the test 
 not predict how well a setting works on photographs.
 """
 
+import functools
+
 import numpy as np
 
 from byol_jax.errors import DataError
@@ -30,7 +32,14 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
     """
     if split not in SPLITS:
         raise DataError(f"embedded has no split {split!r}; choose one of {', '.join(SPLITS)}.")
-    return draw(*SPLITS[split])
+    return _drawn(*SPLITS[split])
+
+
+@functools.cache
+def _drawn(num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = draw(num_examples, seed)
+    images.flags.writeable = labels.flags.writeable = False  # as all who load them share them
+    return images, labels
 
 
 def draw(num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

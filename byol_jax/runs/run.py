@@ -12,21 +12,22 @@ lock                   held by the process that trains
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import optax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 import byol_jax
-from byol_jax import backend, byol, data
+from byol_jax import backend, byol, data, parallel
 from byol_jax.errors import CheckpointError, ConfigError, DataError
 from byol_jax.runs import build, paths
 from byol_jax.runs import config as config_lib
@@ -63,9 +64,18 @@ class Run(NamedTuple):
         return build.learning_rate(self.config, self.steps_per_epoch)
 
     def learner(self, axis_name: str | None = None) -> byol.Learner:
-        """The learner of this run."""
-        rate, classes = self.learning_rate(), self.data["num_classes"]
-        return build.make_learner(self.config, rate, self.total_steps, classes, axis_name)
+        """The learner of this run; the same object for equal runs of one process."""
+        config = FrozenConfigDict(self.config)
+        return _learner(config, self.data["num_classes"], self.steps_per_epoch, axis_name)
+
+
+@functools.lru_cache(parallel.KEPT)
+def _learner(
+    config: FrozenConfigDict, num_classes: int | None, steps_per_epoch: int, axis_name: str | None
+) -> byol.Learner:
+    rate = build.learning_rate(config, steps_per_epoch)
+    total = config_lib.total_steps(config, steps_per_epoch)
+    return build.make_learner(config, rate, total, num_classes, axis_name)
 
 
 class Trained(NamedTuple):
@@ -288,13 +298,17 @@ def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
 
 def initial_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     """The state before the first update, from random weights."""
-    batch = build.example_batch(config)
-    return jax.jit(lambda: byol.init(learner, config.seed, batch))()
+    return _init_fn(learner)(config.seed, build.example_batch(config))
 
 
 def abstract_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     """Shapes and dtypes of the state, without computing it."""
-    return jax.eval_shape(lambda: initial_state(learner, config))
+    return jax.eval_shape(_init_fn(learner), config.seed, build.example_batch(config))
+
+
+@functools.lru_cache(parallel.KEPT)
+def _init_fn(learner: byol.Learner) -> Callable[[int, byol.Batch], byol.State]:
+    return jax.jit(partial(byol.init, learner))
 
 
 def checkpoints_of(workdir: paths.AnyPath) -> Checkpoints:

@@ -4,8 +4,6 @@ Of several processes all run this loop in step: their decisions depend on values
 on all of them (metrics, signals, features for health, kNN). Process 0 alone writes and logs.
 """
 
-from functools import partial
-
 import jax
 from ml_collections import ConfigDict
 
@@ -55,9 +53,7 @@ def loop(ctx: RunContext) -> bool:
     """Trains from `ctx.start` to the end of the run; returns whether it got there."""
     config, total, log = ctx.run.config, ctx.run.total_steps, ctx.progress.log
     done, state = ctx.start.step, parallel.replicate(ctx.start.state)
-    update = parallel.update(
-        ctx.learner, partial(nonfinite.update, skip=config.on_nonfinite == "skip")
-    )
+    update = parallel.update(ctx.learner, nonfinite.step_fn(config.on_nonfinite == "skip"))
     batches = inputs.train_batches(config, ctx.source, done, total, ctx.decode_errors)
     in_flight = None  # metrics and signals of the last update, until somebody waits for them
     try:

@@ -31,7 +31,7 @@ class MetricsCollector:
     def __init__(self, run: run_lib.Run, learner: byol.Learner):
         self._steps_per_epoch = run.steps_per_epoch
         self._learning_rate = run.learning_rate()
-        self._features = parallel.gather_rows(partial(health.features, learner))
+        self._features = parallel.gather_rows(learner, health.features)
 
     def collect(
         self, step: int, metrics: byol.Metrics, state: byol.State, batch: byol.Batch

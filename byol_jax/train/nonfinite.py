@@ -1,5 +1,6 @@
 """NaN and infinity in an update, checked at every step: stop the run, or skip the update."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -33,6 +34,12 @@ def update(
     if skip:
         new = jax.tree.map(select, new, state)
     return new, metrics, finite
+
+
+@functools.cache  # the same function for every run, which is then traced once
+def step_fn(skip: bool) -> Callable[..., tuple]:
+    """`update` with its `skip`, for `parallel.update`."""
+    return functools.partial(update, skip=skip)
 
 
 class NonFiniteGuard:

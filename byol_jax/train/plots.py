@@ -1,6 +1,8 @@
 """Two plots of a run: view pairs that it trains on (views.png) and metrics by step (curves.png)."""
 
+import functools
 import io
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -32,12 +34,16 @@ def first_views(path: AnyPath, learner: byol.Learner, state: byol.State, batch: 
       batch: on the devices; examples uint8 (batch, 2, height, width, channels).
     """
     few = parallel.first_rows(batch, VIEWS)
-    # Compiled, because hundreds of small programs would take longer.
-    augment = jax.jit(partial(byol.augment_batch, learner))
-    augmented = np.stack(augment(byol.step_key(parallel.local(state)), few))
+    augmented = np.stack(_augment_fn(learner)(byol.step_key(parallel.local(state)), few))
     policy = learner.augment
     augmented = augmented * np.array(policy.std) + np.array(policy.mean)
     view_pairs(path, few.examples.swapaxes(0, 1), augmented)
+
+
+@functools.lru_cache(parallel.KEPT)
+def _augment_fn(learner: byol.Learner) -> Callable[..., tuple]:
+    # Compiled, because hundreds of small programs would take longer.
+    return jax.jit(partial(byol.augment_batch, learner))
 
 
 def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:

@@ -54,7 +54,7 @@ class Ours:
         batch = byol.Batch(self.images, None, np.arange(case.batch_size, dtype=np.int32))
         state = jax.jit(partial(byol.init, self.learner, 0))(batch)
         self._batch = parallel.device_put_batch(batch)
-        self._update = parallel.update(self.learner, partial(nonfinite.update, skip=False))
+        self._update = parallel.update(self.learner, nonfinite.step_fn(skip=False))
         self._state = parallel.replicate(state)
 
     def step(self) -> jax.Array:

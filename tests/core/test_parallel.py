@@ -201,7 +201,7 @@ def test_embedding_any_number_of_images(trained):
 def test_health_features_equal_those_of_one_device():
     state = byol.init(make(None), 5, make_batch(0))
     want = jax.jit(functools.partial(health.features, make(None)))(state, make_batch(9))
-    inspect = parallel.gather_rows(functools.partial(health.features, make(parallel.AXIS)))
+    inspect = parallel.gather_rows(make(parallel.AXIS), health.features)
     got = inspect(parallel.replicate(state), parallel.device_put_batch(make_batch(9)))
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
