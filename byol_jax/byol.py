@@ -160,7 +160,9 @@ def init(learner: Learner, seed: int, batch: Batch) -> State:
     # Views of the same shapes use the same parameters: one is enough.
     views = [view1] if view1 == view2 else [view1, view2]
     views = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), views)
-    variables = learner.online.init(key, views, train=True, method="on_each")
+    # Compiled, because hundreds of small programs take longer.
+    initialize = jax.jit(functools.partial(learner.online.init, train=True, method="on_each"))
+    variables = initialize(key, views)
     params, stats = variables["params"], variables.get("batch_stats", {})
     parts = learner.target.parts
     return State(
