@@ -74,8 +74,8 @@ def run(images: str, data_dir: str, minutes: float, output: str | None) -> Repor
     config = cifar10_small.get_config()
     config.update_from_flattened_dict(changes)
     # PyTorch first: byol_jax runs in its own processes, and nothing of it is left in this one.
-    results = {PEER: race(partial(train_peer, config), config, minutes)}
-    results[OURS] = race(partial(train_ours, changes), config, minutes)
+    results = {PEER: race(partial(train_peer, config), minutes)}
+    results[OURS] = race(partial(train_ours, changes), minutes)
     table = Table(
         f"{minutes:g} minutes on {images}",
         [
@@ -105,7 +105,7 @@ def run(images: str, data_dir: str, minutes: float, output: str | None) -> Repor
     return Report("race", [table])
 
 
-def race(train: Callable[[int], Result], config: ConfigDict, minutes: float) -> Result:
+def race(train: Callable[[int], Result], minutes: float) -> Result:
     """Trains briefly, then for as many steps as fit into the time."""
     trial = train(TRIAL_STEPS)
     per_step = (trial.seconds - trial.first_step) / (trial.steps - 1)

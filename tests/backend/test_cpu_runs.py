@@ -93,7 +93,5 @@ def test_another_number_is_reported_and_gives_the_same_result(one_device, tmp_pa
 def test_a_number_that_jax_does_not_have_is_refused(tmp_path):
     config, _ = config_lib.resolve(toy.get_config())
     setup._use_cpu_devices(config, tmp_path, jax.local_device_count())
-    with pytest.raises(
-        ConfigError, match=r"^--cpu_devices=3, but JAX has 4: leave it out, or"
-    ):
+    with pytest.raises(ConfigError, match=r"^--cpu_devices=3, but JAX has 4: leave it out, or"):
         setup._use_cpu_devices(config, tmp_path, 3)

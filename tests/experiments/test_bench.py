@@ -16,8 +16,9 @@ import pytest
 from byol_jax import byol, data, optim
 from byol_jax.errors import UserError
 from byol_jax.export.convert import torchvision as weights
+from byol_jax.train import console
 from experiments.bench import input as input_part
-from experiments.bench import measure, memory, page, peers, photographs, report, settings
+from experiments.bench import measure, memory, page, peers, photographs, race, report, settings
 from experiments.bench.report import Column, Report, Table
 
 ROOT = Path(__file__).parents[2]
@@ -263,6 +264,29 @@ def test_pytorch_lars_is_ours(torch):
         np.testing.assert_allclose(parameter.detach(), params[name], rtol=1e-6, atol=1e-7)
 
 
+def test_pytorch_adamw_is_ours(torch):
+    from experiments.bench.peers.pytorch_byol import AdamW
+
+    rng = np.random.default_rng(0)
+    params = {
+        "kernel": rng.normal(size=(3, 4)).astype(np.float32),
+        "bias": rng.normal(size=4).astype(np.float32),
+    }
+    theirs = {name: torch.nn.Parameter(torch.from_numpy(p.copy())) for name, p in params.items()}
+    adamw = AdamW(list(theirs.values()), decay=0.1)
+    ours = optim.adamw(lambda step: 0.01 * (step + 1), weight_decay=0.1)
+    state = ours.init(params)
+    for step in range(3):
+        gradients = {n: rng.normal(size=p.shape).astype(np.float32) for n, p in params.items()}
+        updates, state = ours.update(gradients, state, params)
+        params = jax.tree.map(np.add, params, updates)
+        for name, parameter in theirs.items():
+            parameter.grad = torch.from_numpy(gradients[name].copy())
+        adamw.step(0.01 * (step + 1))
+    for name, parameter in theirs.items():
+        np.testing.assert_allclose(parameter.detach(), params[name], rtol=1e-5, atol=1e-6)
+
+
 def test_pytorch_views_are_the_photometric_operations(torch):
     from byol_jax.augment import image as image_augment
     from experiments.bench.peers import pytorch_views
@@ -328,6 +352,31 @@ def test_a_turn_reads_a_loader_to_its_end():
     turn()
     assert events[1::2] == ["end"] * 2
     assert events[-2] >= input_part.UNTIMED + input_part.FEWEST_BATCHES and events[-2] % 2 == 0
+
+
+def test_a_race_has_the_steps_that_fit():
+    def train(steps):
+        lengths.append(steps)
+        return race.Result(5 + 0.1 * (steps - 1), steps, 5.0, [(0.0, 0.1)], 0.5)
+
+    lengths = []
+    assert race.race(train, minutes=1).steps == round((0.97 * 60 - 5) / 0.1)
+    assert lengths[0] == race.TRIAL_STEPS
+    with pytest.raises(UserError, match=r"--minutes=0\.1 is too short"):
+        race.race(train, minutes=0.1)
+
+
+def test_a_race_reads_the_lines_of_pretrain(capsys):
+    progress = console.Progress(total_steps=100)
+    progress.report(40, {"loss": 1.0, "images_per_second": 900.0, "knn_test_top1": 0.25}, 4.0)
+    found = race.LOGGED.match(capsys.readouterr().out)
+    assert found.groups() == ("40", "0.25")
+
+
+def test_a_race_is_drawn(tmp_path):
+    result = race.Result(60.0, 100, 5.0, [(10.0, 0.1), (60.0, 0.3)], 0.4)
+    race.draw(tmp_path / "new" / "race.png", {"byol_jax": result, "PyTorch": result}, "a title")
+    assert (tmp_path / "new" / "race.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_files_that_the_peers_cannot_read_are_named(tmp_path):
