@@ -9,14 +9,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 TARGET = "byol_jax_convolution"
 # Activations NHWC, kernels HWIO, as in flax.linen.Conv.
 LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-DTYPES = (jnp.float32, jnp.bfloat16)
 # The three arrays of a convolution; each can be computed from the other two. As in onednn.cc.
 INPUT, KERNEL, OUTPUT = range(3)
 
@@ -44,19 +42,20 @@ def conv_general_dilated(
     precision: Any = None,
     *,
     threads: int,
+    dtypes: tuple[str, ...] = ("float32", "bfloat16"),
 ) -> jax.Array:
     """As `jax.lax.conv_general_dilated`; differentiable in reverse mode, any number of times.
 
     oneDNN computes convolutions over height and width in float32 and bfloat16, of any stride,
     kernel dilation, padding and number of groups. XLA computes all others.
 
-    It takes one more argument, `threads`: the cores that a call uses, at least 1.
+    It takes two more arguments: `threads`, the cores that a call uses, at least 1; and `dtypes`, of
+    float32 and bfloat16 those that oneDNN has on this processor.
     """
     is_2d = lhs.ndim == 4 and dimension_numbers == LAYOUT
-    is_computed = lhs.dtype == rhs.dtype and lhs.dtype in DTYPES
+    is_computed = lhs.dtype == rhs.dtype and lhs.dtype.name in dtypes
     is_transposed = any(d != 1 for d in lhs_dilation or ())
-    is_exported = not all(isinstance(n, int) for n in lhs.shape)  # with symbolic sizes
-    if is_2d and is_computed and not is_transposed and not is_exported:
+    if is_2d and is_computed and not is_transposed:
         dilation = tuple(rhs_dilation or (1, 1))
         window = [(n - 1) * d + 1 for n, d in zip(rhs.shape[:2], dilation, strict=True)]
         pads = padding

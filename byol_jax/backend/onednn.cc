@@ -16,7 +16,10 @@
 #include "oneapi/dnnl/dnnl.hpp"
 #include "xla/ffi/api/ffi.h"
 
-extern "C" void omp_set_num_threads(int);  // of the OpenMP library that oneDNN brings
+extern "C" {  // of the OpenMP library that oneDNN uses
+int omp_get_max_threads();
+void omp_set_num_threads(int);
+}
 
 namespace {
 
@@ -47,10 +50,17 @@ struct Problem {
   }
 };
 
+// The caller brings the memory that a primitive works in, so that any thread may run it.
+dnnl::primitive_attr UserScratchpad() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
+}
+
 // An operand in XLA's layout and in the one that the primitive wants.
 struct Operand {
   int argument = 0;
-  memory::desc ours, theirs;
+  memory::desc ours, theirs, scratchpad;  // scratchpad: of the reorder
   dnnl::reorder reorder;
 
   bool IsReordered() const { return ours != theirs; }
@@ -63,10 +73,12 @@ struct Plan {
 };
 
 Operand MakeOperand(int argument, memory::desc ours, memory::desc theirs, bool is_result) {
-  Operand operand{argument, ours, theirs, {}};
+  Operand operand{argument, ours, theirs, {}, {}};
   if (operand.IsReordered()) {
     const auto& [from, to] = is_result ? std::pair(theirs, ours) : std::pair(ours, theirs);
-    operand.reorder = dnnl::reorder(dnnl::reorder::primitive_desc(Cpu(), from, Cpu(), to));
+    const dnnl::reorder::primitive_desc desc(Cpu(), from, Cpu(), to, UserScratchpad());
+    operand.scratchpad = desc.scratchpad_desc();
+    operand.reorder = dnnl::reorder(desc);
   }
   return operand;
 }
@@ -77,8 +89,7 @@ Plan MakePlan(const Problem& p) {
   const memory::desc kernel(p.kernel, p.type, p.groups > 1 ? tag::hwigo : tag::hwio);
   const memory::desc any(p.kernel, p.type, tag::any);
   const auto algorithm = dnnl::algorithm::convolution_direct;
-  dnnl::primitive_attr attributes;
-  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const dnnl::primitive_attr attributes = UserScratchpad();
   const dnnl::convolution_forward::primitive_desc forward(
       Cpu(), dnnl::prop_kind::forward_training, algorithm, input, any, output, p.strides,
       p.dilation, p.low, p.high, attributes);
@@ -123,6 +134,7 @@ class Workspace {
     static thread_local std::unique_ptr<void, decltype(&std::free)> kept(nullptr, &std::free);
     static thread_local size_t size = 0;
     if (bytes > size) {
+      kept.reset();
       size = (bytes + kAlignment - 1) / kAlignment * kAlignment;
       kept.reset(std::aligned_alloc(kAlignment, size));
       if (kept == nullptr) {
@@ -150,15 +162,23 @@ void Run(const Plan& plan, void* first, void* second, void* result) {
   static thread_local dnnl::stream stream(Cpu());
   size_t bytes = Workspace::Aligned(plan.scratchpad.get_size());
   for (const Operand* operand : {&plan.first, &plan.second, &plan.result})
-    if (operand->IsReordered()) bytes += Workspace::Aligned(operand->theirs.get_size());
+    if (operand->IsReordered())
+      bytes += Workspace::Aligned(operand->theirs.get_size()) +
+               Workspace::Aligned(operand->scratchpad.get_size());
   Workspace workspace(bytes);
+  const auto reorder = [&](const Operand& operand, memory& from, memory& to) {
+    const memory scratchpad = workspace.Take(operand.scratchpad);
+    operand.reorder.execute(stream, {{DNNL_ARG_FROM, from},
+                                     {DNNL_ARG_TO, to},
+                                     {DNNL_ARG_SCRATCHPAD, scratchpad}});
+  };
 
   Arguments arguments = {{DNNL_ARG_SCRATCHPAD, workspace.Take(plan.scratchpad)}};
   for (const auto& [operand, data] : {std::pair(&plan.first, first), {&plan.second, second}}) {
     memory ours(operand->ours, Cpu(), data);
     if (operand->IsReordered()) {
       memory theirs = workspace.Take(operand->theirs);
-      operand->reorder.execute(stream, ours, theirs);
+      reorder(*operand, ours, theirs);
       ours = theirs;
     }
     arguments.emplace(operand->argument, ours);
@@ -167,9 +187,21 @@ void Run(const Plan& plan, void* first, void* second, void* result) {
   memory theirs = plan.result.IsReordered() ? workspace.Take(plan.result.theirs) : ours;
   arguments.emplace(plan.result.argument, theirs);
   plan.primitive.execute(stream, arguments);
-  if (plan.result.IsReordered()) plan.result.reorder.execute(stream, theirs, ours);
+  if (plan.result.IsReordered()) reorder(plan.result, theirs, ours);
   stream.wait();
 }
+
+// Sets the threads of OpenMP in this thread, which others may use too, for as long as it lives.
+class Threads {
+ public:
+  explicit Threads(int64_t count) : before_(omp_get_max_threads()) {
+    omp_set_num_threads(static_cast<int>(count));
+  }
+  ~Threads() { omp_set_num_threads(before_); }
+
+ private:
+  const int before_;
+};
 
 Dims Nchw(ffi::AnyBuffer::Dimensions nhwc) { return {nhwc[0], nhwc[3], nhwc[1], nhwc[2]}; }
 
@@ -197,7 +229,7 @@ ffi::Error Convolve(ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::Result<ffi
     problem.dilation = {dilation[0] - 1, dilation[1] - 1};  // oneDNN counts the gaps
     problem.low = {padding[0], padding[2]};
     problem.high = {padding[1], padding[3]};
-    omp_set_num_threads(static_cast<int>(threads));
+    const Threads scope(threads);
     Run(PlanOf(problem, threads), first.untyped_data(), second.untyped_data(),
         result->untyped_data());
     return ffi::Error::Success();
@@ -207,6 +239,18 @@ ffi::Error Convolve(ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::Result<ffi
 }
 
 }  // namespace
+
+// Whether this processor has the instructions that oneDNN needs for bfloat16.
+extern "C" bool byol_jax_has_bfloat16() {
+  try {
+    for (int64_t wanted : {kInput, kKernel, kOutput})
+      MakePlan({wanted, memory::data_type::bf16, 1, {1, 8, 4, 4}, {8, 8, 3, 3}, {1, 8, 4, 4},
+                {1, 1}, {0, 0}, {1, 1}, {1, 1}});
+    return true;
+  } catch (const dnnl::error&) {
+    return false;
+  }
+}
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(byol_jax_convolution, Convolve,
                               ffi::Ffi::Bind()

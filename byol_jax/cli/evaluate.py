@@ -2,7 +2,7 @@ r"""Evaluates a pre-trained encoder: a simple classifier on its frozen features.
 
 byol-jax evaluate --checkpoint=DIR --protocol=logistic|knn [--step=N] \
     [--baselines=random_init,pixels] [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] \
-    [--test_split=NAME] [--on_decode_error=error|skip]
+    [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N]
 
 Baselines show what pre-training added: the same encoder with random weights, and raw pixels of
 images shrunk to 32 pixels. All share one pass over the images. --baselines= leaves both out. Host
@@ -48,7 +48,7 @@ ON_DECODE_ERROR = flags.DEFINE_enum(
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
     None,
-    "Devices that the CPU is divided into; by default one for each core.",
+    "Devices that JAX divides the CPU into; by default one for each core, at most 16.",
     lower_bound=1,
 )
 flags.mark_flags_as_required(["checkpoint", "protocol"])
@@ -69,6 +69,8 @@ def main() -> None:
         known = ", ".join(evaluate.PROTOCOLS)
         raise ConfigError(f"--protocol={PROTOCOL.value} is not one of {known}.")
     backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
+    if CPU_DEVICES.value:
+        backend.check_cpu_devices(CPU_DEVICES.value)
     workdir = paths.path(CHECKPOINT.value)
     run, learner, state = run_lib.restore(workdir, STEP.value)
     config = run.config.copy_and_resolve_references()
@@ -85,10 +87,8 @@ def main() -> None:
         encoders["random_init"] = embedder(run_lib.initial_state(learner, config))
     if "pixels" in BASELINES.value:
         encoders["pixels"] = evaluate.pixels
-    _log(
-        f"computing features of {', '.join(encoders)} at {config.data.image_size} pixels by "
-        f"{run_lib.computed_by(config)}"
-    )
+    _log(f"computed by {run_lib.describe(run_lib.computed_by(config))}")
+    _log(f"computing features of {', '.join(encoders)} at {config.data.image_size} pixels")
     left_out: dict[str, None] = {}
     train_features, train_labels = _features(encoders, config, train_source, left_out)
     test_features, test_labels = _features(encoders, config, test_source, left_out)

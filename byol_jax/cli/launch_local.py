@@ -102,6 +102,8 @@ def launch(
     Raises:
       ConfigError: the GPUs cannot be divided.
     """
+    from byol_jax.backend import cpu_devices  # imports JAX
+
     divided = shares(gpus(os.environ), count)
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -120,11 +122,13 @@ def launch(
             own = zip(OURS, (address, count, i), strict=True)
             command = [sys.executable, *program, *flags]
             command += [f"--{name}={value}" for name, value in own]
-            # The processes share the cores, all of which oneDNN would use in each of them.
-            environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
-            environment |= os.environ
+            environment = dict(os.environ)
             if names:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+            else:
+                # The processes share the cores, all of which oneDNN would use in each of them.
+                share = max(1, cpu_devices.cores() // count)
+                environment.setdefault("OMP_NUM_THREADS", str(share))
             processes.append(_start(command, environment, captured=i > 0))
             if i > 0:
                 arguments = (processes[i].stdout, f"[{i}] ".encode())

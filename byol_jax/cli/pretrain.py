@@ -31,8 +31,9 @@ STOPPED = flags.DEFINE_integer(
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
     None,
-    "Devices that the CPU is divided into. By default one for each core, as far as the batch "
-    "divides; a resumed run keeps its number.",
+    "Devices that JAX divides the CPU into. By default as many as divide the batch into 8 rows or "
+    "more each, at most one for each core and 16; with several processes one in each. A resumed "
+    "run keeps its number.",
     lower_bound=1,
 )
 CACHE = flags.DEFINE_string(
@@ -47,6 +48,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main() -> int:
     """Trains; returns the exit code."""
     # Imported here, so that wrong flags are answered at once.
+    from byol_jax import backend
     from byol_jax.backend import compile_cache
     from byol_jax.runs import paths, processes
     from byol_jax.train import loop
@@ -57,6 +59,8 @@ def main() -> int:
             note = stack.enter_context(compile_cache.use_cache(folder))
             if note:
                 print(note)
+        if CPU_DEVICES.value:
+            backend.use_cpu_devices(CPU_DEVICES.value)  # joining other processes starts JAX
         processes.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
         workdir = paths.path(WORKDIR.value)
         is_complete = loop.train(CONFIG.value, workdir, cpu_devices=CPU_DEVICES.value)

@@ -73,7 +73,7 @@ def policy(config: ConfigDict) -> image_augment.Policy:
 
 def encoder(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     """The encoder."""
-    convolution, _ = backend.choose_convolution(config.cpu_convolution)
+    convolution = backend.choose_convolution(config.cpu_convolution).function
     dtype = jnp.dtype(config.dtype)
     return models.make_encoder(
         dtype=dtype, axis_name=axis_name, convolution=convolution, **config.encoder

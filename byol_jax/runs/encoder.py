@@ -107,8 +107,8 @@ class Encoder:
         if hasattr(module, "convolution"):
             training = self.config["training"].get("config") or {}
             wanted = training.get("cpu_convolution", backend.AUTO)
-            convolution, _ = backend.choose_convolution(wanted, devices=1)  # with all cores
-            module = module.clone(convolution=convolution)
+            chosen = backend.choose_convolution(wanted, devices=1)  # which has all cores
+            module = module.clone(convolution=chosen.function)
         return functools.partial(jax.jit(self.embed_fn(module)), self.variables)
 
     def embed_fn(self, module: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:

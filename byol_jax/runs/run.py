@@ -169,10 +169,10 @@ def prepare_workdir(
             changes = _config_changes(workdir, read(workdir), run)
             record = paths.read_record(workdir)
             now, then = computed_by(run.config), record.get("computed_by")
-            if then is not None and then != now:
+            if isinstance(then, dict) and then != now:
                 changes.append(
-                    f"This run was computed by {then} and now is by {now}: rounding differs from "
-                    "here on, and the result will not be the same to the bit."
+                    f"Computed by {describe(then)} before, by {describe(now)} now. Rounding "
+                    "differs from here on: the result will not be the same to the bit."
                 )
             before = record.get("processes")
             if order_depends_on_processes and before != jax.process_count():
@@ -207,28 +207,43 @@ def _record(run: Run) -> dict[str, Any]:
         "total_steps": run.total_steps,
         "versions": versions,
         "computed_by": computed_by(run.config),
-        "local_devices": jax.local_device_count(),
-        "platform": jax.default_backend(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "processes": jax.process_count(),
     }
 
 
-def computed_by(config: ConfigDict) -> str:
-    """The devices, and what computes convolutions if that is not always XLA."""
-    count, kind = jax.device_count(), jax.devices()[0].device_kind
-    text = f"{count} device{'s' * (count > 1)} ({kind})"
-    if jax.default_backend() == "cpu":
-        text += f", convolutions by {backend.choose_convolution(config.cpu_convolution)[1]}"
-    return text
+def computed_by(config: ConfigDict) -> dict[str, Any]:
+    """The devices of all processes; on a CPU also what rounding depends on, as JSON has it."""
+    facts = {
+        "platform": jax.default_backend(),
+        "devices": jax.device_count(),
+        "kind": jax.devices()[0].device_kind,
+        "xla_flags": os.environ.get("XLA_FLAGS", "").strip(),
+    }
+    if facts["platform"] == "cpu":
+        chosen = backend.choose_convolution(config.cpu_convolution)
+        facts |= {"kind": backend.processor(), "convolutions": chosen.name}
+        facts |= {"threads": chosen.threads}
+    return facts
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """What `computed_by` returned, as text."""
+    count = facts.get("devices")
+    text = f"{count} {facts.get('platform')} device{'s' * (count != 1)} ({facts.get('kind')})"
+    if facts.get("convolutions") == backend.ONEDNN:
+        threads = facts.get("threads")
+        text += f", convolutions by oneDNN ({threads} thread{'s' * (threads != 1)} per device)"
+    elif "convolutions" in facts:
+        text += ", convolutions by XLA"
+    return text + (f", XLA_FLAGS={facts['xla_flags']}" if facts.get("xla_flags") else "")
 
 
 def cpu_devices(workdir: paths.AnyPath) -> int | None:
-    """The CPU devices of the run in a folder; None if it has none, or cannot be read."""
+    """The CPU devices of the run in a folder, of all processes; None if unknown."""
     try:
         if has_checkpoint(workdir):
             match paths.read_record(workdir):
-                case {"platform": "cpu", "local_devices": int(count)} if count >= 1:
+                case {"computed_by": {"platform": "cpu", "devices": int(count)}} if count >= 1:
                     return count
     except (OSError, ValueError):  # reported by `read`
         pass

@@ -1,13 +1,12 @@
 """What a run prints: progress, a summary before the first step, and its throughput at the end."""
 
-import os
 import sys
 from collections.abc import Callable
 
 import tqdm
 from ml_collections import ConfigDict
 
-from byol_jax import byol, data
+from byol_jax import backend, byol, data
 from byol_jax.backend.compile_cache import Compilations
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs
@@ -71,13 +70,14 @@ def log_run_summary(
     """Logs the data, the length and the schedules of a run that starts at step `first`."""
     config, data, total = run.config, run.data, run.total_steps
     classes = "no labels" if data["num_classes"] is None else f"{data['num_classes']} classes"
-    xla_flags = os.environ.get("XLA_FLAGS", "").strip()
-    xla_flags = f"; XLA_FLAGS={xla_flags}" if xla_flags else ""
     log(
         f"{data['name']}: {data['num_examples']} images, {classes}; {config.encoder.name} at "
         f"{config.data.image_size} pixels; crops are computed on the {config.data.placement}"
     )
-    log(f"Computed by {run_lib.computed_by(config)}{xla_flags}")
+    log(f"Computed by {run_lib.describe(run_lib.computed_by(config))}.")
+    note = backend.choose_convolution(config.cpu_convolution).note
+    if note:
+        log(f"oneDNN would convolve faster than XLA: {note}.")
     batch = f"{config.batch_size} images"
     if config.accum_steps > 1:
         micro_batch = config_lib.micro_batch_size(config)

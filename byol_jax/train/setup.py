@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from byol_jax import backend, byol, data, parallel
 from byol_jax.backend.compile_cache import Compilations
 from byol_jax.data import on_device
-from byol_jax.errors import ConfigError, UserError
+from byol_jax.errors import UserError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs, paths, processes
 from byol_jax.runs import run as run_lib
@@ -119,6 +119,7 @@ def run_context(
         config, warnings = config_lib.resolve(config)
         workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
         _use_cpu_devices(config, workdir, cpu_devices)
+        backend.check_convolution(config.cpu_convolution)
         parallel.check_devices(config.batch_size, config.accum_steps)
         if source is None:
             source, test_source = on_all(lambda: inputs.open_sources(config))
@@ -201,17 +202,12 @@ def _use_cpu_devices(config: ConfigDict, workdir: paths.AnyPath, requested: int 
     Raises:
       ConfigError: JAX has another number than the requested one.
     """
-    if requested is None and jax.distributed.is_initialized():
-        return  # each process is given cores by whatever launched it
-    largest = backend.most_cpu_devices(config_lib.micro_batch_size(config))
-    count = requested or run_lib.cpu_devices(workdir) or largest
-    if backend.use_cpu_devices(count) or requested is None or jax.default_backend() != "cpu":
-        return
-    if jax.local_device_count() != requested:
-        raise ConfigError(
-            f"--cpu_devices={requested}, but JAX has {jax.local_device_count()}: leave it out, or "
-            "take --xla_force_host_platform_device_count out of XLA_FLAGS."
-        )
+    if requested is not None:
+        backend.use_cpu_devices(requested)
+        backend.check_cpu_devices(requested)
+    elif not jax.distributed.is_initialized():  # else one device for each process
+        most = backend.most_cpu_devices(config_lib.micro_batch_size(config))
+        backend.use_cpu_devices(run_lib.cpu_devices(workdir) or most)
 
 
 def _prepare_workdir(

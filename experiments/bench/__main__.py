@@ -114,6 +114,8 @@ def measure(part: str) -> None:
     """Measures a part; prints the report and writes it to --output."""
     from experiments.bench import report as report_lib
 
+    if value("output"):
+        report_lib.check_writable(Path(value("output")))
     start, facts = time.perf_counter(), report_lib.facts()
     arguments = {name: value(name) for name in FLAGS[part] if name != "output" or part == "race"}
     module = importlib.import_module(f"experiments.bench.{part}")

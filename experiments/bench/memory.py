@@ -59,7 +59,8 @@ def run(network: Sequence[str], batch_size: Sequence[int], dtype: Sequence[str])
 
 def measure(case: settings.Case, remat: bool) -> list[float | None]:
     """Bytes as in COLUMNS, their ratio, and the device's own peak if it reports one."""
-    config = settings.config(case, remat)
+    # XLA does not count what oneDNN works in.
+    config = settings.config(case, remat, cpu_convolution="xla")
     learner = settings.learner(config, None)
     shape = (case.batch_size, *build.example_batch(config).examples.shape[1:])
     batch = byol.Batch(

@@ -28,7 +28,7 @@ from byol_jax.errors import UserError
 from byol_jax.presets import cifar10_small
 from byol_jax.runs import build, inputs
 from byol_jax.runs import config as config_lib
-from experiments.bench import pretraining
+from experiments.bench import peers, pretraining
 from experiments.bench.report import Column, Report, Table
 
 PRESET = "cifar10_small"
@@ -37,7 +37,7 @@ MARGIN = 0.97  # of the time is planned, for what a short training does not show
 CHECKS = 10  # kNN measurements in a run
 KNN_NEIGHBOURS = 20  # as in pretrain
 OURS, PEER = "byol_jax", "PyTorch"
-LOGGED = re.compile(r"step (\d+)/\d+ .*\bknn_test_top1 ([\d.]+)")
+LOGGED = re.compile(r"step \d+/\d+ .*\bknn_test_top1 ([\d.]+)")
 STEPPED = re.compile(r"First step after ")
 
 
@@ -63,13 +63,10 @@ def run(images: str, data_dir: str, minutes: float, output: str | None) -> Repor
     Raises:
       UserError: PyTorch or torchvision is missing, the data have no labels, or a run failed.
     """
-    try:
-        from experiments.bench.peers import pytorch_byol, torchvision_loader  # noqa: F401
-    except (ImportError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"the race needs PyTorch and torchvision, without CUDA: {reason}"
-        ) from error
+    steps, _ = peers.available(["pytorch"], peers.STEPS)
+    peers.available(["torchvision"], peers.LOADERS)
+    if steps["pytorch"].device() != "cpu":
+        raise UserError("the race is for CPUs: hide the GPU with CUDA_VISIBLE_DEVICES=.")
     changes = {"data.source": images, "data.dir": data_dir}
     config = cifar10_small.get_config()
     config.update_from_flattened_dict(changes)
@@ -105,14 +102,14 @@ def run(images: str, data_dir: str, minutes: float, output: str | None) -> Repor
     return Report("race", [table])
 
 
-def race(train: Callable[[int], Result], minutes: float) -> Result:
+def race(train: Callable[..., Result], minutes: float) -> Result:
     """Trains briefly, then for as many steps as fit into the time."""
-    trial = train(TRIAL_STEPS)
+    trial = train(TRIAL_STEPS, is_trial=True)
     per_step = (trial.seconds - trial.first_step) / (trial.steps - 1)
     steps = round((MARGIN * 60 * minutes - trial.first_step) / per_step)
     if steps < CHECKS:
         raise UserError(f"--minutes={minutes:g} is too short for {CHECKS} steps: give it more.")
-    return train(steps)
+    return train(steps, is_trial=False)
 
 
 def lengths(steps: int) -> dict[str, Any]:
@@ -127,8 +124,8 @@ def lengths(steps: int) -> dict[str, Any]:
     }
 
 
-def train_ours(changes: dict[str, Any], steps: int) -> Result:
-    """Runs `pretrain`, and then `evaluate`, each in its own process.
+def train_ours(changes: dict[str, Any], steps: int, is_trial: bool) -> Result:
+    """Runs `pretrain`, and then `evaluate` unless it is a trial, each in its own process.
 
     Raises:
       UserError: one of them failed.
@@ -148,11 +145,11 @@ def train_ours(changes: dict[str, Any], steps: int) -> Result:
                 if STEPPED.match(line):
                     first_step = now
                 if found := LOGGED.match(line):
-                    curve.append((now, float(found[2])))
+                    curve.append((now, float(found[1])))
         seconds = time.perf_counter() - start
         if process.returncode or not curve:
             raise UserError(f"a run of {PRESET} failed; its last output: {last}")
-        if steps == TRIAL_STEPS:
+        if is_trial:
             return Result(seconds, steps, first_step, curve, 0.0)
         done = subprocess.run(
             [
@@ -169,11 +166,11 @@ def train_ours(changes: dict[str, Any], steps: int) -> Result:
     return Result(seconds, steps, first_step, curve, report["top1"]["byol"])
 
 
-def train_peer(config: ConfigDict, steps: int) -> Result:
-    """Trains the peer of a config.
+def train_peer(config: ConfigDict, steps: int, is_trial: bool) -> Result:
+    """Trains the peer of a config, and evaluates it unless it is a trial.
 
     Raises:
-      UserError: the config has another optimizer than AdamW, or the data have no labels.
+      UserError: the data have no labels, or are not in memory.
     """
     import torch
 
@@ -182,8 +179,6 @@ def train_peer(config: ConfigDict, steps: int) -> Result:
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(lengths(steps))
     config = config_lib.resolve(config)[0]
-    if config.optimizer.name != "adamw":
-        raise UserError("The race needs a preset with AdamW.")
     source, test_source = inputs.open_sources(config)
     if test_source is None or not isinstance(source, data.ArraySource):
         raise UserError(f"{source.name}: the race needs labelled images of one size, in memory.")
@@ -225,7 +220,7 @@ def train_peer(config: ConfigDict, steps: int) -> Result:
             curve.append((now - start - paused, top1))
             paused += time.perf_counter() - now
     seconds = time.perf_counter() - start - paused
-    if steps == TRIAL_STEPS:
+    if is_trial:
         return Result(seconds, steps, first_step, curve, 0.0)
     parts = peer_features(step.online.encoder, config, (source, test_source), (None, None))
     logistic = evaluate.logistic(*parts[0], *parts[1], num_classes=source.num_classes)

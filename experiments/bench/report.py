@@ -6,14 +6,15 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from byol_jax import backend
 from byol_jax.errors import UserError
 from experiments.bench.measure import Spread
 
@@ -147,19 +148,10 @@ def facts() -> dict[str, Any]:
         "command": f"byol-jax bench {arguments}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": json.loads(found.stdout.splitlines()[-1]),
-        "processor": processor(),
+        "processor": backend.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "versions": versions,
     }
-
-
-def processor() -> str:
-    """The name of the processor, as the system reports it."""
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text("utf-8"))
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def format_facts(facts: dict[str, Any]) -> str:
@@ -196,6 +188,16 @@ def save(report: Report, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output={path} cannot be written: {error.strerror}.") from error
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder of a file; raises UserError if that cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise UserError(f"--output={path} cannot be written: {error.strerror}.") from error
 

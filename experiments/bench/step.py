@@ -163,7 +163,8 @@ def run_case(case: settings.Case, against: Sequence[str], seconds: float) -> Rep
         modules = {}
     report = Report("step", notes=notes)
     report.tables += tables(case, modules, seconds, notes)
-    notes.append(f"{case}: byol_jax on {run_lib.computed_by(settings.config(case))}.")
+    facts = run_lib.computed_by(settings.config(case))
+    notes.append(f"{case}: byol_jax on {run_lib.describe(facts)}.")
     return report
 
 

@@ -10,13 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from faults import toy
 
 import byol_jax
 from byol_jax import backend
-from byol_jax.errors import ConfigError
-from byol_jax.runs import config as config_lib
-from byol_jax.train import setup
+from byol_jax.runs import run as run_lib
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("--config.steps=6", "--config.checkpoint.every_steps=3", "--config.knn.every_steps=0")
@@ -55,11 +52,14 @@ def one_device(tmp_path_factory):
 
 def test_the_first_lines_and_the_record_have_what_computes(one_device):
     workdir, output = one_device
-    found = record(workdir)
-    assert found["computed_by"].startswith("1 device (cpu), convolutions by ")
-    assert f"Computed by {found['computed_by']}" in output
-    assert (found["local_devices"], found["platform"], found["xla_flags"]) == (1, "cpu", "")
-    assert found["config"]["cpu_convolution"] == "auto"
+    found = record(workdir)["computed_by"]
+    assert (found["platform"], found["devices"], found["xla_flags"]) == ("cpu", 1, "")
+    assert f"\nComputed by {run_lib.describe(found)}.\n" in output
+    assert run_lib.describe(found).startswith(f"1 cpu device ({backend.processor()}), convolutions")
+    if found["convolutions"] == "onednn":
+        threads = found["threads"]
+        assert threads == backend.cores()
+        assert f"oneDNN ({threads} thread" in run_lib.describe(found)
 
 
 def test_a_resumed_run_keeps_its_number_and_its_bits(one_device, tmp_path):
@@ -68,7 +68,7 @@ def test_a_resumed_run_keeps_its_number_and_its_bits(one_device, tmp_path):
     done = pretrain(workdir)
     assert done.returncode == 0, done.stderr
     assert "Resuming from the checkpoint of step 3" in done.stdout
-    assert "rounding" not in done.stdout and record(workdir)["local_devices"] == 1
+    assert "Rounding" not in done.stdout and record(workdir)["computed_by"]["devices"] == 1
     for got, want in zip(weights(workdir), weights(one_device[0]), strict=True):
         np.testing.assert_array_equal(got, want)
 
@@ -78,20 +78,32 @@ def test_another_number_is_reported_and_gives_the_same_result(one_device, tmp_pa
     shutil.rmtree(workdir / "checkpoints" / "6")
     # Like a new run, one whose number is not known takes a device for each core.
     before = record(workdir)
-    del before["local_devices"]
+    before["computed_by"]["platform"] = "tpu"
     (workdir / "config.json").write_text(json.dumps(before))
     done = pretrain(workdir, "--config.cpu_convolution=xla")
     assert done.returncode == 0, done.stderr
-    devices = min(backend.cores(), 2)  # each with 8 of 16 rows
-    assert record(workdir)["local_devices"] == devices
-    name = f"{devices} device{'s' * (devices > 1)} (cpu)"
-    assert f"now is by {name}, convolutions by XLA: rounding differs" in done.stdout
+    now = record(workdir)["computed_by"]
+    assert now["devices"] == min(backend.cores(), 2)  # each with 8 of 16 rows
+    assert now["convolutions"] == "xla"
+    assert f"before, by {run_lib.describe(now)} now. Rounding differs from here on" in done.stdout
     for got, want in zip(weights(workdir), weights(one_device[0]), strict=True):
         np.testing.assert_allclose(got, want, atol=2e-4)
 
 
-def test_a_number_that_jax_does_not_have_is_refused(tmp_path):
-    config, _ = config_lib.resolve(toy.get_config())
-    setup._use_cpu_devices(config, tmp_path, jax.local_device_count())
-    with pytest.raises(ConfigError, match=r"^--cpu_devices=3, but JAX has 4: leave it out, or"):
-        setup._use_cpu_devices(config, tmp_path, 3)
+@pytest.mark.parametrize(
+    ("facts", "want"),
+    [
+        ({"platform": "cpu", "devices": 6}, 6),  # of all processes
+        ({"platform": "gpu", "devices": 6}, None),
+        ({"platform": "cpu", "devices": 0}, None),
+        ("2 cpu", None),
+    ],
+)
+def test_the_number_that_a_run_had(tmp_path, facts, want):
+    assert run_lib.cpu_devices(tmp_path) is None
+    (tmp_path / "config.json").write_text(json.dumps({"computed_by": facts}))
+    assert run_lib.cpu_devices(tmp_path) is None  # no checkpoint: nothing to resume
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    assert run_lib.cpu_devices(tmp_path) == want
+    (tmp_path / "config.json").write_text("{")
+    assert run_lib.cpu_devices(tmp_path) is None

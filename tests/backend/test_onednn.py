@@ -1,8 +1,10 @@
-"""How oneDNN is compiled, loaded and chosen, and what is said where it cannot be."""
+"""How oneDNN is compiled, loaded and chosen, and the reasons where it cannot be."""
 
 import importlib.metadata
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -11,49 +13,86 @@ from byol_jax import backend
 from byol_jax.backend import onednn
 from byol_jax.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """Forgets what was loaded, and keeps what is compiled in an empty folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *_, **__: None)  # twice is an error
-    onednn._register.cache_clear()
+    onednn._load.cache_clear()
     yield tmp_path / "byol_jax"
-    onednn._register.cache_clear()
+    onednn._load.cache_clear()
 
 
-def needs_oneDNN():  # noqa: N802 (its name)
-    try:
-        onednn._find_packages()
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("needs the packages of byol_jax[cpu]")
+@pytest.fixture
+def packages():
+    """Skips the test where there are no packages, or it is another machine."""
+    reason = onednn._load().reason
+    if "pip install" in reason or "Linux" in reason:
+        pytest.skip(f"needs the packages of oneDNN: {reason}")
+
+
+@pytest.fixture
+def loaded(packages):
+    """Skips the test where oneDNN cannot be loaded."""
+    if reason := onednn._load().reason:
+        pytest.skip(f"needs oneDNN: {reason}")
 
 
 def test_xla_is_jaxs_own():
-    assert backend.choose_convolution(backend.XLA) == (jax.lax.conv_general_dilated, "XLA")
+    assert backend.choose_convolution(backend.XLA) == (jax.lax.conv_general_dilated, "xla", 1, "")
 
 
 def test_elsewhere_than_on_a_cpu_it_is_xla(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert backend.choose_convolution(backend.ONEDNN) == (jax.lax.conv_general_dilated, "XLA")
+    assert backend.choose_convolution(backend.ONEDNN).function is jax.lax.conv_general_dilated
+    backend.check_convolution(backend.ONEDNN)
 
 
-def test_equal_choices_are_equal():
-    assert backend.choose_convolution(backend.AUTO) == backend.choose_convolution(backend.AUTO)
+def test_equal_choices_are_equal(loaded):
+    chosen = backend.choose_convolution(backend.AUTO)
+    assert chosen == backend.choose_convolution(backend.ONEDNN) and chosen.name == "onednn"
+    backend.check_convolution(backend.ONEDNN)
 
 
-def test_it_is_compiled_once(fresh, monkeypatch):
-    needs_oneDNN()
-    assert onednn._register() == ""
+def test_it_is_compiled_once_and_again_if_damaged(loaded, fresh, monkeypatch):
+    assert onednn._load().reason == ""
     (compiled,) = fresh.iterdir()
-    onednn._register.cache_clear()
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
-    assert onednn._register() == "" and list(fresh.iterdir()) == [compiled]
+    assert compiled.stat().st_mode & 0o777 == 0o755
+    onednn._load.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+        assert onednn._load().reason == ""
+    onednn._load.cache_clear()
+    damaged = fresh / "damaged"
+    damaged.write_bytes(compiled.read_bytes()[:1000])
+    damaged.replace(compiled)  # another file: the loaded one is in use
+    assert onednn._load().reason == "" and list(fresh.iterdir()) == [compiled]
+
+
+def test_a_processor_without_bfloat16_leaves_it_to_xla(loaded):
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from byol_jax import backend\n"
+        "from byol_jax.backend import convolution as c, onednn\n"
+        "assert onednn._load().dtypes == ('float32',), onednn._load()\n"
+        "convolve = backend.choose_convolution('auto').function\n"
+        "for dtype, by_onednn in (('float32', True), ('bfloat16', False)):\n"
+        "    x, k = jnp.ones((1, 4, 4, 2), dtype), jnp.ones((3, 3, 2, 2), dtype)\n"
+        "    f = jax.jit(lambda x, k: convolve(x, k, (1, 1), 'SAME', None, None, c.LAYOUT))\n"
+        "    assert (c.TARGET in f.lower(x, k).as_text()) == by_onednn\n"
+        "    f(x, k).block_until_ready()\n"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize(
     ("cores", "devices", "limit", "want"),
-    [(8, 2, "", 4), (8, 3, "", 2), (2, 4, "", 1), (8, 1, "3", 3), (2, 1, "8", 2), (4, 2, "x", 2)],
+    [(8, 2, "", 4), (8, 3, "", 2), (2, 4, "", 1), (8, 1, "3", 3), (2, 1, "8", 2), (8, 2, "4", 2)],
 )
 def test_the_devices_share_the_cores(monkeypatch, cores, devices, limit, want):
     monkeypatch.setattr(onednn, "cores", lambda: cores)
@@ -61,41 +100,49 @@ def test_the_devices_share_the_cores(monkeypatch, cores, devices, limit, want):
     assert onednn._threads(devices) == want
 
 
-def missing(_):
-    raise importlib.metadata.PackageNotFoundError
-
-
 def test_without_the_packages_the_extra_is_named(fresh, monkeypatch):
+    def missing(_):
+        raise importlib.metadata.PackageNotFoundError
+
     monkeypatch.setattr(importlib.metadata, "files", missing)
-    function, description = backend.choose_convolution(backend.AUTO)
-    assert function is jax.lax.conv_general_dilated
-    assert description == "XLA (for oneDNN: pip install 'byol_jax[cpu]')"
-    with pytest.raises(ConfigError, match=r"oneDNN cannot .*: pip install 'byol_jax\[cpu\]'\.$"):
-        backend.choose_convolution(backend.ONEDNN)
+    chosen = backend.choose_convolution(backend.AUTO)
+    assert chosen.function is jax.lax.conv_general_dilated and chosen.name == "xla"
+    assert chosen.note == "pip install 'byol_jax[cpu]'"
+    with pytest.raises(ConfigError, match=r"cannot be loaded \(pip install 'byol_jax\[cpu\]'\);"):
+        backend.check_convolution(backend.ONEDNN)
+    backend.check_convolution(backend.AUTO)
+    # What a run was trained with must not keep it from being opened elsewhere.
+    assert backend.choose_convolution(backend.ONEDNN) == chosen
 
 
-def test_without_a_compiler_it_says_so(fresh, monkeypatch):
-    needs_oneDNN()
+@pytest.mark.parametrize(("system", "machine"), [("darwin", "arm64"), ("linux", "aarch64")])
+def test_other_machines_are_not_told_to_install_it(fresh, monkeypatch, system, machine):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(onednn.platform, "machine", lambda: machine)
+    assert onednn._load().reason == "it is available on Linux with x86-64 only"
+
+
+def test_without_a_compiler_it_says_so(packages, fresh, monkeypatch):
     monkeypatch.setenv("PATH", str(fresh))
-    assert onednn._register() == "no C++ compiler (c++, g++, clang++)"
+    monkeypatch.delenv("CXX", raising=False)
+    assert onednn._load().reason == "no C++ compiler (c++, g++, clang++)"
     assert not fresh.exists()
 
 
-def test_a_compiler_that_fails_leaves_nothing(fresh, monkeypatch, tmp_path):
-    needs_oneDNN()
-    (tmp_path / "c++").write_text("#!/bin/sh\necho 'error: no space' >&2\nexit 1\n")
-    (tmp_path / "c++").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert onednn._register() == f"{tmp_path}/c++ failed (error: no space)"
+def test_a_compiler_that_fails_leaves_nothing(packages, fresh, monkeypatch, tmp_path):
+    (tmp_path / "mine").write_text("#!/bin/sh\necho 'error: no space' >&2\nexit 1\n")
+    (tmp_path / "mine").chmod(0o755)
+    monkeypatch.setenv("CXX", str(tmp_path / "mine"))
+    assert onednn._load().reason == f"{tmp_path}/mine failed (error: no space)"
     assert list(fresh.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_a_reason(fresh):
-    needs_oneDNN()
+def test_a_folder_that_cannot_be_written_is_a_reason(loaded, fresh):
     fresh.touch()  # a file
-    assert "byol_jax" in onednn._register()
+    reason = onednn._load().reason
+    assert reason.startswith(f"{fresh} cannot be written (") and "XDG_CACHE_HOME" in reason
 
 
-def test_a_damaged_package_is_a_reason(fresh, monkeypatch):
+def test_a_damaged_package_is_a_reason(packages, fresh, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "files", lambda _: [])
-    assert "install it again" in onednn._register()
+    assert "install it again" in onednn._load().reason

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from byol_jax import backend
 from byol_jax.cli import launch_local
 from byol_jax.errors import ConfigError
 
@@ -37,6 +38,7 @@ if "stubborn" in flags:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 record("flags", " ".join(sys.argv[1:]))
 record("gpus", os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
+record("threads", os.environ.get("OMP_NUM_THREADS", "unset"))
 print("out of", number, flush=True)
 print("error of", number, file=sys.stderr, flush=True)
 record("ready", "")
@@ -119,6 +121,16 @@ def test_each_process_gets_its_flags_and_its_output_a_prefix(start, tmp_path):
 def test_gpus_are_divided(start, tmp_path):
     assert finish(start(2, gpus="4,5,6,7"))[0] == 0
     assert [(tmp_path / f"gpus{i}").read_text() for i in (0, 1)] == ["4,5", "6,7"]
+
+
+@pytest.mark.parametrize("own", ["", "5"])
+def test_the_processes_share_the_cores(start, tmp_path, monkeypatch, own):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    assert finish(start(2, gpus="-1"))[0] == 0
+    share = own or str(max(1, backend.cores() // 2))
+    assert [(tmp_path / f"threads{i}").read_text() for i in (0, 1)] == [share, share]
 
 
 def test_gpus_that_do_not_divide_are_refused():
