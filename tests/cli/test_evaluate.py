@@ -145,8 +145,9 @@ def test_logistic_report_and_table(evaluate, capsys):
     assert "/eval/logistic.json" in out
     # Without a terminal: a line for each part of the work, and no progress bar.
     lines = err.splitlines()
-    assert len(lines) == 4 and "byol, random_init, pixels at 16 pixels" in lines[0]
-    assert lines[1].startswith("logistic: 90 x ") and lines[1].endswith("features of byol")
+    assert len(lines) == 5 and lines[0].startswith("computed by 4 cpu devices (")
+    assert "byol, random_init, pixels at 16 pixels" in lines[1]
+    assert lines[2].startswith("logistic: 90 x ") and lines[1].endswith("features of byol")
 
 
 def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch, capsys, tmp_path):
