@@ -28,6 +28,8 @@ QUICKLY_COMPILED = {
     *("test_resume", "test_init_from", "test_loop", "test_pretrain", "test_any_data"),
     *("test_cpu_runs", "test_evaluate", "test_on_device", "test_readme", "test_formats"),
     *("test_reference_checkpoint", "test_onnx_export", "test_parallel", "test_models"),
+    *("test_torchvision_export", "test_convert_torchvision", "test_detection", "test_pickles"),
+    *("test_byol", "test_image", "test_encoder"),
 }
 # These start first, so that no core runs one of them alone at the end.
 LONGEST = (

@@ -147,7 +147,7 @@ def test_logistic_report_and_table(evaluate, capsys):
     lines = err.splitlines()
     assert len(lines) == 5 and lines[0].startswith("computed by 4 cpu devices (")
     assert "byol, random_init, pixels at 16 pixels" in lines[1]
-    assert lines[2].startswith("logistic: 90 x ") and lines[1].endswith("features of byol")
+    assert lines[2].startswith("logistic: 90 x ") and lines[2].endswith("features of byol")
 
 
 def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch, capsys, tmp_path):
