@@ -37,9 +37,12 @@ def check_devices(batch_size: int, accum_steps: int) -> None:
         parts = f"{devices} devices"
         if accum_steps > 1:
             parts += f" and config.accum_steps={accum_steps} micro-batches"
+        other = ""
+        if jax.default_backend() == "cpu":  # their number is chosen once for a process
+            other = ", or start another process with another --cpu_devices"
         raise ConfigError(
             f"config.batch_size={batch_size} does not divide among {parts}: make it a multiple of "
-            f"{devices * accum_steps}."
+            f"{devices * accum_steps}{other}."
         )
 
 

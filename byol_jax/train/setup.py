@@ -119,7 +119,7 @@ def run_context(
         config, warnings = config_lib.resolve(config)
         workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
         _use_cpu_devices(config, workdir, cpu_devices)
-        backend.check_convolution(config.cpu_convolution)
+        on_all(lambda: backend.check_convolution(config.cpu_convolution))
         parallel.check_devices(config.batch_size, config.accum_steps)
         if source is None:
             source, test_source = on_all(lambda: inputs.open_sources(config))

@@ -19,10 +19,11 @@ def free_port():
 def start(arguments, count=2, devices=2):
     """Processes `python ARGUMENTS --coordinator_address=... --num_processes=... --process_id=I`.
 
-    Each has `devices` virtual devices, and one pipe for stdout and stderr.
+    Each has `devices` virtual devices (None: as the program decides), and one pipe for stdout and
+    stderr.
     """
     address = f"localhost:{free_port()}"
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices}" if devices else ""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
     return [
         subprocess.Popen(

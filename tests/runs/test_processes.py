@@ -34,8 +34,9 @@ def start(workdir):
     return subprocesses.start(
         [
             *("-m", "byol_jax.cli", "pretrain", "--config=tests/faults/toy.py"),
-            *(f"--workdir={workdir}", *flags),
-        ]
+            *(f"--workdir={workdir}", "--cpu_devices=2", *flags),
+        ],
+        devices=None,
     )
 
 
