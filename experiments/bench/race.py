@@ -28,17 +28,16 @@ from byol_jax.errors import UserError
 from byol_jax.presets import cifar10_small
 from byol_jax.runs import build, inputs
 from byol_jax.runs import config as config_lib
-from experiments.bench import peers, pretraining
+from byol_jax.train.metrics import KNN_NEIGHBOURS
+from experiments.bench import peers, pretraining, startup
 from experiments.bench.report import Column, Report, Table
 
 PRESET = "cifar10_small"
 TRIAL_STEPS = 400  # of the first, short training
 MARGIN = 0.97  # of the time is planned, for what a short training does not show
 CHECKS = 10  # kNN measurements in a run
-KNN_NEIGHBOURS = 20  # as in pretrain
 OURS, PEER = "byol_jax", "PyTorch"
 LOGGED = re.compile(r"step \d+/\d+ .*\bknn_test_top1 ([\d.]+)")
-STEPPED = re.compile(r"First step after ")
 
 
 class Result(NamedTuple):
@@ -142,7 +141,7 @@ def train_ours(changes: dict[str, Any], steps: int, is_trial: bool) -> Result:
         ) as process:
             for line in process.stdout:
                 last, now = line.strip() or last, time.perf_counter() - start
-                if STEPPED.match(line):
+                if startup.DONE.match(line):
                     first_step = now
                 if found := LOGGED.match(line):
                     curve.append((now, float(found[1])))
