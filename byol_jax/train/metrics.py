@@ -6,6 +6,7 @@ decode_errors.jsonl   one line for each replaced image and step (config.data.on_
 
 import json
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -151,6 +152,40 @@ def read_rows(path: AnyPath) -> list[dict]:
     return rows
 
 
+class EventsFile:
+    """The metrics for TensorBoard, written by the thread that calls.
+
+    `tensorboardX.SummaryWriter` has a thread of its own, which ends where the disk is full: the run
+    would then wait for it forever.
+    """
+
+    def __init__(self, folder: AnyPath, purge_step: int):
+        """Makes a file in a local folder; it hides events of earlier files from `purge_step` on."""
+        # Late: where PyTorch is installed it imports that, which would delay the first step.
+        from tensorboardX import event_file_writer
+        from tensorboardX.proto import event_pb2
+
+        self._protos, self._folder = event_pb2, folder
+        with translate_write_errors(folder):
+            self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.write_event(event_pb2.Event(step=purge_step, session_log=start))
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes the metrics of a step."""
+        event = self._protos.Event(step=step, wall_time=time.time())
+        for key, value in metrics.items():
+            event.summary.value.add(tag=key, simple_value=value)
+        with translate_write_errors(self._folder):
+            self._writer.write_event(event)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with translate_write_errors(self._folder):
+            self._writer.close()
+
+
 class MetricsWriter:
     """Writes metrics.jsonl and TensorBoard events; the latter to local folders only."""
 
@@ -158,7 +193,7 @@ class MetricsWriter:
         self._file = JsonLines(workdir / "metrics.jsonl", start_step)
         self._file.rewrite()
         self._workdir, self._start_step = workdir, start_step
-        self._events = None
+        self._events: EventsFile | None = None
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step; NaN and infinity, which JSON lacks, become null."""
@@ -168,15 +203,8 @@ class MetricsWriter:
         if not is_local(self._workdir):
             return
         if self._events is None:
-            # Late: where PyTorch is installed it imports that, which would delay the first step.
-            import tensorboardX
-
-            # purge_step hides events after the checkpoint from TensorBoard.
-            self._events = tensorboardX.SummaryWriter(
-                str(self._workdir), purge_step=self._start_step + 1
-            )
-        for key, value in metrics.items():
-            self._events.add_scalar(key, value, step)
+            self._events = EventsFile(self._workdir, self._start_step + 1)
+        self._events.write(step, metrics)
 
     def flush(self) -> None:
         """Writes out all metrics; call it before a checkpoint is saved."""

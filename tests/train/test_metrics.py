@@ -3,8 +3,11 @@
 import errno
 import json
 import os
+import struct
 
 import pytest
+from tensorboardX import record_writer
+from tensorboardX.proto import event_pb2
 
 from byol_jax.errors import UserError
 from byol_jax.train import metrics
@@ -29,6 +32,40 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path):
         {"step": 2, "loss": 2.0, "broken": None},
         {"step": 3, "loss": 30.0},
     ]
+
+
+def events(path):
+    """The events of a file of TFRecords: length, checksum, data, checksum."""
+    data, found = path.read_bytes(), []
+    while data:
+        (size,) = struct.unpack("<Q", data[:8])
+        found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+def test_tensorboard_gets_the_metrics(tmp_path):
+    writer = metrics.MetricsWriter(tmp_path, 4)
+    writer.write(5, {"loss": 1.5, "accuracy": 0.25})
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    version, start, row = events(path)  # while the run goes on
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (5, event_pb2.SessionLog.START)
+    values = {value.tag: value.simple_value for value in row.summary.value}
+    assert (row.step, values) == (5, {"loss": 1.5, "accuracy": 0.25})
+    writer.write(6, {"loss": 1.0})
+    writer.close()
+    assert len(events(path)) == 4
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_disk_without_room_for_tensorboard_ends_the_run(tmp_path, monkeypatch):
+    """tensorboardX's own thread would end, and the next metrics would wait for it forever."""
+    writer = metrics.MetricsWriter(tmp_path, 0)
+    with open("/dev/full", "wb", 0) as full, monkeypatch.context() as patch:
+        patch.setattr(record_writer, "open_file", lambda path: full)
+        with pytest.raises(UserError, match="No space left on device"):
+            writer.write(1, {"loss": 1.0})
 
 
 def test_a_full_disk_is_a_one_line_error(tmp_path, monkeypatch):
