@@ -240,9 +240,8 @@ def test_pytorch_computes_our_features(torch):
     np.testing.assert_allclose(got, apply(variables, images), rtol=1e-5, atol=1e-5)
 
 
-def test_pytorch_lars_is_ours(torch):
-    from experiments.bench.peers.pytorch_byol import Lars
-
+def follow_both(torch, ours, make_theirs, schedule):
+    """Parameters after three steps of our optimizer, and of a peer's, which steps in place."""
     rng = np.random.default_rng(0)
     params = {
         "kernel": rng.normal(size=(3, 4)).astype(np.float32),
@@ -250,41 +249,38 @@ def test_pytorch_lars_is_ours(torch):
         "bias": rng.normal(size=4).astype(np.float32),
     }
     theirs = {name: torch.nn.Parameter(torch.from_numpy(p.copy())) for name, p in params.items()}
-    lars = Lars(list(theirs.values()), 1.5e-6, 0.9, 1e-3)
-    ours = optim.lars(0.2)
-    state = ours.init(params)
-    for _ in range(3):
-        gradients = {n: rng.normal(size=p.shape).astype(np.float32) for n, p in params.items()}
-        updates, state = ours.update(gradients, state, params)
-        params = jax.tree.map(np.add, params, updates)
-        for name, parameter in theirs.items():
-            parameter.grad = torch.from_numpy(gradients[name].copy())
-        lars.step(0.2)
-    for name, parameter in theirs.items():
-        np.testing.assert_allclose(parameter.detach(), params[name], rtol=1e-6, atol=1e-7)
-
-
-def test_pytorch_adamw_is_ours(torch):
-    from experiments.bench.peers.pytorch_byol import AdamW
-
-    rng = np.random.default_rng(0)
-    params = {
-        "kernel": rng.normal(size=(3, 4)).astype(np.float32),
-        "bias": rng.normal(size=4).astype(np.float32),
-    }
-    theirs = {name: torch.nn.Parameter(torch.from_numpy(p.copy())) for name, p in params.items()}
-    adamw = AdamW(list(theirs.values()), decay=0.1)
-    ours = optim.adamw(lambda step: 0.01 * (step + 1), weight_decay=0.1)
-    state = ours.init(params)
+    optimizer, state = make_theirs(list(theirs.values())), ours.init(params)
     for step in range(3):
         gradients = {n: rng.normal(size=p.shape).astype(np.float32) for n, p in params.items()}
         updates, state = ours.update(gradients, state, params)
         params = jax.tree.map(np.add, params, updates)
         for name, parameter in theirs.items():
             parameter.grad = torch.from_numpy(gradients[name].copy())
-        adamw.step(0.01 * (step + 1))
+        optimizer.step(schedule(step))
+    return params, {name: parameter.detach().numpy() for name, parameter in theirs.items()}
+
+
+def test_pytorch_lars_is_ours(torch):
+    from experiments.bench.peers.pytorch_byol import Lars
+
+    params, theirs = follow_both(
+        torch, optim.lars(0.2), lambda p: Lars(p, 1.5e-6, 0.9, 1e-3), lambda step: 0.2
+    )
     for name, parameter in theirs.items():
-        np.testing.assert_allclose(parameter.detach(), params[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(parameter, params[name], rtol=1e-6, atol=1e-7)
+
+
+def test_pytorch_adamw_is_ours(torch):
+    from experiments.bench.peers.pytorch_byol import AdamW
+
+    def schedule(step):
+        return 0.01 * (step + 1)
+
+    params, theirs = follow_both(
+        torch, optim.adamw(schedule, weight_decay=0.1), lambda p: AdamW(p, decay=0.1), schedule
+    )
+    for name, parameter in theirs.items():
+        np.testing.assert_allclose(parameter, params[name], rtol=1e-5, atol=1e-6)
 
 
 def test_pytorch_views_are_the_photometric_operations(torch):
