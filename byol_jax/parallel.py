@@ -65,20 +65,6 @@ def local(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
 
 
-def across_processes(tree: Any) -> Any:
-    """Replicated arrays as global arrays over the devices of all processes, for saving.
-
-    Nothing is copied.
-    """
-    replicated = NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec())
-    return jax.tree.map(
-        lambda x: jax.make_array_from_single_device_arrays(
-            x.shape, replicated, [shard.data for shard in x.addressable_shards]
-        ),
-        tree,
-    )
-
-
 def rows(batch_size: int, accum_steps: int) -> np.ndarray:
     """The rows of every global batch that this process feeds to its devices, ascending.
 

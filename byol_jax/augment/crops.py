@@ -167,7 +167,7 @@ def resized_crop(image: jax.Array, box: jax.Array, flip: jax.Array, size: int) -
     return jnp.clip(jnp.round(pixels), 0, 255).astype(jnp.uint8)
 
 
-def bicubic_matrix(start: jax.Array, length: jax.Array, full: int, size: int) -> jax.Array:
+def bicubic_matrix(start: Any, length: Any, full: int, size: int, xp: ModuleType = jnp) -> Any:
     """Weights of `full` pixels in each of `size`, resizing `length` of them from `start` on.
 
     Args:
@@ -175,23 +175,24 @@ def bicubic_matrix(start: jax.Array, length: jax.Array, full: int, size: int) ->
       length: float32 (), a whole number: how many pixels the interval has.
       full: how many pixels there are in all.
       size: how many pixels to make of the interval.
+      xp: the module that computes: jax.numpy or numpy.
 
     Returns:
       float32 (size, full); rows sum to one.
     """
-    centre = (jnp.arange(size) + 0.5) * (length / size) - 0.5
-    before = jnp.floor(centre)
-    between = jnp.round((centre - before) * STEPS_BETWEEN_PIXELS) / STEPS_BETWEEN_PIXELS
-    pixel = jnp.arange(full) - start
-    distance = jnp.abs(pixel - (before + between)[:, None])
-    weight = jnp.where(
+    centre = (xp.arange(size, dtype=xp.float32) + 0.5) * (length / size) - 0.5
+    before = xp.floor(centre)
+    between = xp.round((centre - before) * STEPS_BETWEEN_PIXELS) / STEPS_BETWEEN_PIXELS
+    pixel = xp.arange(full, dtype=xp.float32) - start
+    distance = xp.abs(pixel - (before + between)[:, None])
+    weight = xp.where(
         distance <= 1,
         (1.5 * distance - 2.5) * distance**2 + 1,
         ((-0.5 * distance + 2.5) * distance - 4) * distance + 2,
     )
     inside = (pixel >= 0) & (pixel < length) & (distance < 2)
-    weight = jnp.where(inside, weight, 0)
-    return weight / jnp.sum(weight, 1, keepdims=True)
+    weight = xp.where(inside, weight, 0)
+    return weight / xp.sum(weight, 1, keepdims=True)
 
 
 def _between(low: float, high: float, uniform: Any) -> Any:

@@ -15,7 +15,7 @@ from byol_jax.errors import UserError
 
 EXTRAS = {  # packages that a plain install lacks, and the extra that has them
     **dict.fromkeys(
-        ("PIL", "matplotlib", "orbax", "tensorboardX", "tensorflow", "tensorflow_datasets", "tqdm"),
+        ("PIL", "matplotlib", "orbax", "tensorboard", "tensorflow", "tensorflow_datasets", "tqdm"),
         "train",
     ),
     "pyarrow": "export",

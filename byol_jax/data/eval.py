@@ -63,8 +63,8 @@ def _array_batches(source, batch_size, size, crop_fraction, limit):
         indices = np.random.default_rng(0).permutation(source.num_examples)[:limit]
     height, width = source.images.shape[1:3]
     top, left, side, _ = crops.central_box(np.float32([height, width]), crop_fraction, xp=np)
-    rows = np.asarray(crops.bicubic_matrix(top, side, height, size))
-    columns = np.asarray(crops.bicubic_matrix(left, side, width, size))
+    rows = crops.bicubic_matrix(top, side, height, size, xp=np)
+    columns = crops.bicubic_matrix(left, side, width, size, xp=np)
     is_unchanged = (height, width) == (side, side) == (size, size)
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]

@@ -6,11 +6,12 @@ randomness is a function of (seed, epoch, position in the epoch's order), as on 
 draws differ but have the same distribution.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from byol_jax import parallel
@@ -96,11 +97,6 @@ def train_batches(
     crops.check_size(image_size)
     epoch_steps = steps_per_epoch(source, batch_size)
 
-    def epoch_order(step: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), ORDERS)
-        key = jax.random.fold_in(key, step // epoch_steps)
-        return jax.random.permutation(key, source.num_examples)
-
     def random_views(image: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), CROPS)
         key = jax.random.fold_in(jax.random.fold_in(key, epoch), position)
@@ -117,13 +113,21 @@ def train_batches(
 
     def batches() -> Iterator[Batch]:
         labels = None if source.num_classes is None else source.labels
-        *dataset, step = parallel.replicate((source.images, labels, jnp.int32(start_step)))
-        make_order = jax.jit(epoch_order)
+        *dataset, step = parallel.replicate((source.images, labels, np.int32(start_step)))
         make = parallel.sharded_batch_fn(make_rows, batch_size, accum_steps)
         for number in range(start_step, num_steps):
             if number == start_step or number % epoch_steps == 0:
-                order = make_order(step)
+                order = _epoch_order(
+                    step, seed=seed, epoch_steps=epoch_steps, num_examples=source.num_examples
+                )
             batch, step = make((*dataset, order, step))
             yield batch
 
     return batches()
+
+
+@functools.partial(jax.jit, static_argnames=("seed", "epoch_steps", "num_examples"))
+def _epoch_order(step: jax.Array, *, seed: int, epoch_steps: int, num_examples: int) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(seed), ORDERS)
+    key = jax.random.fold_in(key, step // epoch_steps)
+    return jax.random.permutation(key, num_examples)

@@ -139,7 +139,7 @@ class Checkpoints:
 
         Args:
           step: number of updates.
-          state: replicated on all devices of all processes; or NumPy arrays.
+          state: replicated on the devices; or NumPy arrays. Process 0 writes it.
           loop_state: finite numbers of the training loop, restored along with the state.
           knn: kNN accuracy of this state, for `RetentionPolicy.best`.
 
@@ -154,7 +154,10 @@ class Checkpoints:
             self._open()
         if knn is not None:
             self._knn[step] = knn
-        tree = state._asdict()  # so that the files can be read without our classes
+        # A dictionary, so that the files can be read without our classes, and NumPy arrays, because
+        # of replicated ones Orbax would write a part of each from every device: many small files,
+        # and a program to compile for each shape. They are copied before the state is donated.
+        tree = jax.device_get(jax.tree.map(_first_shard, state._asdict()))
         record = {"step": step, "loop": loop_state or {}, "knn": knn}
         self._saving = step
         self._quiet.enter_context(_quiet_orbax())
@@ -429,11 +432,9 @@ class _ManifestHandler(ocp.AsyncCheckpointHandler):
     async def async_save(self, directory: epath.Path, args: "_SaveManifest") -> list[Any]:
         if not processes.is_first():
             return []
-        # Now: the state is donated as soon as this returns.
-        leaves = jax.device_get(jax.tree.map(_first_shard, args.tree))
 
         async def write() -> None:
-            record = args.record | {"leaves": manifest.describe(leaves)}
+            record = args.record | {"leaves": manifest.describe(args.tree)}
             record["sha256"] = _digest(record)
             (directory / MANIFEST).write_text(json.dumps(record))
 
@@ -446,7 +447,7 @@ class _ManifestHandler(ocp.AsyncCheckpointHandler):
 @dataclasses.dataclass
 class _SaveManifest(ocp.args.CheckpointArgs):
     record: dict[str, Any]  # the manifest without the leaves and its own digest
-    tree: Any
+    tree: Any  # NumPy arrays
 
 
 @contextlib.contextmanager
@@ -492,7 +493,7 @@ def _digest(record: dict[str, Any]) -> str:
 
 
 def _first_shard(leaf: Any) -> Any:
-    """What Orbax reads of a replicated array, so that it is copied to the host once."""
+    """A replicated array's copy on the first device, so that it is copied to the host once."""
     return leaf.addressable_shards[0].data if isinstance(leaf, jax.Array) else leaf
 
 

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+import jax
+import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
@@ -83,11 +85,13 @@ def log_run_summary(
         micro_batch = config_lib.micro_batch_size(config)
         batch += f" ({config.accum_steps} micro-batches of {micro_batch})"
     log(f"{total} steps of {batch}, {run.steps_per_epoch} per epoch, in {workdir}")
-    rate, tau = run.learning_rate(), "no target network"
+    tau, steps = "no target network", sorted({0, run.warmup_steps, total})
+    # Compiled, because dozens of small programs take longer.
+    schedules = jax.jit(jax.vmap(lambda step: (run.learning_rate()(step), learner.tau(step))))
+    rates, taus = jax.device_get(schedules(np.int32(steps)))
     if config.target_network:
-        tau = f"tau {learner.tau(0):g} at step 0, {learner.tau(total):g} at step {total}"
-    steps = sorted({0, run.warmup_steps, total})
-    rates = ", ".join(f"{rate(step):g} at step {step}" for step in steps)
+        tau = f"tau {taus[0]:g} at step 0, {taus[-1]:g} at step {total}"
+    rates = ", ".join(f"{rate:g} at step {step}" for rate, step in zip(rates, steps, strict=True))
     log(f"{config.optimizer.name}: learning rate {rates}; {tau}")
     if is_resumed:
         log(f"Resuming from the checkpoint of step {first}.")

@@ -6,9 +6,11 @@ decode_errors.jsonl   one line for each replaced image and step (config.data.on_
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +33,7 @@ class MetricsCollector:
 
     def __init__(self, run: run_lib.Run, learner: byol.Learner):
         self._steps_per_epoch = run.steps_per_epoch
-        self._learning_rate = run.learning_rate()
+        self._learning_rate = jax.jit(run.learning_rate())
         self._features = parallel.gather_rows(learner, health.features)
 
     def collect(
@@ -65,6 +67,7 @@ def held_out_accuracy(
     """
     config, embedder = run.config, parallel.embedder(learner)
     batch_size = inputs.eval_batch_size(config)
+    classify = jax.jit(learner.online.probe.apply)
 
     def evaluator(step: int, state: byol.State) -> dict[str, float]:
         embed = embedder(state)
@@ -85,8 +88,8 @@ def held_out_accuracy(
         knn = evaluate.knn(
             *train, test, labels, num_classes=source.num_classes, ks=(KNN_NEIGHBOURS,)
         )
-        probe = parallel.local(state.online_params["probe"])
-        logits = learner.online.probe.apply({"params": probe}, test)
+        probe = {"params": parallel.local(state.online_params["probe"])}
+        logits = np.asarray(classify(probe, test))
         return {
             "knn_test_top1": knn["top1"],
             "probe_test_top1": float(np.mean(np.argmax(logits, axis=-1) == labels)),
@@ -155,35 +158,39 @@ def read_rows(path: AnyPath) -> list[dict]:
 class EventsFile:
     """The metrics for TensorBoard, written by the thread that calls.
 
-    `tensorboardX.SummaryWriter` has a thread of its own, which ends where the disk is full: the run
-    would then wait for it forever.
+    The usual writers (TensorBoard's, tensorboardX's, PyTorch's) have a thread of their own, which
+    ends where the disk is full: the run would then wait for it forever.
     """
 
     def __init__(self, folder: AnyPath, purge_step: int):
         """Makes a file in a local folder; it hides events of earlier files from `purge_step` on."""
-        # Late: where PyTorch is installed it imports that, which would delay the first step.
-        from tensorboardX import event_file_writer
-        from tensorboardX.proto import event_pb2
+        # Late: it need not delay the first step.
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._protos, self._folder = event_pb2, folder
+        self._event, self._folder = event_pb2.Event, folder
+        # TensorBoard reads the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         with translate_write_errors(folder):
-            self._writer = event_file_writer.EventsWriter(str(folder / "events"))
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._writer.write_event(event_pb2.Event(step=purge_step, session_log=start))
+            self._records = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115 (see close)
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(file_version="brain.Event:2")
+        self._write(step=purge_step, session_log=start)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step."""
-        event = self._protos.Event(step=step, wall_time=time.time())
-        for key, value in metrics.items():
-            event.summary.value.add(tag=key, simple_value=value)
+        values = [{"tag": key, "simple_value": value} for key, value in metrics.items()]
+        self._write(step=step, summary={"value": values})
+
+    def _write(self, **event: Any) -> None:
         with translate_write_errors(self._folder):
-            self._writer.write_event(event)
-            self._writer.flush()
+            self._records.write(self._event(wall_time=time.time(), **event).SerializeToString())
+            self._records.flush()
 
     def close(self) -> None:
         """Closes the file."""
         with translate_write_errors(self._folder):
-            self._writer.close()
+            self._records.close()
 
 
 class MetricsWriter:

@@ -3,7 +3,6 @@
 import functools
 import io
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import numpy as np
@@ -34,7 +33,7 @@ def first_views(path: AnyPath, learner: byol.Learner, state: byol.State, batch: 
       batch: on the devices; examples uint8 (batch, 2, height, width, channels).
     """
     few = parallel.first_rows(batch, VIEWS)
-    augmented = np.stack(_augment_fn(learner)(byol.step_key(parallel.local(state)), few))
+    augmented = np.stack(_augment_fn(learner)(parallel.local(state), few))
     policy = learner.augment
     augmented = augmented * np.array(policy.std) + np.array(policy.mean)
     view_pairs(path, few.examples.swapaxes(0, 1), augmented)
@@ -43,7 +42,7 @@ def first_views(path: AnyPath, learner: byol.Learner, state: byol.State, batch: 
 @functools.lru_cache(parallel.KEPT)
 def _augment_fn(learner: byol.Learner) -> Callable[..., tuple]:
     # Compiled, because hundreds of small programs would take longer.
-    return jax.jit(partial(byol.augment_batch, learner))
+    return jax.jit(lambda state, batch: byol.augment_batch(learner, byol.step_key(state), batch))
 
 
 def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:

@@ -89,7 +89,7 @@ class RunContext:
             "skipped_in_a_row": self.guard.skipped_in_a_row,
             "collapsed_checks": self.monitor.collapsed_checks,
         }
-        self.checkpoints.save(step, parallel.across_processes(state), counts, knn)
+        self.checkpoints.save(step, state, counts, knn)
         self.save_timer.restart()
 
 

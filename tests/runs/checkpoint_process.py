@@ -34,7 +34,7 @@ def main() -> None:
         restore(checkpoints)
     with Checkpoints(shared, RetentionPolicy(5)) as checkpoints:
         for step in (3, 6):
-            state = parallel.across_processes(parallel.replicate(state_of(step)))
+            state = parallel.replicate(state_of(step))
             checkpoints.save(step, state, {"skipped": step / 4})
         checkpoints.wait()
         restore(checkpoints)

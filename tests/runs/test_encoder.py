@@ -195,5 +195,5 @@ def test_an_export_opens_with_few_packages(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     optional = {"tensorflow", "tensorflow_datasets", "orbax", "pyarrow", "tqdm", "tensorstore"}
-    optional |= {"matplotlib", "PIL", "pandas", "sklearn", "tensorboardX", "torch"}
+    optional |= {"matplotlib", "PIL", "pandas", "sklearn", "tensorboard", "torch"}
     assert not optional & set(done.stdout.split())

@@ -6,8 +6,7 @@ import os
 import struct
 
 import pytest
-from tensorboardX import record_writer
-from tensorboardX.proto import event_pb2
+from tensorboard.compat.proto import event_pb2
 
 from byol_jax.errors import UserError
 from byol_jax.train import metrics
@@ -60,10 +59,10 @@ def test_tensorboard_gets_the_metrics(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_disk_without_room_for_tensorboard_ends_the_run(tmp_path, monkeypatch):
-    """tensorboardX's own thread would end, and the next metrics would wait for it forever."""
+    """A thread that writes them would end, and the next metrics would wait for it forever."""
     writer = metrics.MetricsWriter(tmp_path, 0)
     with open("/dev/full", "wb", 0) as full, monkeypatch.context() as patch:
-        patch.setattr(record_writer, "open_file", lambda path: full)
+        patch.setattr("builtins.open", lambda path, mode: full)
         with pytest.raises(UserError, match="No space left on device"):
             writer.write(1, {"loss": 1.0})
 
