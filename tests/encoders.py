@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny import tiny_config
+from tiny import tiny_resnet_config
 
 from byol_jax import byol, models
 from byol_jax.augment import image as image_augment
@@ -64,8 +64,8 @@ def randomise(shapes: Any, seed: int) -> Any:
 
 
 def random_trained(step: int, **heads: int) -> run_lib.Trained:
-    """A run of `tiny_config` with these heads, at a step, without the training."""
-    config = tiny_config()
+    """A run of `tiny_resnet_config` with these heads, at a step, without the training."""
+    config = tiny_resnet_config()
     config.heads.update(heads)
     config, _ = config_lib.resolve(config)
     run = run_lib.Run(config, {"name": "random", "num_classes": 3}, steps_per_epoch=3)

@@ -5,6 +5,7 @@ A family of encoders is a file here, such as resnet.py; encoders.py gives its me
 the target network. Nothing here reads a config, a file or data, or knows about devices.
 """
 
+from byol_jax.models.convnet import ConvNet
 from byol_jax.models.encoders import ENCODERS, check_setting, make_encoder, settings
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
 from byol_jax.models.networks import (
@@ -34,6 +35,7 @@ __all__ = [
     "BasicBlock",
     "BatchNorm",
     "Bottleneck",
+    "ConvNet",
     "OnlineNetwork",
     "Outputs",
     "ResNet",

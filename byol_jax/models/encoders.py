@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byol_jax.models import resnet
+from byol_jax.models import convnet, resnet
 
 ENCODERS = {
     "resnet8": resnet.ResNet8,
@@ -26,6 +26,7 @@ ENCODERS = {
     "resnet101": resnet.ResNet101,
     "resnet152": resnet.ResNet152,
     "resnet200": resnet.ResNet200,
+    "convnet": convnet.ConvNet,
 }
 LARGEST = 1e12  # of any number in a setting
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from tiny import tiny_config
+from tiny import tiny_resnet_config
 
 from byol_jax import byol, models
 from byol_jax.backend import convolution, onednn
@@ -124,7 +124,7 @@ def test_a_mapped_convolution_is_one_for_each():
 
 
 def test_the_encoder_of_a_run_is_computed_by_onednn():
-    config = tiny_config()
+    config = tiny_resnet_config()
     config = config_lib.resolve(config)[0]
     learner = build.make_learner(config, lambda step: 0.1, 6, 10, None)
     batch = build.example_batch(config)

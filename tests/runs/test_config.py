@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import config_flags  # noqa: F401 (as the entry points read them)
-from tiny import tiny_config
+from tiny import tiny_resnet_config
 
 from byol_jax import byol, models, objectives, optim
 from byol_jax.augment import image as image_augment
@@ -79,7 +79,7 @@ PRESETS = Path(__file__).parents[2] / "byol_jax" / "presets"
     ],
 )
 def test_a_wrong_value_is_refused_by_key(key, value, message):
-    config = tiny_config()
+    config = tiny_resnet_config()
     with config.ignore_type():
         config_lib.put(config, key, value)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -89,9 +89,9 @@ def test_a_wrong_value_is_refused_by_key(key, value, message):
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 10**39])
 def test_every_number_has_a_range(value):
-    for key, default in config_lib.flat(config_lib.resolve(tiny_config())[0]).items():
+    for key, default in config_lib.flat(config_lib.resolve(tiny_resnet_config())[0]).items():
         if isinstance(default, int | float) and not isinstance(default, bool):
-            config = tiny_config()
+            config = tiny_resnet_config()
             with config.ignore_type():
                 config_lib.put(config, key, value)
             with pytest.raises(ConfigError, match=f"^config.{key}="):
@@ -118,7 +118,7 @@ def linear(monkeypatch):
 
 
 def test_an_encoder_brings_its_own_settings(linear):
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.encoder.update(name="linear", patch=2, stem=None, width_multiplier=None)
     config.dtype = "bfloat16"
     resolved, _ = config_lib.resolve(config)
@@ -137,7 +137,7 @@ def test_an_encoder_brings_its_own_settings(linear):
     ],
 )
 def test_settings_of_another_encoder_are_refused(linear, settings, message):
-    config = tiny_config()
+    config = tiny_resnet_config()
     with config.ignore_type():
         config.encoder.update(dict.fromkeys(("stem", "width_multiplier")), name="linear")
         config.encoder.update(settings)
@@ -147,11 +147,11 @@ def test_settings_of_another_encoder_are_refused(linear, settings, message):
 
 def test_settings_of_other_encoders_stay_out_of_the_config(linear):
     assert "patch" in config_lib.default().encoder
-    assert "patch" not in config_lib.resolve(tiny_config())[0].encoder
+    assert "patch" not in config_lib.resolve(tiny_resnet_config())[0].encoder
 
 
 def test_a_record_of_an_earlier_version_keeps_its_behaviour():
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.crop.fit, config.disable_augmentations = "retry", "gray"
     resolved, _ = config_lib.resolve(config)
     record = resolved.to_dict()
@@ -161,7 +161,7 @@ def test_a_record_of_an_earlier_version_keeps_its_behaviour():
 
 
 def test_a_record_with_unknown_keys_is_refused():
-    record = config_lib.resolve(tiny_config())[0].to_dict()
+    record = config_lib.resolve(tiny_resnet_config())[0].to_dict()
     record["crop"]["angle"] = record["noise"] = 1
     with pytest.raises(ConfigError, match=r"has no config\.crop\.angle, config\.noise"):
         config_lib.from_record(record)
@@ -170,7 +170,7 @@ def test_a_record_with_unknown_keys_is_refused():
 @pytest.mark.parametrize("ablation", [{}, {"target_network": False}, {"negatives.beta": 1.0}])
 def test_matmul_precision_reaches_every_product(ablation):
     def products(precision):
-        config = tiny_config()
+        config = tiny_resnet_config()
         config.matmul_precision = precision
         for key, value in ablation.items():
             config_lib.put(config, key, value)
@@ -190,14 +190,14 @@ def test_matmul_precision_reaches_every_product(ablation):
 
 
 def test_a_warmup_longer_than_the_run_is_refused():
-    config, _ = config_lib.resolve(tiny_config())
+    config, _ = config_lib.resolve(tiny_resnet_config())
     config.optimizer.warmup_epochs = 2.0
     with pytest.raises(UserError, match="warmup_epochs=2 is 6 steps, but the run has 6"):
         build.learning_rate(config, steps_per_epoch=3)
 
 
 def test_the_length_is_in_epochs_or_steps():
-    config = tiny_config()
+    config = tiny_resnet_config()
     assert config_lib.total_steps(config, steps_per_epoch=7) == 6
     config.steps, config.epochs = 0, 3
     assert config_lib.total_steps(config, steps_per_epoch=7) == 21
@@ -215,7 +215,7 @@ def test_each_optimizer_has_its_own_defaults(name):
 
 
 def test_a_lars_rate_under_adamw_warns():
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.optimizer.base_learning_rate = 0.45
     _, (warning,) = config_lib.resolve(config)
     assert "base_learning_rate=0.45 looks like a rate for LARS" in warning
@@ -238,7 +238,7 @@ def test_optimizer_settings_reach_the_optimizer(monkeypatch, name, expected):
         return plain(*args)
 
     monkeypatch.setattr(optim, name, spy)
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.optimizer.update({"name": name, "momentum": 0.3, "trust_coefficient": 0.4})
     config.optimizer.clip = True
     config.optimizer.weight_decay = 0.2
@@ -247,7 +247,7 @@ def test_optimizer_settings_reach_the_optimizer(monkeypatch, name, expected):
 
 
 def test_settings_of_heads_and_encoder_reach_the_networks():
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.heads.hidden_size, config.heads.output_size = 11, 7
     config.encoder.zero_init_scale = config.encoder.first_shortcut = config.encoder.remat = True
     config.encoder.stem_channels, config.encoder.stage_channels = 8, (8, 12, 16)
@@ -265,7 +265,7 @@ def test_settings_of_heads_and_encoder_reach_the_networks():
 
 
 def test_ablations_reach_the_learner():
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.heads.predictor_layers, config.target_network = 0, False
     config.negatives.beta, config.negatives.temperature = 0.5, 0.2
     config.accum_steps, config.heads.projector_layers = 2, 3
@@ -277,17 +277,17 @@ def test_ablations_reach_the_learner():
 
 
 def test_the_predictor_can_have_another_size():
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.heads.predictor_hidden_size, config.heads.predictor_layers = 5, 1
     resolved, _ = config_lib.resolve(config)
     projector, predictor = build.heads(resolved)
     assert (projector.hidden_size, predictor.hidden_size) == (8, 5)
     assert (projector.layers, predictor.layers, predictor.output_size) == (2, 1, 4)
-    assert config_lib.resolve(tiny_config())[0].heads.predictor_hidden_size == 8
+    assert config_lib.resolve(tiny_resnet_config())[0].heads.predictor_hidden_size == 8
 
 
 def test_tau_can_be_constant():
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.tau_base, config.tau_schedule = 0.5, "constant"
     tau = build.target_decay(config_lib.resolve(config)[0], total=6)
     assert [float(tau(step)) for step in (0, 3, 6)] == [0.5, 0.5, 0.5]
@@ -321,14 +321,14 @@ def _both(**fields):
 
 
 def test_an_initial_state_excludes_other_initial_weights():
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.init.state, config.init.encoder = "a", "b"
     with pytest.raises(UserError, match=r"config.init.state brings a complete state"):
         config_lib.resolve(config)
 
 
 def test_learning_rate_scales_with_the_batch_size():
-    config, _ = config_lib.resolve(tiny_config())
+    config, _ = config_lib.resolve(tiny_resnet_config())
     config.optimizer.base_learning_rate, config.batch_size = 0.3, 4096
     assert build.learning_rate(config, steps_per_epoch=3)(0) == pytest.approx(4.8)
 
@@ -346,13 +346,13 @@ def test_every_setting_of_the_views_reaches_the_policy():
     [("encoder.padding", "same"), ("encoder.stem", "imagenet"), ("dtype", "bfloat16")],
 )
 def test_encoder_settings_reach_the_encoder(key, value):
-    config, _ = config_lib.resolve(tiny_config())
+    config, _ = config_lib.resolve(tiny_resnet_config())
     config_lib.put(config, key, value)
     assert getattr(build.encoder(config), key.rpartition(".")[-1]) == value
 
 
 def test_bfloat16_keeps_state_and_loss_in_float32():
-    config, _ = config_lib.resolve(tiny_config())
+    config, _ = config_lib.resolve(tiny_resnet_config())
     config.dtype = "bfloat16"
     schedule = build.learning_rate(config, 3)
     learner = build.make_learner(config, schedule, 6, num_classes=10, axis_name=None)

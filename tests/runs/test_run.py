@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_config
+from tiny import tiny_resnet_config
 
 from byol_jax.errors import CheckpointError, ConfigError, DataError
 from byol_jax.runs import config as config_lib
@@ -37,7 +37,7 @@ def workdir(tmp_path):
 
 def run_on(source, **settings):
     """The run of the tiny config on a source, with other settings by dotted key."""
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.data.source = source
     for key, value in settings.items():
         config_lib.put(config, key.replace("__", "."), value)
@@ -144,7 +144,7 @@ def test_another_number_of_processes_is_reported_where_it_matters(workdir):
 def test_batches_in_evaluation_count_the_devices_of_this_process(monkeypatch, batch_size, want):
     for name, count in (("process_count", 4), ("device_count", 8), ("local_device_count", 2)):
         monkeypatch.setattr(jax, name, lambda count=count: count)
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.batch_size = batch_size
     assert inputs.eval_batch_size(config) == want
 

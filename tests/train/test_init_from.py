@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from encoders import random_encoder
 from etils import epath
-from tiny import tiny_config
+from tiny import tiny_resnet_config
 
 from byol_jax import byol
 from byol_jax.errors import UserError
@@ -26,7 +26,7 @@ from byol_jax.train.metrics import read_rows
 def finished(tmp_path_factory):
     """The folder of a run of six steps, with checkpoints of 3 and 6."""
     workdir = tmp_path_factory.mktemp("finished")
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.knn.every_steps = 0
     loop.train(config, workdir)
     return workdir
@@ -51,7 +51,7 @@ def placeholders(learner, config):
 
 def started(num_classes=10, **settings):
     """The state that a new run with these settings starts from."""
-    config = tiny_config()
+    config = tiny_resnet_config()
     for key, value in settings.items():
         parent, _, leaf = key.replace("__", ".").rpartition(".")
         (config_lib.get(config, parent) if parent else config)[leaf] = value
@@ -67,7 +67,7 @@ def assert_equal(got, want):
 
 
 def test_a_run_from_a_state_ends_as_the_first_would_have(finished, halfway, tmp_path):
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.knn.every_steps = 0
     config.init.state = str(halfway)
     loop.train(config, tmp_path / "second")
@@ -108,21 +108,21 @@ def test_a_state_of_other_networks_is_refused(halfway, settings, message):
 
 
 def test_a_state_at_or_beyond_the_end_is_refused(finished, tmp_path):
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.init.state = str(finished)
     with pytest.raises(UserError, match=r"is at step 6 and this run ends at 6: make it longer"):
         loop.train(config, tmp_path / "new")
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.init.state = str(tmp_path)
     with pytest.raises(UserError, match=r"holds no run"):
         loop.train(config, tmp_path / "new")
 
 
 def test_a_missing_path_is_named_before_anything_is_written(tmp_path):
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.init.encoder = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"init.encoder=.*nowhere does not exist: name a run"):
         loop.train(config, tmp_path / "new")
@@ -151,7 +151,7 @@ def test_a_run_in_a_bucket_can_be_the_start(halfway, monkeypatch, key):
 
 def test_an_export_has_no_state(halfway, tmp_path):
     encoder_lib.save(encoder_lib.load(halfway), tmp_path / "export")
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.init.state = str(tmp_path / "export")
     with pytest.raises(UserError, match=r"is an export, .* use config.init.encoder"):
         loop.train(config, tmp_path / "new")
