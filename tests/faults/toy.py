@@ -23,9 +23,9 @@ def get_config() -> ConfigDict:
     # Without jitter and blur, which take seconds to compile.
     plain = image_augment.View(jitter_prob=0.0, blur_prob=0.0)
     config_lib.set_policy(config, image_augment.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
-    config.encoder.name = "resnet8"
-    config.encoder.stem = "strided"
-    config.encoder.width_multiplier = 0.25
+    config.encoder.name = "convnet"
+    config.encoder.channels = (4, 8)
+    config.encoder.features = 16
     config.heads.hidden_size = 8
     config.heads.output_size = 4
     config.optimizer.name = "lars"
