@@ -1,8 +1,8 @@
 """The small convolutional network of many BYOL tutorials, in flax.linen.
 
 Three times a 3x3 convolution, ReLU and a max-pool that halves height and width, then a dense layer
-of 1024. It has no norm: the batch norm of the heads is the only one. Parameters are float32; `dtype`
-is what convolutions and the dense layer compute in.
+of 1024. It has no norm: the batch norm of the heads is the only one. Parameters are float32;
+`dtype` is what convolutions and the dense layer compute in.
 """
 
 from collections.abc import Callable, Sequence
