@@ -459,17 +459,6 @@ def test_without_a_target_network_both_branches_learn():
     np.testing.assert_allclose(projections, two.projection, rtol=1e-5, atol=1e-6)
 
 
-def numpy_info_nce(q, z, z_other, temperature):
-    """SimCLR's loss of each row of q, whose positive is the same row of z_other."""
-    n = len(q)
-    same, other = q @ z.T / temperature, q @ z_other.T / temperature
-    losses = []
-    for i in range(n):
-        against = np.exp(other[i]).sum() + sum(np.exp(same[i, j]) for j in range(n) if j != i)
-        losses.append(np.log(against) - other[i, i])
-    return np.array(losses)
-
-
 @pytest.fixture(scope="module")
 def outputs():
     """Random outputs of the online and of the target network for two views, and unit vectors."""
@@ -482,28 +471,6 @@ def outputs():
         for name, x in {"q1": q1, "q2": q2, "z1": z1, "z2": z2, "t1": t1, "t2": t2}.items()
     }
     return online, target, units
-
-
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
-@pytest.mark.parametrize("own", [False, True], ids=["target", "without target"])
-def test_info_nce_is_the_plain_formula(outputs, temperature, own):
-    online, target, u = outputs
-    objective = objectives.info_nce(temperature)
-    if own:
-        objective, target = objectives.without_target(objective), None
-    loss, metrics = objective(online, target, None)
-    k1, k2 = (u["z1"], u["z2"]) if own else (u["t1"], u["t2"])
-    want = numpy_info_nce(u["q1"], k1, k2, temperature).mean()
-    want = (want + numpy_info_nce(u["q2"], k2, k1, temperature).mean()) / 2
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
-    assert metrics == {"info_nce_loss": loss} and loss.dtype == jnp.float32
-
-
-def test_info_nce_of_identical_projections_counts_the_candidates():
-    """With all similarities equal, the positive is one of 2 n - 1 candidates."""
-    ones = models.Outputs(None, jnp.ones((9, 5)), jnp.ones((9, 5)))
-    loss, _ = objectives.info_nce(0.1)((ones, ones), (ones, ones), None)
-    np.testing.assert_allclose(loss, np.log(17), rtol=1e-5)
 
 
 def test_without_target_regresses_own_projections_with_their_gradient(outputs):
@@ -529,42 +496,6 @@ def test_no_target_has_neither_parameters_nor_outputs():
     assert network.init(jax.random.key(0), jnp.ones((2, 3)), train=True) == {}
     outputs, stats = byol.apply(network, {}, {}, None, jax.random.key(0), jnp.arange(2))
     assert outputs == models.Outputs(None, None) and stats == {}
-
-
-def test_with_negatives_and_neither_predictor_nor_target_it_is_simclr():
-    learner = make(
-        predictor=None,
-        num_classes=None,
-        target=objectives.NoTarget(),
-        objective=objectives.without_target(objectives.with_negatives(1.0, 0.3)),
-    )
-    state, batch = byol.init(learner, 0, make_batch()), make_batch(labels=False)
-    view1, view2 = byol.augment_batch(learner, byol.step_key(state), batch)
-    loss, (_, metrics) = byol.loss_fn(state.online_params, learner, state, batch)
-    z1, z2 = (
-        run(learner.online, state.online_params, state.online_stats, view)[0].projection
-        for view in (view1, view2)
-    )
-    z1, z2 = (np.asarray(z, np.float64) / np.linalg.norm(z, axis=1)[:, None] for z in (z1, z2))
-    info_nce = (numpy_info_nce(z1, z1, z2, 0.3) + numpy_info_nce(z2, z2, z1, 0.3)).mean()
-    np.testing.assert_allclose(loss, 2 * 0.3 * info_nce + 4, rtol=1e-5)
-    np.testing.assert_allclose(metrics["byol_loss"] + metrics["negatives_loss"], loss, rtol=1e-6)
-
-
-def test_beta_weighs_the_negatives(start):
-    batch = make_batch()
-    losses = {}
-    for beta in (0.0, 0.5, 1.0):
-        objective = objectives.with_negatives(beta, 0.1) if beta else byol.byol_objective
-        learner = make(objective=objective)
-        _, (_, metrics) = byol.loss_fn(start.online_params, learner, start, batch)
-        losses[beta] = metrics
-    assert "negatives_loss" not in losses[0.0]
-    assert losses[0.0]["byol_loss"] == losses[1.0]["byol_loss"]
-    for beta in (0.5, 1.0):
-        parts = losses[beta]
-        want = parts["byol_loss"] + beta * parts["negatives_loss"] + parts["probe_loss"]
-        np.testing.assert_allclose(parts["loss"], want, rtol=1e-6)
 
 
 # Gradient accumulation.
