@@ -241,7 +241,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
                 "between 0 and 1, one for each of config.data.channels, such as "
                 f"--config.views.{key}={','.join(['0.5'] * config.data.channels)}."
             )
-    _resolve_encoder(config.encoder)
+    _resolve_encoder(config.encoder, config.data.image_size)
     _disable_augmentations(config)
     if config.heads.predictor_hidden_size is None:
         config.heads.predictor_hidden_size = config.heads.hidden_size
@@ -293,11 +293,12 @@ def _check_values(config: ConfigDict) -> None:
             )
 
 
-def _resolve_encoder(encoder: ConfigDict) -> None:
+def _resolve_encoder(encoder: ConfigDict, image_size: int) -> None:
     """Fills in the encoder's own defaults, and drops the open settings of other encoders."""
     chosen = {key: value for key, value in encoder.items() if value is not None}
     try:
-        models.make_encoder(**{"name": None} | chosen)
+        module = models.make_encoder(**{"name": None} | chosen)
+        models.check_image_size(module, image_size, image_size)
     except ValueError as error:
         raise ConfigError(f"config.encoder.{error}") from error
     own = models.settings(encoder.name)
