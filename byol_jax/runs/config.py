@@ -171,7 +171,7 @@ def default() -> ConfigDict:
 
     config.init = ConfigDict()  # what a new run starts from, if not from random weights
     config.init.state = ""  # a run, imported or ours: the complete state, with step and momentum
-    config.init.encoder = ""  # a run, an export or torchvision weights: online and target encoder
+    config.init.encoder = ""  # a run, an export or weights of torchvision or timm: both encoders
     config.init.target_encoder = ""  # likewise, for the target's encoder alone
 
     config.optimizer = ConfigDict()
