@@ -16,7 +16,7 @@ STEM_STRIDE = 4
 MAX_BLOCKS = 100  # of a stage: each takes time to compile
 LAYER_SCALE = 1e-6  # initial factor of each residual branch
 MLP_RATIO = 4  # of the hidden layer of a block to its channels
-initial_kernel = nn.initializers.truncated_normal(0.02)
+initial_kernel = nn.initializers.normal(0.02)  # theirs is truncated at 2, which never occurs
 layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
