@@ -33,7 +33,7 @@ def make(settings, axis_name):
     # Not Adam, which makes large steps of gradients that are nothing but rounding.
     config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.5
     config, _ = config_lib.resolve(config)
-    return build.make_learner(config, lambda step: 0.1, 6, 3, axis_name)
+    return build.make_learner(config, lambda step: 0.03, 6, 3, axis_name)
 
 
 def make_batch(step):
@@ -85,7 +85,7 @@ def test_one_device_and_two_give_the_same_updates(trained):
     assert one.keys() == two.keys() and len(one) > 20
     for name, want in one.items():
         scale = max(np.abs(want).max(), 0.1)  # rounding alone moves biases before a norm
-        np.testing.assert_allclose(two[name], want, rtol=0, atol=5e-5 * scale, err_msg=name)
+        np.testing.assert_allclose(two[name], want, rtol=0, atol=1e-4 * scale, err_msg=name)
     for key, want in metrics.items():
         np.testing.assert_allclose(replica_metrics[key], want, rtol=1e-4, err_msg=key)
 
