@@ -214,6 +214,16 @@ def test_each_optimizer_has_its_own_defaults(name):
     assert not warnings and config.optimizer.base_learning_rate is None
 
 
+@pytest.mark.parametrize(("optimizer", "count"), [("lars", 1), ("sgd", 1), ("adamw", 0)])
+def test_a_vit_without_adamw_warns(optimizer, count):
+    config = tiny_config()
+    config.encoder.update(dict.fromkeys(("stem", "width_multiplier")), name="vit_ti")
+    config.optimizer.name = optimizer
+    _, warnings = config_lib.resolve(config)
+    assert len(warnings) == count
+    assert all(f"optimizer.name={optimizer} can make a ViT's first" in line for line in warnings)
+
+
 def test_a_lars_rate_under_adamw_warns():
     config = tiny_config()
     config.optimizer.base_learning_rate = 0.45

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from encoders import random_encoder, random_trained, tiny_convnext, tiny_vit
 
+from byol_jax import models
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.runs import encoder as encoder_lib
@@ -53,6 +54,18 @@ def test_layers_and_their_shapes(name):
     assert last.shape == (3, *list(layers.values())[-1])
     if name != "vit":  # whose last block comes before the final norm
         assert_close(last, got)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_maps_are_made_for_those_who_ask_alone(name):
+    """Neither initial variables nor an application with other mutable collections have them."""
+    encoder, _ = ENCODERS[name]
+    module, x = encoder.module, images_for(encoder).astype(np.float32)
+    encode = functools.partial(models.encode, train=False)
+    made = jax.eval_shape(nn.init(encode, module), jax.random.key(0), x)
+    assert made.keys() == encoder.variables.keys() <= {"params", "batch_stats"}
+    apply = nn.apply(encode, module, mutable=["batch_stats"])
+    assert not set(jax.eval_shape(apply, encoder.variables, x)[1]) - {"batch_stats"}
 
 
 @pytest.mark.parametrize("encoder", [RESNET, tiny_vit(pool="mean")], ids=["resnet", "vit"])
