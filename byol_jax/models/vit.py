@@ -139,9 +139,10 @@ class ViT(nn.Module):
 
         normal = nn.initializers.normal
         class_token = self.param("class_token", normal(1e-6), (self.width,), jnp.float32)
-        table = sincos_positions(rows, columns, self.width) if self.positions == "sincos" else None
-        if table is None:
-            shape = (1 + rows * columns, self.width)
+        shape = (1 + rows * columns, self.width)
+        if self.positions == "sincos":
+            table = sincos_positions(rows, columns, self.width)
+        else:
             table = self.param("position_embedding", normal(0.02), shape, jnp.float32)
         # Room for the class token, which is part of the table: a sum needs no copies of it.
         table = jnp.concatenate([table[:1] + class_token, table[1:]])

@@ -147,7 +147,11 @@ class Encoder:
             self._encode(module, images)
             sown = module.variables.get("intermediates", {})
             found = flax.traverse_util.flatten_dict(sown, sep="/")
-            maps = {name: values[-1] for name, values in found.items() if values[-1].ndim == 4}
+            maps = {
+                name: values[-1]
+                for name, values in found.items()
+                if getattr(values[-1], "ndim", 0) == 4
+            }
             if not maps:
                 raise ConfigError(
                     f"{type(self.module).__name__} has no maps of features: call "
