@@ -11,12 +11,13 @@ import optax
 def is_adapted(params: optax.Params) -> optax.Params:
     """A tree of booleans: True for kernels, False for biases and the parameters of norms.
 
-    The latter get neither weight decay nor, under LARS, adaptation (section 3.3 of the paper).
+    The latter get neither weight decay nor, under LARS, adaptation (section 3.3 of the paper). The
+    learned positions of a ViT count as biases, as in timm.
     """
 
     def kernel(path: tuple, leaf: jax.Array) -> bool:
         name = getattr(path[-1], "key", None) if path else None
-        return leaf.ndim > 1 and name not in ("bias", "scale")
+        return leaf.ndim > 1 and name not in ("bias", "scale", "position_embedding")
 
     return jax.tree_util.tree_map_with_path(kernel, params)
 
@@ -105,6 +106,26 @@ def sgd(
         optax.trace(decay=momentum),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def freeze(
+    optimizer: optax.GradientTransformation, *paths: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """The optimizer without updates of the parameters below these paths; decay is one, too.
+
+    Args:
+      optimizer: of all parameters.
+      *paths: of keys in the parameters, such as ("encoder", "patch_embedding").
+    """
+
+    def is_frozen(params: optax.Params) -> optax.Params:
+        def below(path: tuple, _: jax.Array) -> bool:
+            keys = tuple(getattr(key, "key", None) for key in path)
+            return any(keys[: len(frozen)] == frozen for frozen in paths)
+
+        return jax.tree_util.tree_map_with_path(below, params)
+
+    return optax.chain(optimizer, optax.masked(optax.set_to_zero(), is_frozen))
 
 
 def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:

@@ -1,7 +1,9 @@
 """Encoders and runs with random weights and statistics, for the tests of the formats."""
 
+import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,15 +20,12 @@ def random_encoder(
     name: str,
     *,
     image_size: int = 64,
-    padding: str = "torch",
-    stem: str = "imagenet",
-    width_multiplier: float = 1.0,
     channels: int = 3,
     dtype: str = "float32",
     seed: int = 0,
+    **settings: Any,
 ) -> Encoder:
-    """An encoder whose every leaf is random: none has its initial value."""
-    settings = {"padding": padding, "stem": stem, "width_multiplier": float(width_multiplier)}
+    """An encoder with these settings whose every leaf is random: none has its initial value."""
     settings = {"name": name} | models.settings(name) | settings
     mean, std = list(image_augment.IMAGENET_MEAN), list(image_augment.IMAGENET_STD)
     config = {
@@ -40,7 +39,8 @@ def random_encoder(
     }
     image = jax.ShapeDtypeStruct((1, image_size, image_size, channels), np.float32)
     module = models.make_encoder(**settings, dtype=jnp.dtype(dtype))
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    encode = functools.partial(models.encode, train=False)
+    shapes = jax.eval_shape(lambda x: nn.init(encode, module)(jax.random.key(0), x), image)
     return Encoder(config, randomise(shapes, seed))
 
 
@@ -57,10 +57,25 @@ def randomise(shapes: Any, seed: int) -> Any:
             "mean": lambda: 0.1 * g,
             "var": lambda: 1 + 0.1 * np.abs(g),
             "count": lambda: np.full(shape.shape, 1000),  # updates averaged
+            "class_token": lambda: g,
+            "position_embedding": lambda: g,
+            "layer_scale": lambda: g,
         }[path[-1].key]()
         return np.asarray(values, np.float32)
 
     return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def tiny_vit(**settings: Any) -> Encoder:
+    """A ViT of two blocks, random."""
+    tiny = {"width": 24, "heads": 2, "depth": 2, "patch_size": 8, "image_size": 32}
+    return random_encoder("vit_ti", **(tiny | settings))
+
+
+def tiny_convnext(**settings: Any) -> Encoder:
+    """A ConvNeXt of five blocks, random."""
+    tiny = {"stage_sizes": (1, 1, 2, 1), "stage_channels": (8, 12, 16, 24), "image_size": 64}
+    return random_encoder("convnext_t", **(tiny | settings))
 
 
 def random_trained(step: int, **heads: int) -> run_lib.Trained:

@@ -84,14 +84,16 @@ def save(encoder: Encoder, directory: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides jax2onnx's tracebacks about optional packages that are missing."""
-    logger = logging.getLogger("jax2onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Hides jax2onnx's tracebacks about missing packages, and warnings about what it leaves out."""
+    loggers = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _difference(encoder: Encoder, session: Any) -> float:

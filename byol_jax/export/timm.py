@@ -11,14 +11,25 @@ The layout is that of timm.models.push_to_hf_hub (timm/models/_hub.py).
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.numpy
 
+from byol_jax import models
+from byol_jax.errors import CheckpointError
 from byol_jax.export import inference
 from byol_jax.export import torchvision as torchvision_export
+from byol_jax.export.convert import timm as names
 from byol_jax.runs import paths
 from byol_jax.runs.encoder import Encoder
 
 FORMAT = "byol_jax.timm.1"
+ARCHITECTURES = {  # timm's names, where they are not ours
+    "vit_ti": "vit_tiny_patch16_224",
+    "vit_s": "vit_small_patch16_224",
+    "vit_b": "vit_base_patch16_224",
+    "convnext_t": "convnext_tiny",
+    "convnext_s": "convnext_small",
+}
 
 CARD = """\
 ---
@@ -71,14 +82,15 @@ def save(encoder: Encoder, directory: Path) -> None:
     line on stdout says so.
 
     Args:
-      encoder: one that timm has too; see `export.torchvision.state_dict`.
+      encoder: a ViT or ConvNeXt of RGB images, or a ResNet that timm has too; see
+        `export.torchvision.state_dict`.
       directory: made if needed; an earlier export of this kind is replaced.
 
     Raises:
       CheckpointError: timm has no such network; the folder holds something else, or cannot be
         written.
     """
-    arrays = torchvision_export.state_dict(encoder, "timm")
+    arrays = _state_dict(encoder)
     record = _config(encoder)
     card, path = _card(encoder, record), directory / "README.md"
     with paths.write_folder(directory, record) as new:
@@ -89,13 +101,26 @@ def save(encoder: Encoder, directory: Path) -> None:
             (new / "README.md").write_bytes(card)
 
 
+def _state_dict(encoder: Encoder) -> dict[str, np.ndarray]:
+    """The encoder's weights under timm's names."""
+    module, channels = encoder.module, encoder.config["channels"]
+    if not isinstance(module, models.ViT | models.ConvNeXt):
+        return torchvision_export.state_dict(encoder, "timm")
+    if channels != 3:
+        raise CheckpointError(
+            f"This encoder has no counterpart in timm: its images have {channels} channel, and "
+            "timm prepares images with 3; use --format=byol_jax, stablehlo, savedmodel or onnx."
+        )
+    return names.to_state_dict(module, encoder.variables, encoder.config["image_size"])
+
+
 def _config(encoder: Encoder) -> dict[str, Any]:
     """The contents of config.json: timm's keys, and our own 'format' and 'training'."""
     config = encoder.config
     size = config["image_size"]
     record = {
         "format": FORMAT,
-        "architecture": config["encoder"]["name"],
+        "architecture": ARCHITECTURES.get(config["encoder"]["name"], config["encoder"]["name"]),
         "num_classes": 0,
         "num_features": inference.num_features(encoder),
         "global_pool": "avg",
@@ -118,6 +143,23 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     }
     if record["architecture"] == "resnet10":  # timm's resnet10 has another stem
         record |= {"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1]}}
+    module, prepared = encoder.module, record["pretrained_cfg"]
+    if isinstance(module, models.ConvNeXt):
+        sizes, channels = list(module.stage_sizes), list(module.stage_channels)
+        record["model_args"] = {"depths": sizes, "dims": channels}
+        prepared |= {"first_conv": "stem.0", "classifier": "head.fc"}
+    elif isinstance(module, models.ViT):
+        record["global_pool"] = {"class": "token", "mean": "avg"}[module.pool]
+        record["model_args"] = {
+            "img_size": size,
+            "patch_size": module.patch_size,
+            "embed_dim": module.width,
+            "depth": module.depth,
+            "num_heads": module.heads,
+            "global_pool": record["global_pool"],
+        }
+        prepared |= {"fixed_input_size": True, "pool_size": None}
+        prepared |= {"first_conv": "patch_embed.proj", "classifier": "head"}
     return record
 
 

@@ -6,7 +6,14 @@ the target network. Nothing here reads a config, a file or data, or knows about 
 """
 
 from byol_jax.models.convnet import ConvNet
-from byol_jax.models.encoders import ENCODERS, check_setting, make_encoder, settings
+from byol_jax.models.convnext import ConvNeXt, ConvNeXtS, ConvNeXtT
+from byol_jax.models.encoders import (
+    ENCODERS,
+    check_image_size,
+    check_setting,
+    make_encoder,
+    settings,
+)
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
 from byol_jax.models.networks import (
     OnlineNetwork,
@@ -28,6 +35,7 @@ from byol_jax.models.resnet import (
     ResNet152,
     ResNet200,
 )
+from byol_jax.models.vit import ViT, ViTB, ViTS, ViTTi
 
 __all__ = [
     "ENCODERS",
@@ -35,6 +43,9 @@ __all__ = [
     "BasicBlock",
     "BatchNorm",
     "Bottleneck",
+    "ConvNeXt",
+    "ConvNeXtS",
+    "ConvNeXtT",
     "ConvNet",
     "OnlineNetwork",
     "Outputs",
@@ -48,6 +59,11 @@ __all__ = [
     "ResNet152",
     "ResNet200",
     "TargetNetwork",
+    "ViT",
+    "ViTB",
+    "ViTS",
+    "ViTTi",
+    "check_image_size",
     "check_setting",
     "dropout_by_position",
     "encode",

@@ -5,6 +5,10 @@ the module are its settings: each field whose default is a bool, a number, a str
 be set by its name (`config.encoder.FIELD`, in a run). A field without a default must be given here.
 An annotation `Literal[...]` lists the choices of a string. A module that checks more than types
 does so in `__post_init__`, by a ValueError whose text begins with the setting, and calls super().
+Three more things are optional: `check_image_size(height, width)`, which raises such an error for
+images that the module cannot take; `frozen`, names of parameters that the optimizer must leave as
+they are; and `self.sow("intermediates", NAME, x)` for each map (batch, height, width, channels)
+that users may want, with the NAME 'features' for the last.
 """
 
 import dataclasses
@@ -15,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byol_jax.models import convnet, resnet
+from byol_jax.models import convnet, convnext, resnet, vit
 
 ENCODERS = {
     "resnet8": resnet.ResNet8,
@@ -27,6 +31,11 @@ ENCODERS = {
     "resnet152": resnet.ResNet152,
     "resnet200": resnet.ResNet200,
     "convnet": convnet.ConvNet,
+    "vit_ti": vit.ViTTi,
+    "vit_s": vit.ViTS,
+    "vit_b": vit.ViTB,
+    "convnext_t": convnext.ConvNeXtT,
+    "convnext_s": convnext.ConvNeXtS,
 }
 LARGEST = 1e12  # of any number in a setting
 
@@ -78,6 +87,12 @@ def make_encoder(
                 raise ValueError(f"{key}={value!r} must be at most {LARGEST:g}, and finite.")
     shared = {"dtype": dtype, "axis_name": axis_name, "convolution": convolution}
     return ENCODERS[name](**chosen, **{k: v for k, v in shared.items() if k in fields})
+
+
+def check_image_size(encoder: nn.Module, height: int, width: int) -> None:
+    """Raises ValueError, beginning with a setting, if an encoder cannot take images this large."""
+    if hasattr(encoder, "check_image_size"):
+        encoder.check_image_size(height, width)
 
 
 def check_setting(key: str, value: Any, kind: type, choices: tuple) -> None:

@@ -156,6 +156,8 @@ class ResNet(nn.Module):
                     project=self.first_shortcut and block == 0,
                     name=f"layer{stage + 1}_{block}",
                 )(x)
+            self.sow("intermediates", f"layer{stage + 1}", x)
+        self.sow("intermediates", "features", x)
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 

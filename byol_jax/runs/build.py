@@ -32,7 +32,13 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
 
 
 def optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer."""
+    """The optimizer, which leaves what the encoder freezes as it is."""
+    chosen = _optimizer(config, schedule)
+    frozen = [("encoder", name) for name in getattr(encoder(config), "frozen", ())]
+    return optim.freeze(chosen, *frozen) if frozen else chosen
+
+
+def _optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     chosen = config.optimizer
     if chosen.name == "adamw":
         return optim.adamw(schedule, chosen.weight_decay)

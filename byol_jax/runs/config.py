@@ -8,6 +8,7 @@ and refuses what cannot work, before anything is loaded or compiled.
 import dataclasses
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_dict
 
@@ -171,7 +172,7 @@ def default() -> ConfigDict:
 
     config.init = ConfigDict()  # what a new run starts from, if not from random weights
     config.init.state = ""  # a run, imported or ours: the complete state, with step and momentum
-    config.init.encoder = ""  # a run, an export or torchvision weights: online and target encoder
+    config.init.encoder = ""  # a run, an export or weights of torchvision or timm: both encoders
     config.init.target_encoder = ""  # likewise, for the target's encoder alone
 
     config.optimizer = ConfigDict()
@@ -241,7 +242,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
                 "between 0 and 1, one for each of config.data.channels, such as "
                 f"--config.views.{key}={','.join(['0.5'] * config.data.channels)}."
             )
-    _resolve_encoder(config.encoder)
+    encoder = _resolve_encoder(config.encoder, config.data.image_size)
     _disable_augmentations(config)
     if config.heads.predictor_hidden_size is None:
         config.heads.predictor_hidden_size = config.heads.hidden_size
@@ -262,6 +263,12 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
         warnings.append(
             f"warning: config.optimizer.base_learning_rate={rate:g} looks like a rate for LARS; "
             f"{usual:g} is usual under AdamW."
+        )
+    if config.optimizer.name != "adamw" and isinstance(encoder, models.ViT):
+        # Its class token starts near 0, before a norm, so that its first gradients are huge.
+        warnings.append(
+            f"warning: config.optimizer.name={config.optimizer.name} can make a ViT's first steps "
+            "much too long: ViTs are usually trained with --config.optimizer.name=adamw."
         )
     return config, warnings
 
@@ -293,11 +300,16 @@ def _check_values(config: ConfigDict) -> None:
             )
 
 
-def _resolve_encoder(encoder: ConfigDict) -> None:
-    """Fills in the encoder's own defaults, and drops the open settings of other encoders."""
+def _resolve_encoder(encoder: ConfigDict, image_size: int) -> nn.Module:
+    """Fills in the encoder's own defaults, and drops the open settings of other encoders.
+
+    Returns:
+      The encoder.
+    """
     chosen = {key: value for key, value in encoder.items() if value is not None}
     try:
-        models.make_encoder(**{"name": None} | chosen)
+        module = models.make_encoder(**{"name": None} | chosen)
+        models.check_image_size(module, image_size, image_size)
     except ValueError as error:
         raise ConfigError(f"config.encoder.{error}") from error
     own = models.settings(encoder.name)
@@ -306,6 +318,7 @@ def _resolve_encoder(encoder: ConfigDict) -> None:
             del encoder[key]
         for key in own.keys() - chosen.keys():
             encoder[key] = own[key]
+    return module
 
 
 def _disable_augmentations(config: ConfigDict) -> None:

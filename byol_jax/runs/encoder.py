@@ -65,9 +65,32 @@ class Encoder:
           Float32 (n, features).
 
         Raises:
-          DataError: another dtype or shape, no image, or a batch size below 1.
+          DataError: another dtype or shape, a size that the encoder cannot take, no image, or a
+            batch size below 1.
         """
         return self._in_batches("embed", self._embed, images, batch_size)
+
+    def embed_dense(
+        self, images: np.ndarray, layer: str = "features", batch_size: int = 256
+    ) -> np.ndarray:
+        """Maps of features of images, for detection, segmentation or correspondences.
+
+        Args:
+          images: as of embed.
+          layer: 'features' for the last map before the pooling (of a ViT, the tokens of the patches
+            after the final norm); or that of an earlier stage: 'layer1', ... of a ResNet, ConvNet
+            or ConvNeXt, 'block1', ... of a ViT.
+          batch_size: as of embed.
+
+        Returns:
+          Float32 (n, h, w, channels).
+
+        Raises:
+          DataError: as of embed.
+          ConfigError: the encoder has no such layer, or none.
+        """
+        function = functools.partial(self._embed_dense, layer, self.variables)
+        return self._in_batches("embed_dense", function, images, batch_size)
 
     def _in_batches(
         self,
@@ -93,33 +116,77 @@ class Encoder:
                 f"{name} was given {len(images)} images and batch_size={batch_size}: both must be "
                 "at least 1."
             )
+        try:
+            models.check_image_size(self.module, *images.shape[1:3])
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from error
         outputs = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             size = min(batch_size, 2 ** (len(batch) - 1).bit_length())
             padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
-            outputs.append(np.asarray(function(padded))[: len(batch)])
+            try:
+                outputs.append(np.asarray(function(padded))[: len(batch)])
+            except flax.errors.ScopeParamShapeError as error:
+                trained = self.config["image_size"]
+                raise DataError(
+                    f"{name} was given images of {images.shape[1]} x {images.shape[2]} pixels, but "
+                    f"this encoder has weights for each position of {trained} x {trained}: bring "
+                    "images to that size."
+                ) from error
         return np.concatenate(outputs)
 
     @functools.cached_property
     def _embed(self) -> Callable[[np.ndarray], jax.Array]:
-        module = self.module
-        if hasattr(module, "convolution"):
-            training = self.config["training"].get("config") or {}
-            wanted = training.get("cpu_convolution", backend.AUTO)
-            chosen = backend.choose_convolution(wanted, devices=1)  # which has all cores
-            module = module.clone(convolution=chosen.function)
-        return functools.partial(jax.jit(self.embed_fn(module)), self.variables)
+        return functools.partial(jax.jit(self.embed_fn(self._fast_module)), self.variables)
+
+    @functools.cached_property
+    def _embed_dense(self) -> Callable[[str, dict[str, Any], np.ndarray], jax.Array]:
+        def embed(layer: str, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+            module = self._fast_module.bind(variables, mutable=["intermediates"])
+            self._encode(module, images)
+            sown = module.variables.get("intermediates", {})
+            found = flax.traverse_util.flatten_dict(sown, sep="/")
+            maps = {
+                name: values[-1]
+                for name, values in found.items()
+                if getattr(values[-1], "ndim", 0) == 4
+            }
+            if not maps:
+                raise ConfigError(
+                    f"{type(self.module).__name__} has no maps of features: call "
+                    "self.sow('intermediates', 'features', x) in it, with x (batch, height, width, "
+                    "channels)."
+                )
+            if layer not in maps:
+                raise ConfigError(f"layer={layer!r} is not one of {', '.join(maps)}.")
+            return maps[layer].astype(jnp.float32)
+
+        return jax.jit(embed, static_argnums=0)
+
+    @functools.cached_property
+    def _fast_module(self) -> nn.Module:
+        """The module with the convolution of this machine."""
+        if not hasattr(self.module, "convolution"):
+            return self.module
+        training = self.config["training"].get("config") or {}
+        wanted = training.get("cpu_convolution", backend.AUTO)
+        chosen = backend.choose_convolution(wanted, devices=1)  # which has all cores
+        return self.module.clone(convolution=chosen.function)
 
     def embed_fn(self, module: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
         """(variables, uint8 images) -> float32 (n, features) by `module`, not compiled."""
 
         def embed(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-            with models.matmul_precision(self.config.get("matmul_precision", "default")):
-                images = image_augment.normalize(images, self.config["mean"], self.config["std"])
-                return models.encode(module.bind(variables), images, train=False)
+            return self._encode(module.bind(variables), images)
 
         return embed
+
+    def _encode(self, module: nn.Module, images: jax.Array) -> jax.Array:
+        """Uint8 images -> float32 (n, features) by a bound module."""
+        with models.matmul_precision(self.config.get("matmul_precision", "default")):
+            images = image_augment.normalize(images, self.config["mean"], self.config["std"])
+            return models.encode(module, images, train=False)
 
 
 class Model(Encoder):

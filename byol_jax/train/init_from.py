@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 import byol_jax
 from byol_jax import byol
 from byol_jax.errors import UserError
-from byol_jax.export.convert import torchvision
+from byol_jax.export.convert import timm, torchvision
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import manifest, paths
 from byol_jax.runs import run as run_lib
 
 # Settings that change what an encoder computes, but not the shapes of its weights.
-SHAPELESS_SETTINGS = ("stem", "padding")
+SHAPELESS_SETTINGS = ("stem", "padding", "pool", "positions", "heads")
 # Settings that a state must share with the run that it came from.
 STATE_SETTINGS = ("optimizer.name", "optimizer.clip", "target_network")
 
@@ -31,7 +31,7 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
         if path and not paths.path(path).exists():
             raise UserError(
                 f"config.init.{key}={path} does not exist: name a run, an export, or a file of "
-                "torchvision's weights (.safetensors or .pth)."
+                "torchvision's or timm's weights (.safetensors or .pth)."
             )
     if not config.init.state:
         return 0
@@ -75,7 +75,8 @@ def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
     other = run_lib.restore(paths.path(path), step)
     theirs = other.run.config
     before, now = config_lib.flat(theirs), config_lib.flat(config)
-    for name in (*(f"encoder.{name}" for name in SHAPELESS_SETTINGS), *STATE_SETTINGS):
+    shared = (f"encoder.{name}" for name in SHAPELESS_SETTINGS if name in theirs.encoder)
+    for name in (*(name for name in shared if name in now), *STATE_SETTINGS):
         if before.get(name) != now.get(name):
             raise UserError(
                 f"{key}={path} was trained with config.{name}={before.get(name)}, but this run has "
@@ -114,21 +115,27 @@ def _with_encoder(
 def _encoder_variables(
     key: str, path: str, config: ConfigDict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Variables and settings of the encoder in a run, an export or a torchvision file."""
+    """Variables and settings of the encoder in a run, an export or a file of weights."""
     if paths.path(path).is_dir():
         encoder = byol_jax.load(path)
         variables, settings = encoder.variables, encoder.config["encoder"]
     else:
-        settings = {"stem": "imagenet", "padding": "torch"}
+        fixed_positions = config.encoder.get("positions") == "sincos"
         try:
-            variables = torchvision.from_state_dict(torchvision.read(path))
+            arrays = torchvision.read(path)
+            if timm.is_known(arrays):
+                variables, settings = timm.from_state_dict(arrays, fixed_positions)
+            else:
+                variables = torchvision.from_state_dict(arrays)
+                settings = {"stem": "imagenet", "padding": "torch"}
         except UserError as error:
             raise UserError(f"{key}={path}: {error}") from error
-    for name in SHAPELESS_SETTINGS:
-        if settings.get(name) != config.encoder.get(name):
+    # Encoders of another kind have other settings, and other weights, which are compared later.
+    for name in (name for name in SHAPELESS_SETTINGS if name in settings):
+        if settings[name] != config.encoder.get(name, settings[name]):
             raise UserError(
-                f"{key}={path} has an encoder with {name} {settings.get(name)!r}: add "
-                f"--config.encoder.{name}={settings.get(name)}."
+                f"{key}={path} has an encoder with {name} {settings[name]!r}: add "
+                f"--config.encoder.{name}={settings[name]}."
             )
     return variables, settings
 

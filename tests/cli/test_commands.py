@@ -19,7 +19,10 @@ from byol_jax.train import loop
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "--config=quickstart"
-PRESETS = "cifar10, cifar100, cifar10_small, folder, imagenet, imagenet_512, imagenette, quickstart"
+PRESETS = (
+    "cifar10, cifar100, cifar10_small, cifar10_vit, folder, imagenet, imagenet_512, "
+    "imagenet_vit_s16, imagenette, quickstart"
+)
 
 
 def call(*arguments, cwd=ROOT):

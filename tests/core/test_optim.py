@@ -154,3 +154,30 @@ def test_schedules_equal_the_authors(reference_data):
     np.testing.assert_allclose(
         [taus(s) for s in steps], values["tau_base0.99_total1000"], atol=2e-7
     )
+
+
+@pytest.mark.parametrize("make", [optim.adamw, optim.sgd, optim.lars])
+def test_frozen_parameters_stay_and_others_are_updated_as_before(make):
+    """Even decay leaves them alone, though their gradient is not zero."""
+    rng = np.random.default_rng(0)
+    block = {"kernel": rng.standard_normal((3, 2)), "bias": rng.standard_normal(2)}
+    params = {"encoder": {"stem": block, "stem2": block}, "projector": {"stem": block}}
+    params = jax.tree.map(jnp.float32, params)
+    plain = make(0.1, weight_decay=0.5)
+    frozen = optim.freeze(plain, ("encoder", "stem"), ("projector", "stem", "bias"))
+    updates = []
+    for optimizer in (plain, frozen):
+        grads, state = jax.tree.map(jnp.ones_like, params), optimizer.init(params)
+        updates.append(optimizer.update(grads, state, params)[0])
+    want, got = updates
+    assert not any(np.any(x) for x in jax.tree.leaves(got["encoder"]["stem"]))
+    assert np.all(want["encoder"]["stem"]["kernel"]) and np.all(want["projector"]["stem"]["bias"])
+    assert not np.any(got["projector"]["stem"]["bias"])
+    for path in (("encoder", "stem2"), ("projector", "stem")):
+        for leaf in ("kernel", "bias") if path[0] == "encoder" else ("kernel",):
+            np.testing.assert_array_equal(got[path[0]][path[1]][leaf], want[path[0]][path[1]][leaf])
+
+
+def test_positions_of_a_vit_are_not_decayed():
+    params = {"position_embedding": jnp.ones((5, 4)), "class_token": jnp.ones(4)}
+    assert optim.is_adapted(params) == {"position_embedding": False, "class_token": False}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from encoders import random_encoder
+from encoders import random_encoder, tiny_convnext, tiny_vit
 from PIL import Image
 
 import byol_jax
@@ -75,6 +75,17 @@ def test_a_folder_of_images(encoder, images, tmp_path, monkeypatch):
     assert table.schema.field("label").type == pyarrow.int32()
     np.testing.assert_array_equal(embeddings_in(table), found["embeddings"])
     assert table["name"].to_pylist() == names and table["label"].to_pylist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("make", [tiny_vit, tiny_convnext])
+def test_other_encoders(make, images, tmp_path):
+    folder, _, arrays = images
+    encoder = make(image_size=32)
+    source = data.open_source(f"folder:{folder}", "val")
+    features.save(encoder, tmp_path, source, crop_fraction=1.0)
+    found, table = read(tmp_path)
+    assert_close(found["embeddings"], encoder.embed(arrays))
+    np.testing.assert_array_equal(embeddings_in(table), found["embeddings"])
 
 
 def test_images_without_labels(encoder, images, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from encoders import random_encoder
+from encoders import random_encoder, tiny_convnext, tiny_vit
 
 import byol_jax
 from byol_jax.errors import UserError
@@ -41,9 +41,17 @@ def assert_close(got, want, tolerance=TOLERANCE):
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
 
 
-@pytest.fixture(scope="module", params=["resnet18", "resnet50"])
+ENCODERS = {
+    "resnet18": lambda: random_encoder("resnet18"),
+    "resnet50": lambda: random_encoder("resnet50"),
+    "vit": lambda: tiny_vit(positions="learned"),
+    "convnext": tiny_convnext,
+}
+
+
+@pytest.fixture(scope="module", params=sorted(ENCODERS))
 def encoder(request):
-    return random_encoder(request.param)
+    return ENCODERS[request.param]()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +96,7 @@ def test_savedmodel_is_served_by_tensorflow(encoder, features, tmp_path, monkeyp
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     (spec,) = serve.structured_input_signature[1].values()
     assert spec.name == "images" and spec.dtype == tf.uint8
-    assert spec.shape.as_list() == [None, 64, 64, 3]
+    assert spec.shape.as_list() == [None, *inference.image_shape(encoder)]
 
 
 def test_orbax_restores_every_array(encoder, tmp_path, monkeypatch):
@@ -103,6 +111,13 @@ def test_other_stems_and_paddings_and_any_number_of_images(small, tmp_path, monk
     for n in (1, 5):
         names = run(module, tmp_path, monkeypatch, images=images_for(small, n))
         assert_close(names["features"], small.embed(images_for(small, n)))
+
+
+def test_our_own_format_gives_the_same_embeddings(encoder, features, tmp_path):
+    encoder_lib.save(encoder, tmp_path)
+    found = byol_jax.load(tmp_path)
+    assert found.config["encoder"] == json.loads(json.dumps(encoder.config["encoder"]))
+    np.testing.assert_array_equal(found.embed(images_for(encoder)), features)
 
 
 def test_an_encoder_trained_in_bfloat16_is_exported_in_float32(tmp_path, monkeypatch):

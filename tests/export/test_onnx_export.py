@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from encoders import random_encoder
+from encoders import random_encoder, tiny_convnext, tiny_vit
 
 from byol_jax.errors import UserError
 from byol_jax.export import onnx as onnx_format
@@ -39,10 +39,22 @@ def assert_equal_features(encoder, directory, monkeypatch):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_onnx_runtime_computes_equal_features(name, tmp_path, monkeypatch):
-    encoder = random_encoder(name)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: random_encoder("resnet18"),
+        lambda: random_encoder("resnet50"),
+        lambda: random_encoder("convnet", image_size=16),
+        tiny_vit,
+        lambda: tiny_vit(positions="learned", pool="mean"),
+        tiny_convnext,
+    ],
+    ids=["resnet18", "resnet50", "convnet", "vit", "vit of the mean", "convnext"],
+)
+def test_onnx_runtime_computes_equal_features(make, tmp_path, monkeypatch, caplog):
+    encoder = make()
     onnx_format.save(encoder, tmp_path)
+    assert not caplog.records
     assert_equal_features(encoder, tmp_path, monkeypatch)
     graph = onnx.load(tmp_path / "encoder.onnx").graph
     (images,), (features,) = graph.input, graph.output
@@ -134,7 +146,7 @@ def test_missing_packages_are_named(encoder, tmp_path, monkeypatch, package):
 def test_the_conversion_leaves_flax_and_jax_unchanged(encoder, tmp_path):
     # jax2onnx replaces functions of Flax and JAX during tracing.
     before = nn.max_pool, nn.Conv.__call__, nn.relu, jnp.pad, jnp.mean
-    level = logging.getLogger("jax2onnx").level
+    levels = [logging.getLogger(name).level for name in ("jax2onnx", "onnx_ir")]
     onnx_format.save(encoder, tmp_path)
     assert (nn.max_pool, nn.Conv.__call__, nn.relu, jnp.pad, jnp.mean) == before
-    assert logging.getLogger("jax2onnx").level == level
+    assert [logging.getLogger(name).level for name in ("jax2onnx", "onnx_ir")] == levels

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from encoders import random_encoder
+from encoders import random_encoder, tiny_convnext, tiny_vit
 from torchvision_on_cpu import torch, torchvision
 
 from byol_jax.errors import CheckpointError, UserError
@@ -53,16 +53,16 @@ def model_folder(encoder, tmp_path_factory):
     return directory
 
 
-def normalised(mean, std):
-    """IMAGES as PyTorch's networks take them."""
-    x = IMAGES.astype(np.float32) / 255
+def normalised(mean, std, images=IMAGES):
+    """Images as PyTorch's networks take them."""
+    x = images.astype(np.float32) / 255
     x = (x - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
-def run(model, mean, std):
+def run(model, mean, std, images=IMAGES):
     with torch.no_grad():
-        return model.eval()(normalised(mean, std)).numpy()
+        return model.eval()(normalised(mean, std, images)).numpy()
 
 
 def assert_same_features(got, want):
@@ -141,6 +141,54 @@ def test_timm_loads_a_resnet10(small, tmp_path):
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     got = run(model, small.config["mean"], small.config["std"])
     assert_same_features(got, small.embed(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("make", "architecture", "pool"),
+    [
+        (tiny_vit, "vit_tiny_patch16_224", "token"),
+        (lambda: tiny_vit(positions="learned", pool="mean"), "vit_tiny_patch16_224", "avg"),
+        (lambda: tiny_vit(patch_size=4, image_size=16), "vit_tiny_patch16_224", "token"),
+        (tiny_convnext, "convnext_tiny", "avg"),
+    ],
+    ids=["vit", "vit of the mean", "vit of small patches", "convnext"],
+)
+def test_timm_loads_a_transformer_or_convnext(make, architecture, pool, tmp_path):
+    encoder = make()
+    timm_export.save(encoder, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert (record["architecture"], record["global_pool"]) == (architecture, pool)
+    size = encoder.config["image_size"]
+    images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+    want = encoder.embed(images)
+    folder = f"local-dir:{tmp_path}"
+    config = timm.data.resolve_model_data_config(timm.create_model(folder, pretrained=True))
+    assert tuple(config["input_size"]) == (3, size, size)
+    # Also as a plain network with the same settings.
+    plain = timm.create_model(architecture, num_classes=0, **record["model_args"])
+    plain.load_state_dict(safetensors_torch.load_file(tmp_path / "model.safetensors"), strict=True)
+    for model in (timm.create_model(folder, pretrained=True), plain):
+        assert model.num_features == 24 == record["num_features"]
+        got = run(model, config["mean"], config["std"], images)
+        assert_same_features(got, want)
+    model = timm.create_model(folder, pretrained=True, num_classes=10).eval()
+    assert model(torch.zeros(1, 3, size, size)).shape == (1, 10)
+    loaded = model.state_dict()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(loaded[name], value), name
+
+
+@pytest.mark.parametrize("make", [tiny_vit, tiny_convnext])
+def test_transformers_and_convnexts_that_a_library_lacks_are_refused(make, tmp_path):
+    encoder = make()
+    kind = type(encoder.module).__name__
+    with pytest.raises(UserError, match=f"no counterpart in torchvision: it is a {kind}, not a Re"):
+        torchvision_export.save(encoder, tmp_path / "out")
+    with pytest.raises(UserError, match="no counterpart in timm: its images have 1 channel"):
+        timm_export.save(make(channels=1), tmp_path / "out")
+    with pytest.raises(UserError, match="no counterpart in timm: it is a ConvNet"):
+        timm_export.save(random_encoder("convnet", image_size=16), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_timm_has_a_resnet200_of_these_shapes():

@@ -214,6 +214,16 @@ def test_each_optimizer_has_its_own_defaults(name):
     assert not warnings and config.optimizer.base_learning_rate is None
 
 
+@pytest.mark.parametrize(("optimizer", "count"), [("lars", 1), ("sgd", 1), ("adamw", 0)])
+def test_a_vit_without_adamw_warns(optimizer, count):
+    config = tiny_config()
+    config.encoder.update(dict.fromkeys(("stem", "width_multiplier")), name="vit_ti")
+    config.optimizer.name = optimizer
+    _, warnings = config_lib.resolve(config)
+    assert len(warnings) == count
+    assert all(f"optimizer.name={optimizer} can make a ViT's first" in line for line in warnings)
+
+
 def test_a_lars_rate_under_adamw_warns():
     config = tiny_resnet_config()
     config.optimizer.base_learning_rate = 0.45
@@ -404,3 +414,34 @@ def test_other_lengths_on_imagenet_are_interpolated_with_a_warning(capsys):
     assert (beyond.optimizer.base_learning_rate, beyond.tau_base) == (0.2, 0.996)
     with pytest.raises(UserError, match=r"imagenet:ten must end in a number of epochs"):
         imagenet.get_config("ten")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "vit_s"}, "encoder.patch_size=16 does not divide images of 20 x 20 pixels"),
+        ({"name": "convnext_t"}, r"encoder.stage_sizes=\(3, 3, 9, 3\) needs images of at least 32"),
+        ({"name": "convnet", "channels": (4,) * 5}, "encoder.channels=.* at least 32 x 32"),
+    ],
+)
+def test_images_that_an_encoder_cannot_take_are_refused(settings, message):
+    config = tiny_config()
+    config.data.image_size = 20
+    config.encoder.update(dict.fromkeys(("stem", "width_multiplier")) | settings)
+    with pytest.raises(ConfigError, match=f"config.{message}"):
+        config_lib.resolve(config)
+
+
+def test_a_frozen_patch_embedding_reaches_network_and_optimizer():
+    config = tiny_config()
+    tiny = {"name": "vit_ti", "width": 8, "heads": 2, "depth": 1, "freeze_patch_embedding": True}
+    config.encoder.update(dict.fromkeys(("stem", "width_multiplier")) | tiny)
+    config, _ = config_lib.resolve(config)
+    assert build.encoder(config).frozen == ("patch_embedding",)
+    leaf = {"kernel": jnp.ones((2, 2))}
+    params = {"encoder": {"patch_embedding": leaf, "norm": leaf}, "patch_embedding": leaf}
+    optimizer = build.optimizer(config, schedule=0.5)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    moved = jax.tree.map(lambda x: bool(np.any(x)), updates)
+    assert moved["encoder"] == {"patch_embedding": {"kernel": False}, "norm": {"kernel": True}}
+    assert moved["patch_embedding"] == {"kernel": True}  # of another part

@@ -13,7 +13,7 @@ from tiny import tiny_resnet_config
 
 from byol_jax import byol
 from byol_jax.errors import UserError
-from byol_jax.export.convert import torchvision
+from byol_jax.export.convert import timm, torchvision
 from byol_jax.runs import build, paths
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
@@ -203,3 +203,78 @@ def test_torchvision_weights_start_a_run_or_its_target(tmp_path):
     network |= {"encoder__padding": "torch", "encoder__width_multiplier": 0.25}
     with pytest.raises(UserError, match=r"does not fit this run's networks: its .* is float32 "):
         started(init__encoder=str(path), **network)
+
+
+VIT = {
+    **{"encoder__name": "vit_ti", "encoder__width": 24, "encoder__heads": 2, "encoder__depth": 2},
+    **{"encoder__patch_size": 4, "encoder__pool": "mean"},
+}
+CONVNEXT = {
+    **{"encoder__name": "convnext_t", "encoder__stage_sizes": (1, 2)},
+    "encoder__stage_channels": (4, 6),
+}
+
+
+def settings_of(network):
+    return {key.removeprefix("encoder__"): value for key, value in network.items()}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [VIT, VIT | {"encoder__positions": "learned"}, CONVNEXT],
+    ids=["vit", "learned positions", "convnext"],
+)
+@pytest.mark.parametrize("kind", ["weights", "export"])
+def test_transformers_and_convnexts_start_a_run(network, kind, tmp_path):
+    """From a file under timm's names, or from an export in our own format."""
+    other = random_encoder(**settings_of(network), image_size=16, channels=1)
+    path = tmp_path / "weights.safetensors"
+    if kind == "weights":
+        arrays = timm.to_state_dict(other.module, other.variables, image_size=16)
+        safetensors.numpy.save_file(arrays, path)
+    else:
+        encoder_lib.save(other, path)
+    network = network | {"encoder__stem": None, "encoder__width_multiplier": None}
+    state = started(init__encoder=str(path), **network)
+    for params in (state.online_params, state.target_params):
+        assert_equal(params["encoder"], other.variables["params"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoder__pool": "class"}, "pool 'mean': add --config.encoder.pool=mean"),
+        ({"encoder__depth": 1}, "trained with --config.encoder.depth=2"),
+        ({"encoder__name": "resnet8"}, "does not fit this run's networks: its "),
+    ],
+)
+def test_another_network_than_that_of_the_weights_is_refused(settings, message, tmp_path):
+    other = random_encoder(**settings_of(VIT), image_size=16, channels=1)
+    path = tmp_path / "weights.safetensors"
+    arrays = timm.to_state_dict(other.module, other.variables, image_size=16)
+    safetensors.numpy.save_file(arrays, path)
+    network = VIT | {"encoder__stem": None, "encoder__width_multiplier": None} | settings
+    if settings.get("encoder__name") == "resnet8":
+        network = settings
+    with pytest.raises(UserError, match=message):
+        started(init__encoder=str(path), **network)
+
+
+def test_other_positions_than_those_of_the_weights_are_refused(tmp_path):
+    network = VIT | {"encoder__positions": "learned"}
+    other = random_encoder(**settings_of(network), image_size=16, channels=1)
+    path = tmp_path / "weights.safetensors"
+    arrays = timm.to_state_dict(other.module, other.variables, image_size=16)
+    safetensors.numpy.save_file(arrays, path)
+    network |= {"encoder__stem": None, "encoder__width_multiplier": None}
+    network["encoder__positions"] = "sincos"
+    with pytest.raises(UserError, match=r"positions 'learned': add --config.encoder.positions=lea"):
+        started(init__encoder=str(path), **network)
+
+
+def test_an_export_with_other_heads_is_refused(tmp_path):
+    """The shapes of the weights do not depend on the number of heads."""
+    encoder_lib.save(random_encoder(**settings_of(VIT), image_size=16, channels=1), tmp_path)
+    network = VIT | {"encoder__stem": None, "encoder__width_multiplier": None}
+    with pytest.raises(UserError, match=r"heads 2: add --config.encoder.heads=2"):
+        started(init__encoder=str(tmp_path), **(network | {"encoder__heads": 3}))
