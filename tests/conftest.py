@@ -29,7 +29,8 @@ QUICKLY_COMPILED = {
     *("test_cpu_runs", "test_evaluate", "test_on_device", "test_readme", "test_formats"),
     *("test_reference_checkpoint", "test_onnx_export", "test_parallel", "test_models"),
     *("test_torchvision_export", "test_convert_torchvision", "test_detection", "test_pickles"),
-    *("test_byol", "test_image", "test_encoder"),
+    *("test_byol", "test_image", "test_encoder", "test_geometry", "test_corrupt"),
+    *("test_user_function",),
 }
 # These start first, so that no core runs one of them alone at the end.
 LONGEST = (
