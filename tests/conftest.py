@@ -30,7 +30,8 @@ QUICKLY_COMPILED = {
     *("test_reference_checkpoint", "test_onnx_export", "test_parallel", "test_models"),
     *("test_torchvision_export", "test_convert_torchvision", "test_detection", "test_pickles"),
     *("test_byol", "test_image", "test_encoder", "test_embed_dense", "test_convert_timm"),
-    *("test_convnet", "test_vit", "test_convnext", "test_encoders"),
+    *("test_convnet", "test_vit", "test_convnext", "test_encoders", "test_geometry"),
+    *("test_corrupt", "test_user_function"),
 }
 # These start first, so that no core runs one of them alone at the end.
 LONGEST = (

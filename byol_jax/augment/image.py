@@ -3,25 +3,33 @@
 Section 3.3 and appendix B of the paper. crops.py has the geometric half. Each operation takes one
 float32 image (channels, height, width) in 0..1 (channels first: planes of pixels vectorise, triples
 of channels do not) and equals the authors' code before their clipping to 0..1, which `jitter` and
-`view` do here. Images of one channel skip saturation, hue and gray.
+`view` do here. Images of one channel skip saturation, hue and gray. `view` also applies what is
+not in the paper, if asked to: geometry.py before these operations, corrupt.py after them.
 
 Random amounts depend on the key alone.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from byol_jax.augment.corrupt import Corruption, corrupt
+from byol_jax.augment.geometry import Geometry, change_geometry
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R BT.601, as rounded by the authors
+FUNCTION = 2**31 + 6  # what the key of a view is folded with, after those of geometry and corrupt
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """Probabilities and strengths for one of the two views (table 6 of the paper)."""
+class View(Geometry, Corruption):
+    """Probabilities and strengths for one of the two views (table 6 of the paper).
+
+    The inherited ones, of geometry.py and corrupt.py, are off by default.
+    """
 
     jitter_prob: float = 0.8  # of jittering at all; the four then come in random order
     brightness: float = 0.4  # added: uniform in -b..b
@@ -42,12 +50,15 @@ class Policy:
     """Both views, and the mean and standard deviation (per channel) to normalise with.
 
     A policy is the `augment` of a `byol.Learner`, and its `preprocess` is the learner's.
+    `function`, if there is one, takes a PRNG key and a view, float32 (height, width, channels) in
+    0..1, after all other operations and before normalisation, and returns another such view.
     """
 
     view1: View
     view2: View
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    function: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
     def __call__(self, key: jax.Array, crops: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Both views of one image, augmented and normalised.
@@ -62,8 +73,11 @@ class Policy:
 
         def one(index: int, config: View) -> jax.Array:
             planes = jnp.moveaxis(crops[index].astype(jnp.float32) / 255, -1, 0)
-            planes = view(config, jax.random.fold_in(key, index), planes)
-            return normalize(jnp.moveaxis(planes, 0, -1), self.mean, self.std)
+            key_of_view = jax.random.fold_in(key, index)
+            image = jnp.moveaxis(view(config, key_of_view, planes, self.mean), 0, -1)
+            if self.function is not None:
+                image = self.function(jax.random.fold_in(key_of_view, FUNCTION), image)
+            return normalize(image, self.mean, self.std)
 
         return one(0, self.view1), one(1, self.view2)
 
@@ -191,14 +205,18 @@ def jitter(image: jax.Array, amounts: jax.Array, order: jax.Array, config: View)
     return jax.lax.scan(adjust, image, (deltas, contrasts, turns, saturations))[0]
 
 
-def view(config: View, key: jax.Array, image: jax.Array) -> jax.Array:
+def view(
+    config: View, key: jax.Array, image: jax.Array, mean: Sequence[float] = (0.5,)
+) -> jax.Array:
     """Augments one image; the result is in 0..1.
 
     Args:
       config: probabilities and strengths.
       key: a PRNG key for this image and view alone.
       image: float32 (channels, height, width) in 0..1, of 1 or 3 channels.
+      mean: of each channel: what `config.fill="mean"` fills with.
     """
+    image = change_geometry(config, key, image)
     # All amounts at once: a threefry call costs more than the numbers it makes.
     u = jax.random.uniform(key, (13,))
     jitter_u, gray_u, blur_u, sigma_u, solarize_u = u[:5]
@@ -214,7 +232,7 @@ def view(config: View, key: jax.Array, image: jax.Array) -> jax.Array:
     if config.solarize_prob > 0:
         solarized = solarize(image, config.solarize_threshold)
         image = jnp.where(solarize_u < config.solarize_prob, solarized, image)
-    return jnp.clip(image, 0, 1)
+    return corrupt(config, key, jnp.clip(image, 0, 1), mean)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

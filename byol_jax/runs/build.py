@@ -12,6 +12,7 @@ from byol_jax.augment import crops
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
+from byol_jax.runs import user_function
 
 
 def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
@@ -68,12 +69,13 @@ def crop(config: ConfigDict) -> crops.Crop:
 
 
 def policy(config: ConfigDict) -> image_augment.Policy:
-    """The photometric policy."""
+    """The policy of both views; imports `config.augment.function`."""
     return image_augment.Policy(
         view1=image_augment.View(**config.views.view1),
         view2=image_augment.View(**config.views.view2),
         mean=tuple(config.views.mean),
         std=tuple(config.views.std),
+        function=user_function.load(config),
     )
 
 

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_dict
 
 from byol_jax import backend, models
+from byol_jax.augment import corrupt, geometry
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError
 
@@ -51,6 +52,8 @@ CHOICES = {
     "cpu_convolution": backend.CONVOLUTIONS,
     "tau_schedule": ("cosine", "constant"),
     "crop.fit": ("clip", "retry"),
+    "views.*.pad_mode": tuple(geometry.PAD_MODES),
+    "views.*.fill": corrupt.FILLS,
     "data.channels": (1, 3),
     "data.on_decode_error": ("error", "skip"),
     "data.placement": ("auto", "host", "device"),
@@ -68,7 +71,7 @@ def _limit(value: float, keys: str) -> dict[str, float]:
 
 
 # A number is at least 0 and at most MAX_FINITE, or 1 for a *_prob, except for these. "views.*" is
-# both views. A *_min is also at most its *_max.
+# both views, here and in CHOICES. A *_min is also at most its *_max.
 AT_LEAST = {
     **_limit(MIN_BATCH_SIZE, "batch_size"),
     **_limit(1, "accum_steps data.image_size max_skipped_updates log_every_steps health.patience"),
@@ -77,6 +80,9 @@ AT_LEAST = {
     **_limit(1, "knn.train_examples knn.test_examples"),
     **_limit(MIN_POSITIVE, "crop.area_min crop.area_max crop.ratio_min crop.ratio_max"),
     **_limit(MIN_POSITIVE, "views.*.blur_sigma_min views.*.blur_sigma_max views.*.blur_divider"),
+    **_limit(MIN_POSITIVE, "views.*.erase_area_min views.*.erase_area_max"),
+    **_limit(MIN_POSITIVE, "views.*.erase_ratio_min views.*.erase_ratio_max"),
+    **_limit(1, "views.*.mask_patch_size"),
     **_limit(MIN_POSITIVE, "crop.test_fraction negatives.temperature optimizer.trust_coefficient"),
 }
 AT_MOST = {
@@ -84,10 +90,12 @@ AT_MOST = {
     **_limit(2**16, "data.image_size"),
     **_limit(100, "heads.projector_layers heads.predictor_layers"),  # each takes time to compile
     **_limit(1, "crop.area_min crop.area_max crop.test_fraction tau_base optimizer.momentum"),
+    **_limit(1, "views.*.erase_area_min views.*.erase_area_max views.*.mask_share"),
+    **_limit(180, "views.*.rotation_degrees"),
     **_limit(1e38, "optimizer.base_learning_rate"),
 }
 # The parts of the augmentation that config.disable_augmentations can name, and the keys that each
-# of them sets; figure 3b of the paper.
+# of them sets; figure 3b of the paper, then what the paper does not have.
 AUGMENTATION_ABLATIONS = {
     "crop": dict.fromkeys(
         ("crop.area_min", "crop.area_max", "crop.ratio_min", "crop.ratio_max"), 1.0
@@ -99,6 +107,14 @@ AUGMENTATION_ABLATIONS = {
     "blur": {"views.*.blur_prob": 0.0},
     "solarize": {"views.*.solarize_prob": 0.0},
     "asymmetry": {},  # both views get the mean of each field
+    "vertical_flip": {"views.*.vertical_flip_prob": 0.0},
+    "quarter_turn": {"views.*.quarter_turn_prob": 0.0},
+    "rotation": {"views.*.rotation_prob": 0.0},
+    "pad": {"views.*.pad": 0},
+    "noise": {"views.*.noise_prob": 0.0},
+    "erase": {"views.*.erase_prob": 0.0},
+    "mask": {"views.*.mask_share": 0.0},
+    "function": {"augment.function": ""},
 }
 
 
@@ -144,9 +160,13 @@ def default() -> ConfigDict:
     config.crop.fit = "clip"
     config.crop.test_fraction = 0.875  # centre crop in evaluation, of the shorter side
 
-    # The photometric half: the fields of image_augment.Policy. mean and std are those of each
-    # channel, for values in 0..1.
-    config.views = ConfigDict(dataclasses.asdict(image_augment.IMAGENET))
+    # The photometric half, and what is off by default: the fields of image_augment.Policy. mean and
+    # std are those of each channel, for values in 0..1.
+    config.views = ConfigDict(_fields(image_augment.IMAGENET))
+    config.augment = ConfigDict()
+    # MODULE:FUNCTION of your own, traced by JAX: takes a key and a view, float32 (height, width,
+    # channels) in 0..1 before normalisation, and returns the like. docs/augmentations.md
+    config.augment.function = ""
     # Ablations: names of AUGMENTATION_ABLATIONS, such as "gray,blur".
     config.disable_augmentations = ""
 
@@ -206,7 +226,12 @@ def default() -> ConfigDict:
 
 def set_policy(config: ConfigDict, policy: image_augment.Policy) -> None:
     """Writes a photometric policy, such as `image_augment.CIFAR10`, into a config."""
-    config.views.update(dataclasses.asdict(policy))
+    config.views.update(_fields(policy))
+
+
+def _fields(policy: image_augment.Policy) -> dict[str, Any]:
+    """What `config.views` holds; `config.augment.function` names a function, if there is one."""
+    return {k: v for k, v in dataclasses.asdict(policy).items() if k != "function"}
 
 
 def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
@@ -244,6 +269,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             )
     encoder = _resolve_encoder(config.encoder, config.data.image_size)
     _disable_augmentations(config)
+    _check_views(config)
     if config.heads.predictor_hidden_size is None:
         config.heads.predictor_hidden_size = config.heads.hidden_size
     if config.init.state and (config.init.encoder or config.init.target_encoder):
@@ -283,11 +309,11 @@ def _check_values(config: ConfigDict) -> None:
         value, kind = get(config, key), get(usual, section).get_type(leaf)
         if value is None and open_value is None:
             continue
+        key_of_both = key.replace("view1", "*").replace("view2", "*")
         try:
-            models.check_setting(key, value, kind, CHOICES.get(key, ()))
+            models.check_setting(key, value, kind, CHOICES.get(key_of_both, ()))
         except ValueError as error:
             raise ConfigError(f"config.{error}") from error
-        key_of_both = key.replace("view1", "*").replace("view2", "*")
         low = AT_LEAST.get(key_of_both, 0)
         high = AT_MOST.get(key_of_both, 1 if key.endswith("_prob") else MAX_FINITE)
         if kind in (int, float) and not low <= value <= high:
@@ -297,6 +323,25 @@ def _check_values(config: ConfigDict) -> None:
         if key.endswith("_min") and get(config, high := key.removesuffix("min") + "max") < low:
             raise ConfigError(
                 f"config.{high}={get(config, high)} must be at least config.{key}={low}."
+            )
+
+
+def _check_views(config: ConfigDict) -> None:
+    """Raises ConfigError for settings of a view that do not fit the size of the images."""
+    size = config.data.image_size
+    for name in ("view1", "view2"):
+        view = config.views[name]
+        if view.pad >= size:
+            raise ConfigError(
+                f"config.views.{name}.pad={view.pad} must be below config.data.image_size={size}."
+            )
+        rows, columns = corrupt.patch_grid(size, size, view.mask_patch_size)
+        masked = corrupt.masked_patches(size, size, view.mask_patch_size, view.mask_share)
+        if view.mask_share and not 0 < masked < rows * columns:
+            raise ConfigError(
+                f"config.views.{name}.mask_share={view.mask_share:g} masks {masked} of the "
+                f"{rows * columns} patches of {view.mask_patch_size} pixels: choose another share, "
+                f"or another config.views.{name}.mask_patch_size; 0 masks nothing."
             )
 
 
@@ -333,9 +378,20 @@ def _disable_augmentations(config: ConfigDict) -> None:
             for view in ("view1", "view2") if "*" in key else ("",):
                 put(config, key.replace("*", view), value)
         if part == "asymmetry":
-            view1, view2 = config.views.view1, config.views.view2
-            for key in view1:
-                view1[key] = view2[key] = (view1[key] + view2[key]) / 2
+            _equalize(config.views.view1, config.views.view2)
+
+
+def _equalize(view1: ConfigDict, view2: ConfigDict) -> None:
+    """Gives both views the mean of each number; raises ConfigError for names that differ."""
+    for key, kind in ((key, view1.get_type(key)) for key in view1):
+        if kind is str and view1[key] != view2[key]:
+            raise ConfigError(
+                f"config.disable_augmentations=asymmetry has no mean of config.views.view1.{key}="
+                f"{view1[key]} and config.views.view2.{key}={view2[key]}: choose one for both."
+            )
+        if kind is not str:
+            mean = (view1[key] + view2[key]) / 2
+            view1[key] = view2[key] = round(mean) if kind is int else mean
 
 
 def get(config: ConfigDict, key: str) -> Any:

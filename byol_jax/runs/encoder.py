@@ -193,7 +193,8 @@ class Model(Encoder):
     """The online network of a run at a checkpoint (as from `run.restore`), in evaluation mode.
 
     Attributes:
-      learner: the learner of the run; `byol.update` trains `state` further.
+      learner: the learner of the run; `byol.update` trains `state` further, without
+        `config.augment.function`, which is never imported from a run on disk.
       state: everything that changes during training.
     """
 

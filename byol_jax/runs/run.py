@@ -63,9 +63,15 @@ class Run(NamedTuple):
         """The learning rate by step; raises ConfigError if the warm-up is longer than the run."""
         return build.learning_rate(self.config, self.steps_per_epoch)
 
-    def learner(self, axis_name: str | None = None) -> byol.Learner:
-        """The learner of this run; the same object for equal runs of one process."""
-        config = FrozenConfigDict(self.config)
+    def learner(self, axis_name: str | None = None, *, for_training: bool = False) -> byol.Learner:
+        """The learner of this run; the same object for equal runs of one process.
+
+        Only for training does it have `config.augment.function`, as importing that runs its code.
+        """
+        config = self.config.copy_and_resolve_references()
+        if not for_training:
+            config.augment.function = ""
+        config = FrozenConfigDict(config)
         return _learner(config, self.data["num_classes"], self.steps_per_epoch, axis_name)
 
 

@@ -128,7 +128,7 @@ def run_context(
         config.data.placement = on_all(lambda: on_device.placement(config, source))
         run = run_lib.make_run(config, source)
         processes.check_same("settings or data", run_lib.fingerprint(run))
-        learner = run.learner(parallel.AXIS)
+        learner = on_all(lambda: run.learner(parallel.AXIS, for_training=True))
 
         # The folder, and the state to start from.
         config_changes = on_all(lambda: _prepare_workdir(stack, workdir, run, source))

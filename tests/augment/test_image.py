@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byol_jax.augment import corrupt, geometry
 from byol_jax.augment import image as image_augment
 
 
@@ -257,6 +258,59 @@ def test_a_view_has_no_branches_and_changes_colours_in_three_steps():
         assert inside.count("round") == 1  # the turn of the hue
 
 
+def test_what_is_off_adds_no_operation(monkeypatch):
+    def traced():
+        images, positions = batch(np.random.default_rng(0))
+        augment = functools.partial(augment_batch, image_augment.IMAGENET, jax.random.key(0))
+        return str(jax.make_jaxpr(augment)(images, positions))
+
+    with_them = traced()
+    monkeypatch.setattr(image_augment, "change_geometry", lambda config, key, image: image)
+    monkeypatch.setattr(image_augment, "corrupt", lambda config, key, image, mean: image)
+    assert with_them == traced()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_operations_draw_the_same_numbers_with_them(image, channels):
+    """Geometry comes first, corruption last; what is drawn in between stays the same."""
+    image = jnp.asarray(image[:channels, :, :9])
+    paper = dataclasses.replace(image_augment.IMAGENET.view2, blur_prob=0.5, blur_divider=2.0)
+    flipped = many(dataclasses.replace(paper, vertical_flip_prob=1.0), image, 100)
+    np.testing.assert_array_equal(flipped, many(paper, image[:, ::-1], 100))
+    plain = many(paper, image, 100)
+    masked = many(dataclasses.replace(paper, mask_share=0.5, mask_patch_size=3), image, 100)
+    same = (masked == plain).all(1)
+    assert np.all(same[:, ::3, ::3].sum((1, 2)) <= 5) and 0.4 < same.mean() < 0.6
+    assert np.all(masked.swapaxes(0, 1)[:, ~same] == np.float32(0.5))
+
+
+def test_fills_with_the_mean_are_zero_after_normalisation():
+    images, positions = batch(np.random.default_rng(0))
+    masked = dataclasses.replace(OFF, mask_share=0.5, mask_patch_size=2)
+    policy = image_augment.Policy(OFF, masked, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    _, outs = augment_batch(policy, jax.random.key(0), images, positions)
+    np.testing.assert_array_equal((np.asarray(outs) == 0).all(-1).sum((1, 2)), 32)
+
+
+def test_a_function_of_ones_own_comes_before_normalisation():
+    images, positions = batch(np.random.default_rng(0))
+
+    def function(key, image):
+        assert image.shape == (8, 8, 3) and image.dtype == jnp.float32
+        return image * jax.random.uniform(key)
+
+    plain = image_augment.Policy(OFF, OFF, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    policy = dataclasses.replace(plain, function=function)
+    outs = augment_batch(policy, jax.random.key(0), images, positions)
+    factors = []
+    for view, out in zip(images.swapaxes(0, 1), outs, strict=True):
+        scaled = np.asarray(out) * np.array(policy.std) + np.array(policy.mean)
+        factor = scaled.sum((1, 2, 3)) / (view / 255).sum((1, 2, 3))
+        np.testing.assert_allclose(scaled, view / 255 * factor[:, None, None, None], atol=1e-6)
+        factors.extend(factor)
+    assert len(set(np.round(factors, 4))) == 12  # another key for every image and view
+
+
 def test_normalize_takes_bytes_and_fractions():
     image = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
@@ -282,6 +336,11 @@ def test_the_policy_is_the_papers():
         "blur_divider": 10.0,
         "solarize_threshold": 0.5,
     }
+    added = dataclasses.asdict(geometry.Geometry()) | dataclasses.asdict(corrupt.Corruption())
+    off = ("vertical_flip_prob", "quarter_turn_prob", "rotation_prob", "pad")
+    off += ("noise_prob", "erase_prob", "mask_share")
+    assert not any(added[name] for name in off)
+    shared |= added
     assert dataclasses.asdict(image_augment.IMAGENET.view1) == shared | {
         "blur_prob": 1.0,
         "solarize_prob": 0.0,

@@ -76,6 +76,19 @@ PRESETS = Path(__file__).parents[2] / "byol_jax" / "presets"
         ("encoder.width_multiplier", float("inf"), r"encoder.width_multiplier=inf must be"),
         ("encoder.remat", 1, r"encoder.remat=1 must be of type bool"),
         ("disable_augmentations", "crop,colour", r"='colour' is not one of crop, flip, color"),
+        ("views.view1.rotation_degrees", 181.0, r"rotation_degrees=181.0 must be .* at most 180"),
+        ("views.view2.pad", 16, r"view2.pad=16 must be below config.data.image_size=16"),
+        ("views.view1.pad", 1.5, r"views.view1.pad=1.5 must be of type int"),
+        ("views.view2.pad_mode", "edge", r"view2.pad_mode='edge' is not one of zero, reflect"),
+        ("views.view1.fill", "black", r"view1.fill='black' is not one of mean, zero, noise"),
+        ("views.view1.erase_area_min", 0.5, r"erase_area_max=0.4 must be at least config.views"),
+        ("views.view1.erase_area_max", 1.5, r"erase_area_max=1.5 must be .* at most 1"),
+        ("views.view2.erase_ratio_min", 0.0, r"erase_ratio_min=0.0 must be at least"),
+        ("views.view2.mask_share", 1.1, r"mask_share=1.1 must be at least 0 and at most 1"),
+        ("views.view2.mask_share", 0.99, r"view2.mask_share=0.99 masks 16 of the 16 patches of 4"),
+        ("views.view1.mask_share", 0.01, r"view1.mask_share=0.01 masks 0 of the 16 patches of 4"),
+        ("views.view1.mask_patch_size", 0, r"mask_patch_size=0 must be at least 1"),
+        ("augment.function", None, r"augment.function=None must be of type str"),
     ],
 )
 def test_a_wrong_value_is_refused_by_key(key, value, message):
@@ -156,7 +169,10 @@ def test_a_record_of_an_earlier_version_keeps_its_behaviour():
     resolved, _ = config_lib.resolve(config)
     record = resolved.to_dict()
     del record["crop"]["fit"], record["matmul_precision"], record["checkpoint"]["every_minutes"]
-    del record["encoder"]["stem_channels"]
+    del record["encoder"]["stem_channels"], record["augment"]
+    for view in (record["views"]["view1"], record["views"]["view2"]):
+        for key in ("vertical_flip_prob", "rotation_prob", "pad", "pad_mode", "mask_share", "fill"):
+            del view[key]
     assert config_lib.from_record(json.loads(json.dumps(record))) == resolved
 
 
@@ -307,6 +323,11 @@ def test_tau_can_be_constant():
 def test_disable_augmentations_changes_one_part_alone(part):
     config = config_lib.default()
     config.steps, config.data.source = 1, "embedded"
+    for view in (config.views.view1, config.views.view2):  # what is off by default
+        for key in ("vertical_flip", "quarter_turn", "rotation", "noise", "erase"):
+            view[f"{key}_prob"] = 0.5
+        view.pad, view.mask_share = 4, 0.5
+    config.augment.function = "mine:augment"
     before, _ = config_lib.resolve(config)
     config.disable_augmentations = part
     after, _ = config_lib.resolve(config)
@@ -322,8 +343,27 @@ def test_disable_augmentations_changes_one_part_alone(part):
         "blur": _both(blur_prob=0.0),
         "solarize": {"views.view2.solarize_prob": 0.0},  # view 1 has none
         "asymmetry": _both(blur_prob=0.55, solarize_prob=0.1),
+        "vertical_flip": _both(vertical_flip_prob=0.0),
+        "quarter_turn": _both(quarter_turn_prob=0.0),
+        "rotation": _both(rotation_prob=0.0),
+        "pad": _both(pad=0),
+        "noise": _both(noise_prob=0.0),
+        "erase": _both(erase_prob=0.0),
+        "mask": _both(mask_share=0.0),
+        "function": {"augment.function": ""},
     }
     assert changed == pytest.approx(fields[part] | {"disable_augmentations": part})
+
+
+def test_the_mean_of_both_views_is_rounded_and_needs_the_same_names():
+    config = config_lib.default()
+    config.steps, config.data.source, config.disable_augmentations = 1, "embedded", "asymmetry"
+    config.views.view1.pad, config.views.view1.pad_mode = 7, "reflect"
+    with pytest.raises(ConfigError, match=r"no mean of config.views.view1.pad_mode=reflect and"):
+        config_lib.resolve(config)
+    config.views.view2.pad_mode = "reflect"
+    resolved, _ = config_lib.resolve(config)
+    assert (resolved.views.view1.pad, resolved.views.view2.pad) == (4, 4)
 
 
 def _both(**fields):
@@ -347,8 +387,9 @@ def test_every_setting_of_the_views_reaches_the_policy():
     config = config_lib.default()
     assert build.policy(config) == image_augment.IMAGENET
     for field in dataclasses.fields(image_augment.View):
-        config.views.view2[field.name] = 0.25
-        assert getattr(build.policy(config).view2, field.name) == 0.25
+        value = {float: 0.25, int: 3, str: "other"}[field.type]
+        config.views.view2[field.name] = value
+        assert getattr(build.policy(config).view2, field.name) == value
 
 
 @pytest.mark.parametrize(
