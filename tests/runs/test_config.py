@@ -232,7 +232,7 @@ def test_each_optimizer_has_its_own_defaults(name):
 
 @pytest.mark.parametrize(("optimizer", "count"), [("lars", 1), ("sgd", 1), ("adamw", 0)])
 def test_a_vit_without_adamw_warns(optimizer, count):
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.encoder.update(dict.fromkeys(("stem", "width_multiplier")), name="vit_ti")
     config.optimizer.name = optimizer
     _, warnings = config_lib.resolve(config)
@@ -466,7 +466,7 @@ def test_other_lengths_on_imagenet_are_interpolated_with_a_warning(capsys):
     ],
 )
 def test_images_that_an_encoder_cannot_take_are_refused(settings, message):
-    config = tiny_config()
+    config = tiny_resnet_config()
     config.data.image_size = 20
     config.encoder.update(dict.fromkeys(("stem", "width_multiplier")) | settings)
     with pytest.raises(ConfigError, match=f"config.{message}"):
@@ -474,7 +474,7 @@ def test_images_that_an_encoder_cannot_take_are_refused(settings, message):
 
 
 def test_a_frozen_patch_embedding_reaches_network_and_optimizer():
-    config = tiny_config()
+    config = tiny_resnet_config()
     tiny = {"name": "vit_ti", "width": 8, "heads": 2, "depth": 1, "freeze_patch_embedding": True}
     config.encoder.update(dict.fromkeys(("stem", "width_multiplier")) | tiny)
     config, _ = config_lib.resolve(config)
