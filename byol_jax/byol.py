@@ -105,6 +105,8 @@ class Learner:
     optimizer: optax.GradientTransformation
     tau: Callable[[jax.Array], jax.Array]  # target decay as a function of the step
     objective: Objective = byol_objective
+    # (state, new online parameters) -> new target parameters, in place of the average with tau
+    next_target: Callable[[State, Tree], Tree] | None = None
     axis_name: str | None = None  # mapped axis of replicas; batch norm should average over it too
     accum_steps: int = 1  # micro-batches over which an update averages its gradient
     unroll: bool = False  # unroll the loop over micro-batches, as CPUs need
@@ -154,15 +156,7 @@ def init(learner: Learner, seed: int, batch: Batch) -> State:
       seed: non-negative; initial weights and all later randomness follow from it.
       batch: at least two examples; only their shapes and dtypes matter.
     """
-    key = jax.random.key(seed)
-    batch = jax.tree.map(lambda x: x[:2], batch)
-    view1, view2 = jax.eval_shape(functools.partial(augment_batch, learner), key, batch)
-    # Views of the same shapes use the same parameters: one is enough.
-    views = [view1] if view1 == view2 else [view1, view2]
-    views = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), views)
-    # Compiled, because hundreds of small programs take longer.
-    initialize = jax.jit(functools.partial(learner.online.init, train=True, method="on_each"))
-    variables = initialize(key, views)
+    variables = init_network(learner, learner.online, jax.random.key(seed), batch)
     params, stats = variables["params"], variables.get("batch_stats", {})
     parts = learner.target.parts
     return State(
@@ -175,6 +169,17 @@ def init(learner: Learner, seed: int, batch: Batch) -> State:
         target_stats={k: jax.tree.map(jnp.copy, stats[k]) for k in parts if k in stats},
         opt_state=learner.optimizer.init(params),
     )
+
+
+def init_network(learner: Learner, network: nn.Module, key: jax.Array, batch: Batch) -> Tree:
+    """The variables of one of the networks before training, for the views of a batch."""
+    batch = jax.tree.map(lambda x: x[:2], batch)
+    view1, view2 = jax.eval_shape(functools.partial(augment_batch, learner), key, batch)
+    # Views of the same shapes use the same parameters: one is enough.
+    views = [view1] if view1 == view2 else [view1, view2]
+    views = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), views)
+    # Compiled, because hundreds of small programs take longer.
+    return jax.jit(functools.partial(network.init, train=True, method="on_each"))(key, views)
 
 
 def step_key(state: State) -> jax.Array:
@@ -264,18 +269,22 @@ def update(learner: Learner, state: State, batch: Batch) -> tuple[State, Metrics
         )
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.online_params)
     online_params = optax.apply_updates(state.online_params, updates)
-    tau = jnp.asarray(learner.tau(state.step), jnp.float32)
+    if learner.next_target is not None:  # targets.py
+        target_params = learner.next_target(state, online_params)
+    else:
+        tau = jnp.asarray(learner.tau(state.step), jnp.float32)
+        target_params = update_target(state.target_params, online_params, tau)
+        metrics["tau"] = tau
     new_state = State(
         step=state.step + 1,
         seed=state.seed,
         online_params=online_params,
-        target_params=update_target(state.target_params, online_params, tau),
+        target_params=target_params,
         online_stats=online_stats,
         target_stats=target_stats,
         opt_state=opt_state,
     )
     metrics |= {
-        "tau": tau,
         "gradient_norm": optax.tree.norm(grads),
         "parameter_norm": optax.tree.norm(online_params),
     }

@@ -95,7 +95,7 @@ def make_run(values):
     for view in (config.views.view1, config.views.view2):
         view.update(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
     config.views.mean, config.views.std = image_augment.IMAGENET_MEAN, image_augment.IMAGENET_STD
-    config.tau_base = theirs["base_target_ema"]
+    config.target.tau_base = theirs["base_target_ema"]
     config.optimizer.base_learning_rate = schedule["base_learning_rate"]
     config.optimizer.warmup_epochs = float(schedule["warmup_steps"])  # an epoch is one step here
     config.optimizer.weight_decay = theirs["optimizer_config"]["weight_decay"]

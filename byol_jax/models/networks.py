@@ -39,6 +39,10 @@ class TargetNetwork(nn.Module):
             projection = self.projector(embedding, train)
         return Outputs(embedding, projection.astype(jnp.float32))
 
+    def on_each(self, views: tuple[Tree, ...], train: bool) -> list[Outputs]:
+        """Calls the network on one view after the other."""
+        return [self(view, train) for view in views]
+
 
 class OnlineNetwork(nn.Module):
     """Encoder f, projector g and predictor q, and a linear probe that monitors training."""

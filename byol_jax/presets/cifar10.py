@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
 
     config.encoder.name = "resnet18"
     config.encoder.stem = "cifar"
-    config.tau_base = 0.99
+    config.target.tau_base = 0.99
     config.optimizer.base_learning_rate = 1.0
     config.optimizer.weight_decay = 1e-5
     config.optimizer.trust_coefficient = 0.02

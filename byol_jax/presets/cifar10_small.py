@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.encoder.width_multiplier = 1.5
     config.heads.hidden_size = 512
     config.heads.output_size = 128
-    config.tau_base = 0.98
+    config.target.tau_base = 0.98
     config.optimizer.name = "adamw"
     config.optimizer.base_learning_rate = 4e-3
     config.optimizer.warmup_epochs = 0.5

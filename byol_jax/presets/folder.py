@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.epochs = 100
     config.batch_size = 256
     config.dtype = "bfloat16"
-    config.tau_base = 0.99
+    config.target.tau_base = 0.99
     config.optimizer.base_learning_rate = 0.45
     config.optimizer.weight_decay = 1e-6
     return config

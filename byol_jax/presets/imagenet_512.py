@@ -19,5 +19,5 @@ def get_config() -> ConfigDict:
     config.batch_size = 512
     config.optimizer.base_learning_rate = 0.4
     config.optimizer.weight_decay = 1.5e-6
-    config.tau_base = 0.9995
+    config.target.tau_base = 0.9995
     return config

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.encoder.heads = 12
     config.encoder.freeze_patch_embedding = True
     config.heads.projector_layers = 3
-    config.tau_base = 0.99
+    config.target.tau_base = 0.99
     config.optimizer.name = "adamw"
     config.optimizer.base_learning_rate = 1.5e-4
     config.optimizer.weight_decay = 0.1

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.data.test_split = "validation"
     config.data.image_size = 128
     config.encoder.name = "resnet18"
-    config.tau_base = 0.996
+    config.target.tau_base = 0.996
     config.optimizer.base_learning_rate = 2.0
     config.optimizer.weight_decay = 1e-6
     return config

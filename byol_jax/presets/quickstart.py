@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.encoder.width_multiplier = 1.5
     config.heads.hidden_size = 256
     config.heads.output_size = 64
-    config.tau_base = 0.95
+    config.target.tau_base = 0.95
     config.optimizer.name = "adamw"
     config.optimizer.base_learning_rate = 5e-3
     config.optimizer.warmup_epochs = 1.0

@@ -1,5 +1,9 @@
 """From a resolved config to the objects that it describes."""
 
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +11,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from byol_jax import backend, byol, models, objectives, optim
+from byol_jax import backend, byol, models, objectives, optim, targets
 from byol_jax.augment import crops
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError
@@ -52,9 +56,9 @@ def _optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTr
 
 def target_decay(config: ConfigDict, total: int) -> optax.Schedule:
     """The target's decay by step, for a run of `total` steps."""
-    if config.tau_schedule == "constant":
-        return optax.constant_schedule(config.tau_base)  # table 5 of the paper
-    return optim.target_decay(config.tau_base, total)
+    if config.target.tau_schedule == "constant":
+        return optax.constant_schedule(config.target.tau_base)  # table 5 of the paper
+    return optim.target_decay(config.target.tau_base, total)
 
 
 def crop(config: ConfigDict) -> crops.Crop:
@@ -79,12 +83,26 @@ def policy(config: ConfigDict) -> image_augment.Policy:
     )
 
 
-def encoder(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
-    """The encoder."""
+def encoder(
+    config: ConfigDict, axis_name: str | None = None, settings: ConfigDict | None = None
+) -> nn.Module:
+    """The encoder of these settings; by default of `config.encoder`."""
     convolution = backend.choose_convolution(config.cpu_convolution).function
     dtype = jnp.dtype(config.dtype)
+    settings = config.encoder if settings is None else settings
     return models.make_encoder(
-        dtype=dtype, axis_name=axis_name, convolution=convolution, **config.encoder
+        dtype=dtype, axis_name=axis_name, convolution=convolution, **settings
+    )
+
+
+def target_network(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
+    """The target network."""
+    if config.target.update == "none":
+        return objectives.NoTarget()
+    settings = config.target.encoder if config.target.encoder.name else config.encoder
+    projector, _ = heads(config, axis_name)
+    return models.TargetNetwork(
+        encoder(config, axis_name, settings), projector, config.matmul_precision
     )
 
 
@@ -102,11 +120,9 @@ def heads(config: ConfigDict, axis_name: str | None = None) -> tuple[models.MLP,
 
 
 def objective(config: ConfigDict) -> byol.Objective:
-    """BYOL's objective, or one of its ablations."""
-    chosen = byol.byol_objective
-    if config.negatives.beta:
-        chosen = objectives.with_negatives(config.negatives.beta, config.negatives.temperature)
-    if not config.target_network:
+    """The objective."""
+    chosen = objectives.make_objective(**config.objective)
+    if config.target.update == "none" and objectives.OBJECTIVES[config.objective.name].has_target:
         chosen = objectives.without_target(chosen)
 
     # A context while it is traced, and not JAX's own setting, which belongs to the caller.
@@ -133,19 +149,37 @@ def make_learner(
     """The learner of a run of `total` steps."""
     (projector, predictor), precision = heads(config, axis_name), config.matmul_precision
     probe = None if num_classes is None else nn.Dense(num_classes)
-    target = objectives.NoTarget()
-    if config.target_network:
-        target = models.TargetNetwork(encoder(config, axis_name), projector.clone(), precision)
     augment = policy(config)
-    return byol.Learner(
+    learner = byol.Learner(
         models.OnlineNetwork(encoder(config, axis_name), projector, predictor, probe, precision),
-        target,
+        target_network(config, axis_name),
         augment,
         augment.preprocess,
         optimizer(config, schedule),
         target_decay(config, total),
         objective(config),
-        axis_name,
-        config.accum_steps,
+        axis_name=axis_name,
+        accum_steps=config.accum_steps,
         unroll=jax.default_backend() == "cpu",
     )
+    return dataclasses.replace(learner, next_target=next_target(config, learner))
+
+
+def next_target(config: ConfigDict, learner: byol.Learner) -> targets.NextTarget | None:
+    """What the target network becomes after an update; None: the moving average, or no target."""
+    chosen = config.target
+    if chosen.update == "copy":
+        return targets.copy_every(chosen.every_steps)
+    if chosen.update == "redraw":
+        batch = example_batch(config)
+        return targets.redraw_every(
+            chosen.every_steps, lambda key: targets.draw(learner, key, batch)[0]
+        )
+    return targets.frozen() if chosen.update == "frozen" else None
+
+
+def init_fn(config: ConfigDict, learner: byol.Learner) -> Callable[[int, byol.Batch], byol.State]:
+    """Makes the state before the first update, from a seed and a batch."""
+    # A target that does not learn from the online network has weights of its own.
+    has_own_weights = config.target.update in ("redraw", "frozen")
+    return partial(targets.init if has_own_weights else byol.init, learner)

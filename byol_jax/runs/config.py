@@ -12,7 +12,7 @@ import flax.linen as nn
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_dict
 
-from byol_jax import backend, models
+from byol_jax import backend, models, objectives
 from byol_jax.augment import corrupt, geometry
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError
@@ -50,7 +50,8 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "matmul_precision": ("default", "high", "highest"),
     "cpu_convolution": backend.CONVOLUTIONS,
-    "tau_schedule": ("cosine", "constant"),
+    "target.update": ("ema", "copy", "redraw", "frozen", "none"),
+    "target.tau_schedule": ("cosine", "constant"),
     "crop.fit": ("clip", "retry"),
     "views.*.pad_mode": tuple(geometry.PAD_MODES),
     "views.*.fill": corrupt.FILLS,
@@ -76,22 +77,23 @@ AT_LEAST = {
     **_limit(MIN_BATCH_SIZE, "batch_size"),
     **_limit(1, "accum_steps data.image_size max_skipped_updates log_every_steps health.patience"),
     **_limit(1, "heads.hidden_size heads.predictor_hidden_size heads.output_size"),
-    **_limit(1, "heads.projector_layers checkpoint.every_steps checkpoint.keep"),
+    **_limit(1, "heads.projector_layers checkpoint.every_steps checkpoint.keep target.every_steps"),
     **_limit(1, "knn.train_examples knn.test_examples"),
     **_limit(MIN_POSITIVE, "crop.area_min crop.area_max crop.ratio_min crop.ratio_max"),
     **_limit(MIN_POSITIVE, "views.*.blur_sigma_min views.*.blur_sigma_max views.*.blur_divider"),
     **_limit(MIN_POSITIVE, "views.*.erase_area_min views.*.erase_area_max"),
     **_limit(MIN_POSITIVE, "views.*.erase_ratio_min views.*.erase_ratio_max"),
     **_limit(1, "views.*.mask_patch_size"),
-    **_limit(MIN_POSITIVE, "crop.test_fraction negatives.temperature optimizer.trust_coefficient"),
+    **_limit(MIN_POSITIVE, "crop.test_fraction optimizer.trust_coefficient"),
 }
 AT_MOST = {
     **_limit(2**31 - 1, "seed"),
     **_limit(2**16, "data.image_size"),
     **_limit(100, "heads.projector_layers heads.predictor_layers"),  # each takes time to compile
-    **_limit(1, "crop.area_min crop.area_max crop.test_fraction tau_base optimizer.momentum"),
+    **_limit(1, "crop.area_min crop.area_max crop.test_fraction optimizer.momentum"),
     **_limit(1, "views.*.erase_area_min views.*.erase_area_max views.*.mask_share"),
     **_limit(180, "views.*.rotation_degrees"),
+    **_limit(1, "target.tau_base"),
     **_limit(1e38, "optimizer.base_learning_rate"),
 }
 # The parts of the augmentation that config.disable_augmentations can name, and the keys that each
@@ -170,25 +172,33 @@ def default() -> ConfigDict:
     # Ablations: names of AUGMENTATION_ABLATIONS, such as "gray,blur".
     config.disable_augmentations = ""
 
-    config.encoder = ConfigDict()  # a name of models.ENCODERS and settings of its module, or None
-    config.encoder.name = "resnet50"  # for the module's own default
-    for name in models.ENCODERS:
-        for key, value in models.settings(name).items():
-            config.encoder[key] = config_dict.placeholder(type(value))
+    config.encoder = _open_encoder("resnet50")
 
     config.heads = ConfigDict()  # projector and predictor
     config.heads.hidden_size = 4096
     config.heads.predictor_hidden_size = config_dict.placeholder(int)  # None: as hidden_size
     config.heads.output_size = 256
     config.heads.projector_layers = 2
-    config.heads.predictor_layers = 2  # 0: no predictor (an ablation)
+    # 0: no predictor (an ablation). None: 2, or 0 if the objective reads no predictions.
+    config.heads.predictor_layers = config_dict.placeholder(int)
 
-    config.tau_base = 0.996  # the target's decay at step 0; it rises to 1
-    config.tau_schedule = "cosine"  # or constant
-    config.target_network = True  # False: regress the online projections instead (an ablation)
-    config.negatives = ConfigDict()  # objectives.with_negatives (an ablation)
-    config.negatives.beta = 0.0  # their weight; 0 is BYOL
-    config.negatives.temperature = 0.1
+    config.objective = ConfigDict()  # a name of objectives.OBJECTIVES and its settings, or None for
+    config.objective.name = "byol"  # the objective's own default
+    for name in objectives.OBJECTIVES:
+        for key, value in objectives.settings(name).items():
+            config.objective[key] = config_dict.placeholder(type(value))
+
+    config.target = ConfigDict()  # the target network
+    # ema: it follows the online network as an exponential moving average; copy: it becomes a copy
+    # of it every_steps; redraw: it gets new random weights every_steps; frozen: it never changes;
+    # none: there is none, and the online network's own projections take its place. None: ema, or
+    # none if the objective reads no target.
+    config.target.update = config_dict.placeholder(str)
+    config.target.tau_base = 0.996  # ema: its decay at step 0; it rises to 1
+    config.target.tau_schedule = "cosine"  # or constant
+    config.target.every_steps = 1  # copy and redraw
+    # Another encoder than the online network's, for a frozen target; an empty name: the same.
+    config.target.encoder = _open_encoder("")
 
     config.init = ConfigDict()  # what a new run starts from, if not from random weights
     config.init.state = ""  # a run, imported or ours: the complete state, with step and momentum
@@ -222,6 +232,15 @@ def default() -> ConfigDict:
     config.health.patience = 5  # unhealthy measurements in a row that count as a collapse
     config.health.stop_on_collapse = False
     return config.lock()
+
+
+def _open_encoder(name: str) -> ConfigDict:
+    """A name of models.ENCODERS and the settings of its module, or None for its own default."""
+    encoder = ConfigDict({"name": name})
+    for other in models.ENCODERS:
+        for key, value in models.settings(other).items():
+            encoder[key] = config_dict.placeholder(type(value))
+    return encoder
 
 
 def set_policy(config: ConfigDict, policy: image_augment.Policy) -> None:
@@ -267,7 +286,8 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
                 "between 0 and 1, one for each of config.data.channels, such as "
                 f"--config.views.{key}={','.join(['0.5'] * config.data.channels)}."
             )
-    encoder = _resolve_encoder(config.encoder, config.data.image_size)
+    encoder = _resolve_encoder(config.encoder, "encoder", config.data.image_size)
+    _resolve_objective(config)
     _disable_augmentations(config)
     _check_views(config)
     if config.heads.predictor_hidden_size is None:
@@ -277,8 +297,11 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             "config.init.state brings a complete state: leave config.init.encoder and "
             "config.init.target_encoder empty, or leave out the state."
         )
-    if config.init.target_encoder and not config.target_network:
-        raise ConfigError("config.init.target_encoder needs config.target_network=True.")
+    if config.init.target_encoder and config.target.update in ("none", "redraw"):
+        raise ConfigError(
+            f"config.init.target_encoder has no use with config.target.update="
+            f"{config.target.update}: choose ema, copy or frozen."
+        )
     for key, value in OPTIMIZER_DEFAULTS[config.optimizer.name].items():
         if config.optimizer[key] is None:
             config.optimizer[key] = value
@@ -303,7 +326,8 @@ def _check_values(config: ConfigDict) -> None:
     """Raises ConfigError for a value of a wrong type, out of range, or not among the choices."""
     usual = default()
     for key, open_value in flat(usual).items():
-        if key.startswith("encoder."):  # models.make_encoder checks these
+        # models.make_encoder and objectives.make_objective check these.
+        if key.startswith(("encoder.", "target.encoder.", "objective.")):
             continue
         section, _, leaf = key.rpartition(".")
         value, kind = get(config, key), get(usual, section).get_type(leaf)
@@ -345,25 +369,66 @@ def _check_views(config: ConfigDict) -> None:
             )
 
 
-def _resolve_encoder(encoder: ConfigDict, image_size: int) -> nn.Module:
-    """Fills in the encoder's own defaults, and drops the open settings of other encoders.
-
-    Returns:
-      The encoder.
-    """
+def _resolve_encoder(encoder: ConfigDict, key: str, image_size: int) -> nn.Module:
+    """Resolves the settings of an encoder, which is at this key of the config, and returns it."""
     chosen = {key: value for key, value in encoder.items() if value is not None}
     try:
         module = models.make_encoder(**{"name": None} | chosen)
         models.check_image_size(module, image_size, image_size)
     except ValueError as error:
-        raise ConfigError(f"config.encoder.{error}") from error
-    own = models.settings(encoder.name)
-    with encoder.unlocked():
-        for key in encoder.keys() - chosen.keys() - own.keys():
-            del encoder[key]
-        for key in own.keys() - chosen.keys():
-            encoder[key] = own[key]
+        raise ConfigError(f"config.{key}.{error}") from error
+    _close(encoder, models.settings(encoder.name))
     return module
+
+
+def _resolve_objective(config: ConfigDict) -> None:
+    """Resolves the settings of the objective, of the target, and whether there is a predictor."""
+    chosen = {key: value for key, value in config.objective.items() if value is not None}
+    try:
+        objectives.make_objective(**{"name": None} | chosen)
+    except ValueError as error:
+        raise ConfigError(f"config.objective.{error}") from error
+    name, kind = config.objective.name, objectives.OBJECTIVES[config.objective.name]
+    _close(config.objective, objectives.settings(name))
+    target, heads = config.target, config.heads
+    if target.update is None:
+        target.update = "ema" if kind.has_target else "none"
+    if target.update != "none" and not kind.has_target:
+        raise ConfigError(
+            f"config.target.update={target.update} has no use with config.objective.name={name}, "
+            "which reads no target network: leave it out."
+        )
+    if heads.predictor_layers is None:
+        heads.predictor_layers = 2 if kind.predicts else 0
+    if heads.predictor_layers and not kind.predicts:
+        raise ConfigError(
+            f"config.heads.predictor_layers={heads.predictor_layers} has no use with "
+            f"config.objective.name={name}, which reads no predictions: leave it out."
+        )
+    if target.encoder.name:
+        if target.update != "frozen":
+            raise ConfigError(
+                "config.target.encoder is another encoder than the online network's, whose weights "
+                "do not fit it: add --config.target.update=frozen, or leave it out."
+            )
+        _resolve_encoder(target.encoder, "target.encoder", config.data.image_size)
+    else:
+        _close(target.encoder, {})
+        for key in (key for key in target.encoder if key != "name"):
+            raise ConfigError(
+                f"config.target.encoder.{key} belongs to an encoder of its own: name it too, by "
+                "--config.target.encoder.name."
+            )
+
+
+def _close(section: ConfigDict, own: dict[str, Any]) -> None:
+    """Fills in the defaults of open settings, and drops the open ones that are not own."""
+    with section.unlocked():
+        for key in [key for key, value in section.items() if value is None]:
+            if key in own:
+                section[key] = own[key]
+            else:
+                del section[key]
 
 
 def _disable_augmentations(config: ConfigDict) -> None:

@@ -319,17 +319,21 @@ def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
 
 def initial_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     """The state before the first update, from random weights."""
-    return _init_fn(learner)(config.seed, build.example_batch(config))
+    init = _init_fn(learner, FrozenConfigDict(config))
+    return init(config.seed, build.example_batch(config))
 
 
 def abstract_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     """Shapes and dtypes of the state, without computing it."""
-    return jax.eval_shape(_init_fn(learner), config.seed, build.example_batch(config))
+    init = _init_fn(learner, FrozenConfigDict(config))
+    return jax.eval_shape(init, config.seed, build.example_batch(config))
 
 
 @functools.lru_cache(parallel.KEPT)
-def _init_fn(learner: byol.Learner) -> Callable[[int, byol.Batch], byol.State]:
-    return jax.jit(partial(byol.init, learner))
+def _init_fn(
+    learner: byol.Learner, config: FrozenConfigDict
+) -> Callable[[int, byol.Batch], byol.State]:
+    return jax.jit(build.init_fn(config, learner))
 
 
 def checkpoints_of(workdir: paths.AnyPath) -> Checkpoints:

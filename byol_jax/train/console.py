@@ -85,14 +85,20 @@ def log_run_summary(
         micro_batch = config_lib.micro_batch_size(config)
         batch += f" ({config.accum_steps} micro-batches of {micro_batch})"
     log(f"{total} steps of {batch}, {run.steps_per_epoch} per epoch, in {workdir}")
-    tau, steps = "no target network", sorted({0, run.warmup_steps, total})
+    steps = sorted({0, run.warmup_steps, total})
     # Compiled, because dozens of small programs take longer.
     schedules = jax.jit(jax.vmap(lambda step: (run.learning_rate()(step), learner.tau(step))))
     rates, taus = jax.device_get(schedules(np.int32(steps)))
-    if config.target_network:
-        tau = f"tau {taus[0]:g} at step 0, {taus[-1]:g} at step {total}"
+    every = f"every {config.target.every_steps} steps"
+    target = {
+        "ema": f"tau {taus[0]:g} at step 0, {taus[-1]:g} at step {total}",
+        "copy": f"the target is a copy of the online network, made {every}",
+        "redraw": f"the target has random weights, drawn {every}",
+        "frozen": "the target is frozen",
+        "none": "no target network",
+    }[config.target.update]
     rates = ", ".join(f"{rate:g} at step {step}" for rate, step in zip(rates, steps, strict=True))
-    log(f"{config.optimizer.name}: learning rate {rates}; {tau}")
+    log(f"{config.optimizer.name}: learning rate {rates}; {target}")
     if is_resumed:
         log(f"Resuming from the checkpoint of step {first}.")
     for key, path in config.init.items():

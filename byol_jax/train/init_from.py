@@ -17,7 +17,7 @@ from byol_jax.runs import run as run_lib
 # Settings that change what an encoder computes, but not the shapes of its weights.
 SHAPELESS_SETTINGS = ("stem", "padding", "pool", "positions", "heads")
 # Settings that a state must share with the run that it came from.
-STATE_SETTINGS = ("optimizer.name", "optimizer.clip", "target_network")
+STATE_SETTINGS = ("optimizer.name", "optimizer.clip", "target.update", "target.encoder.name")
 
 
 def first_step(config: ConfigDict, total_steps: int) -> int:
@@ -63,7 +63,10 @@ def new_state(learner: byol.Learner, config: ConfigDict, first: int) -> byol.Sta
     if config.init.state:
         return _other_state(config, state, first)
     if config.init.encoder:
-        state = _with_encoder(state, config, "encoder", ("online", "target"))
+        has_same = not config.target.encoder.name
+        state = _with_encoder(
+            state, config, "encoder", ("online", "target") if has_same else ("online",)
+        )
     if config.init.target_encoder:
         state = _with_encoder(state, config, "target_encoder", ("target",))
     return state
@@ -98,7 +101,12 @@ def _with_encoder(
 ) -> byol.State:
     """The state with another encoder's variables in these networks."""
     key, path = f"config.init.{name}", config.init[name]
-    variables, settings = _encoder_variables(key, path, config)
+    # A frozen target may have another encoder than the online network.
+    section = "encoder"
+    if name == "target_encoder" and config.target.update == "frozen":
+        section = "target.encoder"
+    own = config.target.encoder if config.target.encoder.name and "." in section else config.encoder
+    variables, settings = _encoder_variables(key, path, section, own)
     for network in networks:
         for kind, group in (("params", "params"), ("batch_stats", "stats")):
             field = f"{network}_{group}"
@@ -106,21 +114,24 @@ def _with_encoder(
             if "encoder" not in tree:  # no target network, or no statistics
                 continue
             if wrong := manifest.difference(variables[kind], tree["encoder"]):
-                raise UserError(_does_not_fit(key, path, wrong, {"encoder": settings}, config))
+                raise UserError(_does_not_fit(key, path, wrong, {section: settings}, config))
             theirs = jax.tree.map(jnp.array, variables[kind])  # copies: states are donated
             state = state._replace(**{field: {**tree, "encoder": theirs}})
     return state
 
 
 def _encoder_variables(
-    key: str, path: str, config: ConfigDict
+    key: str, path: str, section: str, own: ConfigDict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Variables and settings of the encoder in a run, an export or a file of weights."""
+    """Variables and settings of the encoder in a run, an export or a file of weights.
+
+    It is for an encoder of `own` settings, which are at `section` of the config.
+    """
     if paths.path(path).is_dir():
         encoder = byol_jax.load(path)
         variables, settings = encoder.variables, encoder.config["encoder"]
     else:
-        fixed_positions = config.encoder.get("positions") == "sincos"
+        fixed_positions = own.get("positions") == "sincos"
         try:
             arrays = torchvision.read(path)
             if timm.is_known(arrays):
@@ -132,10 +143,10 @@ def _encoder_variables(
             raise UserError(f"{key}={path}: {error}") from error
     # Encoders of another kind have other settings, and other weights, which are compared later.
     for name in (name for name in SHAPELESS_SETTINGS if name in settings):
-        if settings[name] != config.encoder.get(name, settings[name]):
+        if settings[name] != own.get(name, settings[name]):
             raise UserError(
                 f"{key}={path} has an encoder with {name} {settings[name]!r}: add "
-                f"--config.encoder.{name}={settings[name]}."
+                f"--config.{section}.{name}={settings[name]}."
             )
     return variables, settings
 
@@ -145,10 +156,10 @@ def _does_not_fit(
 ) -> str:
     """An error message with what is wrong and the settings that differ, where known."""
     flags = []
-    for section in ("encoder", "heads"):
+    for section in ("encoder", "target.encoder", "heads"):
         for name, value in theirs.get(section, {}).items():
             value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
-            if value != config[section].get(name):
+            if value != config_lib.get(config, section).get(name):
                 flags.append(f"--config.{section}.{name}={value}".replace(" ", ""))
     hint = f"; it was trained with {' '.join(flags)}" if flags else ""
     return f"{key}={path} does not fit this run's networks: its {wrong}{hint}."

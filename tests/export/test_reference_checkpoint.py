@@ -302,7 +302,7 @@ def test_a_step_after_the_end_is_refused(read):
 
 def test_the_recipe_is_that_of_the_length(read):
     config = read(checkpoint(shapes("net", **TINY)), epochs=300).run.config
-    assert (config.optimizer.base_learning_rate, config.tau_base) == (0.3, 0.99)
+    assert (config.optimizer.base_learning_rate, config.target.tau_base) == (0.3, 0.99)
     assert config.optimizer.weight_decay == 1e-6
 
 

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.heads.output_size = 4
     config.optimizer.name = "lars"
     config.optimizer.warmup_epochs = 0.0
-    config.tau_base = 0.95
+    config.target.tau_base = 0.95
     config.log_every_steps = 3
     config.checkpoint.every_steps = 10
     config.knn.every_steps = 50

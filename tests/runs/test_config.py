@@ -314,7 +314,7 @@ def test_the_predictor_can_have_another_size():
 
 def test_tau_can_be_constant():
     config = tiny_resnet_config()
-    config.tau_base, config.tau_schedule = 0.5, "constant"
+    config.target.tau_base, config.target.tau_schedule = 0.5, "constant"
     tau = build.target_decay(config_lib.resolve(config)[0], total=6)
     assert [float(tau(step)) for step in (0, 3, 6)] == [0.5, 0.5, 0.5]
 
@@ -439,7 +439,7 @@ def test_presets_resolve_without_a_warning(path):
 def test_imagenet_presets_have_the_authors_values(epochs, expected, capsys):
     config = imagenet.get_config(epochs)
     chosen = config.optimizer
-    assert (chosen.base_learning_rate, chosen.weight_decay, config.tau_base) == expected
+    assert (chosen.base_learning_rate, chosen.weight_decay, config.target.tau_base) == expected
     assert (config.batch_size, chosen.warmup_epochs, config.epochs) == (4096, 10, int(epochs))
     assert not capsys.readouterr().err
 
@@ -449,10 +449,10 @@ def test_other_lengths_on_imagenet_are_interpolated_with_a_warning(capsys):
     share = np.log(200 / 100) / np.log(300 / 100)
     want = 0.45 + share * (0.3 - 0.45)
     assert config.optimizer.base_learning_rate == pytest.approx(want, rel=5e-3)
-    assert config.optimizer.weight_decay == 1e-6 and config.tau_base == pytest.approx(0.99)
+    assert config.optimizer.weight_decay == 1e-6 and config.target.tau_base == pytest.approx(0.99)
     assert "no settings for 200 epochs" in capsys.readouterr().err
     beyond = imagenet.get_config("2000")
-    assert (beyond.optimizer.base_learning_rate, beyond.tau_base) == (0.2, 0.996)
+    assert (beyond.optimizer.base_learning_rate, beyond.target.tau_base) == (0.2, 0.996)
     with pytest.raises(UserError, match=r"imagenet:ten must end in a number of epochs"):
         imagenet.get_config("ten")
 

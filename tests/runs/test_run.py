@@ -97,7 +97,7 @@ def test_mutable_settings_may_change(workdir):
     (line,) = run_lib.prepare_workdir(workdir, run_on("embedded", log_every_steps=7))
     assert line == "Changed since the last start: config.log_every_steps (2 -> 7)."
     with pytest.raises(
-        ConfigError, match=r"other settings: config.tau_base \(0.996 -> 0.5\)\. Res"
+        ConfigError, match=r"other settings: config.target.tau_base \(0.996 -> 0.5\)\. Res"
     ):
         run_lib.prepare_workdir(workdir, run_on("embedded", tau_base=0.5))
 

@@ -190,7 +190,7 @@ def _config(sizes: dict[str, Any], epochs: int, batch_size: int, image_size: int
     # They divide the images of all ten epochs by the batch size; our epochs are complete batches.
     warmup_steps = WARMUP_EPOCHS * IMAGENET_EXAMPLES // batch_size
     config.optimizer.warmup_epochs = warmup_steps / (IMAGENET_EXAMPLES // batch_size)
-    config.tau_base = recipe.tau_base
+    config.target.tau_base = recipe.tau_base
     return config_lib.resolve(config)[0]
 
 
