@@ -183,7 +183,7 @@ def test_ctrl_c_saves_and_exits(tmp_path):
         running = subprocess.Popen(
             [
                 *(sys.executable, "-m", "byol_jax.cli", "pretrain"),
-                *("--config=tests/faults/toy.py", f"--workdir={tmp_path / 'run'}"),
+                *("--config=tests/faults/toy.py:convnet", f"--workdir={tmp_path / 'run'}"),
                 *(f"--config.{flag}" for flag in flags),
             ],
             cwd=ROOT,
