@@ -180,7 +180,8 @@ case $command in
         lint
         # One process per core. The tests of a file share compiled programs and stay together; files
         # run in the order of tests/conftest.py, the longest first.
-        exec "$python" -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder "$@"
+        # One more than there are cores, because some tests wait.
+        exec "$python" -m pytest --numprocesses="$(($(getconf _NPROCESSORS_ONLN) + 1))" --dist=loadfile --no-loadscope-reorder "$@"
         ;;
     test-lowest) test_lowest "$@" ;;
     lint)

@@ -18,7 +18,7 @@ SHORT = {"steps": STEPS, "log_every_steps": 5, "checkpoint.every_steps": 8, "knn
 
 def train(workdir):
     """Trains in this process, without starting a program."""
-    config = toy.get_config()
+    config = toy.get_config("convnet")
     config.update_from_flattened_dict(SHORT)
     loop.train(config, workdir)
 
@@ -36,7 +36,8 @@ def wanted(undisturbed):
 
 
 def test_two_kills_and_a_signal_leave_no_trace(wanted, tmp_path):
-    run = Run(tmp_path, tuple(f"--config.{key}={value}" for key, value in SHORT.items()))
+    flags = tuple(f"--config.{key}={value}" for key, value in SHORT.items())
+    run = Run(tmp_path, flags, config="tests/faults/toy.py:convnet")
     moments = Moments(["starting", "saving"], STEPS, seed=0)
     for phase in moments.phases:
         with run.start() as program:

@@ -30,7 +30,7 @@ CASES = {
     ),
 }
 DONE = re.compile(r"First step after [\d.]+ s(?:, of which ([\d.]+)(?: s)? compiling)?")
-IMPORTS = ("byol_jax", "byol_jax.train")
+IMPORTS = ("byol_jax", "byol_jax.train.loop")
 
 
 def run() -> Report:

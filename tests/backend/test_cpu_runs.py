@@ -24,7 +24,7 @@ def pretrain(workdir, *flags, **environment):
     return subprocess.run(
         [
             *(sys.executable, "-m", "byol_jax.cli", "pretrain", f"--workdir={workdir}"),
-            *(f"--config={ROOT}/tests/faults/toy.py", *SHORT, *flags),
+            *(f"--config={ROOT}/tests/faults/toy.py:convnet", *SHORT, *flags),
         ],
         env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,

@@ -113,15 +113,16 @@ class Program:
 
 
 class Run(NamedTuple):
-    """A toy run: its folder, and additional flags and environment of its command."""
+    """A toy run: its folder, additional flags and environment of its command, and its config."""
 
     workdir: Path
     flags: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
+    config: str = "tests/faults/toy.py"
 
     def start(self, *more: str) -> Program:
         """Starts its command, or starts it again."""
-        command = [sys.executable, "-m", "byol_jax.cli", "pretrain", "--config=tests/faults/toy.py"]
+        command = [sys.executable, "-m", "byol_jax.cli", "pretrain", f"--config={self.config}"]
         command += [f"--workdir={self.workdir}", *self.flags, *more]
         return Program(command, self.environment)
 

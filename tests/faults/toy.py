@@ -9,8 +9,8 @@ from byol_jax.augment import image as image_augment
 from byol_jax.runs import config as config_lib
 
 
-def get_config() -> ConfigDict:
-    """The settings."""
+def get_config(encoder: str = "resnet8") -> ConfigDict:
+    """The settings, with a narrow ResNet-8, or with 'convnet', which compiles and trains faster."""
     config = config_lib.default()
     config.steps = 400
     config.batch_size = 16
@@ -23,9 +23,11 @@ def get_config() -> ConfigDict:
     # Without jitter and blur, which take seconds to compile.
     plain = image_augment.View(jitter_prob=0.0, blur_prob=0.0)
     config_lib.set_policy(config, image_augment.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
-    config.encoder.name = "convnet"
-    config.encoder.channels = (4, 8)
-    config.encoder.features = 16
+    config.encoder.name = encoder
+    if encoder == "convnet":
+        config.encoder.update({"channels": (4, 8), "features": 16})
+    else:
+        config.encoder.update({"stem": "strided", "width_multiplier": 0.25})
     config.heads.hidden_size = 8
     config.heads.output_size = 4
     config.optimizer.name = "lars"

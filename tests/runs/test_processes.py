@@ -33,7 +33,7 @@ def start(workdir):
     flags = [f"--config.{key}={value}" for key, value in FLAGS.items()]
     return subprocesses.start(
         [
-            *("-m", "byol_jax.cli", "pretrain", "--config=tests/faults/toy.py"),
+            *("-m", "byol_jax.cli", "pretrain", "--config=tests/faults/toy.py:convnet"),
             *(f"--workdir={workdir}", "--cpu_devices=2", *flags),
         ],
         devices=None,
@@ -41,7 +41,7 @@ def start(workdir):
 
 
 def train_in_one_process(workdir):
-    config = toy.get_config()
+    config = toy.get_config("convnet")
     config.update_from_flattened_dict(FLAGS)
     assert loop.train(config, workdir)
 
