@@ -97,7 +97,7 @@ def encoder(
 
 def target_network(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
     """The target network."""
-    if config.target.update == "none":
+    if config.target.rule == "none":
         return objectives.NoTarget()
     settings = config.target.encoder if config.target.encoder.name else config.encoder
     projector, _ = heads(config, axis_name)
@@ -122,7 +122,7 @@ def heads(config: ConfigDict, axis_name: str | None = None) -> tuple[models.MLP,
 def objective(config: ConfigDict) -> byol.Objective:
     """The objective."""
     chosen = objectives.make_objective(**config.objective)
-    if config.target.update == "none" and objectives.OBJECTIVES[config.objective.name].has_target:
+    if config.target.rule == "none" and objectives.OBJECTIVES[config.objective.name].has_target:
         chosen = objectives.without_target(chosen)
 
     # A context while it is traced, and not JAX's own setting, which belongs to the caller.
@@ -168,18 +168,18 @@ def make_learner(
 def next_target(config: ConfigDict, learner: byol.Learner) -> targets.NextTarget | None:
     """What the target network becomes after an update; None: the moving average, or no target."""
     chosen = config.target
-    if chosen.update == "copy":
+    if chosen.rule == "copy":
         return targets.copy_every(chosen.every_steps)
-    if chosen.update == "redraw":
+    if chosen.rule == "redraw":
         batch = example_batch(config)
         return targets.redraw_every(
             chosen.every_steps, lambda key: targets.draw(learner, key, batch)[0]
         )
-    return targets.frozen() if chosen.update == "frozen" else None
+    return targets.frozen() if chosen.rule == "frozen" else None
 
 
 def init_fn(config: ConfigDict, learner: byol.Learner) -> Callable[[int, byol.Batch], byol.State]:
     """Makes the state before the first update, from a seed and a batch."""
     # A target that does not learn from the online network has weights of its own.
-    has_own_weights = config.target.update in ("redraw", "frozen")
+    has_own_weights = config.target.rule in ("redraw", "frozen")
     return partial(targets.init if has_own_weights else byol.init, learner)

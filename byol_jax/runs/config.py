@@ -50,7 +50,7 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "matmul_precision": ("default", "high", "highest"),
     "cpu_convolution": backend.CONVOLUTIONS,
-    "target.update": ("ema", "copy", "redraw", "frozen", "none"),
+    "target.rule": ("ema", "copy", "redraw", "frozen", "none"),
     "target.tau_schedule": ("cosine", "constant"),
     "crop.fit": ("clip", "retry"),
     "views.*.pad_mode": tuple(geometry.PAD_MODES),
@@ -193,7 +193,7 @@ def default() -> ConfigDict:
     # of it every_steps; redraw: it gets new random weights every_steps; frozen: it never changes;
     # none: there is none, and the online network's own projections take its place. None: ema, or
     # none if the objective reads no target.
-    config.target.update = config_dict.placeholder(str)
+    config.target.rule = config_dict.placeholder(str)
     config.target.tau_base = 0.996  # ema: its decay at step 0; it rises to 1
     config.target.tau_schedule = "cosine"  # or constant
     config.target.every_steps = 1  # copy and redraw
@@ -297,10 +297,10 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             "config.init.state brings a complete state: leave config.init.encoder and "
             "config.init.target_encoder empty, or leave out the state."
         )
-    if config.init.target_encoder and config.target.update in ("none", "redraw"):
+    if config.init.target_encoder and config.target.rule in ("none", "redraw"):
         raise ConfigError(
-            f"config.init.target_encoder has no use with config.target.update="
-            f"{config.target.update}: choose ema, copy or frozen."
+            f"config.init.target_encoder has no use with config.target.rule="
+            f"{config.target.rule}: choose ema, copy or frozen."
         )
     for key, value in OPTIMIZER_DEFAULTS[config.optimizer.name].items():
         if config.optimizer[key] is None:
@@ -391,11 +391,11 @@ def _resolve_objective(config: ConfigDict) -> None:
     name, kind = config.objective.name, objectives.OBJECTIVES[config.objective.name]
     _close(config.objective, objectives.settings(name))
     target, heads = config.target, config.heads
-    if target.update is None:
-        target.update = "ema" if kind.has_target else "none"
-    if target.update != "none" and not kind.has_target:
+    if target.rule is None:
+        target.rule = "ema" if kind.has_target else "none"
+    if target.rule != "none" and not kind.has_target:
         raise ConfigError(
-            f"config.target.update={target.update} has no use with config.objective.name={name}, "
+            f"config.target.rule={target.rule} has no use with config.objective.name={name}, "
             "which reads no target network: leave it out."
         )
     if heads.predictor_layers is None:
@@ -406,10 +406,10 @@ def _resolve_objective(config: ConfigDict) -> None:
             f"config.objective.name={name}, which reads no predictions: leave it out."
         )
     if target.encoder.name:
-        if target.update != "frozen":
+        if target.rule != "frozen":
             raise ConfigError(
                 "config.target.encoder is another encoder than the online network's, whose weights "
-                "do not fit it: add --config.target.update=frozen, or leave it out."
+                "do not fit it: add --config.target.rule=frozen, or leave it out."
             )
         _resolve_encoder(target.encoder, "target.encoder", config.data.image_size)
     else:

@@ -96,7 +96,7 @@ def log_run_summary(
         "redraw": f"the target has random weights, drawn {every}",
         "frozen": "the target is frozen",
         "none": "no target network",
-    }[config.target.update]
+    }[config.target.rule]
     rates = ", ".join(f"{rate:g} at step {step}" for rate, step in zip(rates, steps, strict=True))
     log(f"{config.optimizer.name}: learning rate {rates}; {target}")
     if is_resumed:

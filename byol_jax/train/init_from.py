@@ -17,7 +17,7 @@ from byol_jax.runs import run as run_lib
 # Settings that change what an encoder computes, but not the shapes of its weights.
 SHAPELESS_SETTINGS = ("stem", "padding", "pool", "positions", "heads")
 # Settings that a state must share with the run that it came from.
-STATE_SETTINGS = ("optimizer.name", "optimizer.clip", "target.update", "target.encoder.name")
+STATE_SETTINGS = ("optimizer.name", "optimizer.clip", "target.rule", "target.encoder.name")
 
 
 def first_step(config: ConfigDict, total_steps: int) -> int:
@@ -103,7 +103,7 @@ def _with_encoder(
     key, path = f"config.init.{name}", config.init[name]
     # A frozen target may have another encoder than the online network.
     section = "encoder"
-    if name == "target_encoder" and config.target.update == "frozen":
+    if name == "target_encoder" and config.target.rule == "frozen":
         section = "target.encoder"
     own = config.target.encoder if config.target.encoder.name and "." in section else config.encoder
     variables, settings = _encoder_variables(key, path, section, own)

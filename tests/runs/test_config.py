@@ -43,7 +43,7 @@ PRESETS = Path(__file__).parents[2] / "byol_jax" / "presets"
         ("checkpoint.every_steps", 0, r"checkpoint.every_steps=0 must be at least 1"),
         ("knn.every_steps", -1, r"knn.every_steps=-1 must be at least 0"),
         ("seed", -1, r"seed=-1 must be at least 0"),
-        ("tau_base", 1.5, r"tau_base=1.5 must be at least 0 and at most 1"),
+        ("target.tau_base", 1.5, r"target.tau_base=1.5 must be at least 0 and at most 1"),
         ("crop.area_min", 0.0, r"crop.area_min=0.0 must be at least"),
         ("crop.area_max", 0.01, r"crop.area_max=0.01 must be at least config.crop.area_min=0.08"),
         ("crop.ratio_max", 0.5, r"crop.ratio_max=0.5 must be at least config.crop.ratio_min=0.75"),
@@ -65,9 +65,15 @@ PRESETS = Path(__file__).parents[2] / "byol_jax" / "presets"
         ("accum_steps", 0, r"accum_steps=0 must be at least 1"),
         ("accum_steps", 3, r"accum_steps=3 must divide config.batch_size=16 into micro-batches of"),
         ("accum_steps", 8, r"accum_steps=8 must divide .* into micro-batches of 4 images or more"),
-        ("tau_schedule", "linear", r"tau_schedule='linear' is not one of cosine, constant"),
-        ("negatives.beta", -1.0, r"negatives.beta=-1.0 must be at least 0"),
-        ("negatives.temperature", 0.0, r"negatives.temperature=0.0 must be at least"),
+        (
+            "target.tau_schedule",
+            "linear",
+            r"target.tau_schedule='linear' is not one of cosine, constant",
+        ),
+        ("target.rule", "mean", r"target.rule='mean' is not one of ema, copy, redraw, frozen"),
+        ("target.every_steps", 0, r"target.every_steps=0 must be at least 1"),
+        ("objective.name", "nce", r"objective.name='nce' is not one of byol, byol_negatives"),
+        ("objective.margin", 1.0, r"objective.margin=1.0 is not a setting of byol, which has none"),
         ("heads.projector_layers", 0, r"heads.projector_layers=0 must be at least 1"),
         ("heads.predictor_layers", -1, r"heads.predictor_layers=-1 must be at least 0"),
         ("encoder.stage_channels", (8, 8), r"stage_channels=\(8, 8\) must be 3 whole numbers"),
@@ -183,7 +189,7 @@ def test_a_record_with_unknown_keys_is_refused():
         config_lib.from_record(record)
 
 
-@pytest.mark.parametrize("ablation", [{}, {"target_network": False}, {"negatives.beta": 1.0}])
+@pytest.mark.parametrize("ablation", [{}, {"target.rule": "none"}, {"objective.name": "moco_v3"}])
 def test_matmul_precision_reaches_every_product(ablation):
     def products(precision):
         config = tiny_resnet_config()
@@ -292,8 +298,7 @@ def test_settings_of_heads_and_encoder_reach_the_networks():
 
 def test_ablations_reach_the_learner():
     config = tiny_resnet_config()
-    config.heads.predictor_layers, config.target_network = 0, False
-    config.negatives.beta, config.negatives.temperature = 0.5, 0.2
+    config.heads.predictor_layers, config.target.rule = 0, "none"
     config.accum_steps, config.heads.projector_layers = 2, 3
     config, _ = config_lib.resolve(config)
     learner = build.make_learner(config, 0.1, 6, num_classes=None, axis_name=None)
@@ -310,6 +315,95 @@ def test_the_predictor_can_have_another_size():
     assert (projector.hidden_size, predictor.hidden_size) == (8, 5)
     assert (projector.layers, predictor.layers, predictor.output_size) == (2, 1, 4)
     assert config_lib.resolve(tiny_resnet_config())[0].heads.predictor_hidden_size == 8
+
+
+OUTPUTS = models.Outputs(None, *np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_objectives_reach_the_learner_with_the_networks_that_they_read(name):
+    config = tiny_resnet_config()
+    config.objective.name = name
+    for key, value in objectives.settings(name).items():
+        config.objective[key] = value if isinstance(value, str) else value / 2
+    config, _ = config_lib.resolve(config)
+    kind = objectives.OBJECTIVES[name]
+    assert config.target.rule == ("ema" if kind.has_target else "none")
+    assert config.heads.predictor_layers == (2 if kind.predicts else 0)
+    learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=None, axis_name=None)
+    assert isinstance(learner.target, objectives.NoTarget) == (not kind.has_target)
+    assert (learner.online.predictor is None) == (not kind.predicts)
+    pair = (OUTPUTS, models.Outputs(None, OUTPUTS.prediction, OUTPUTS.projection))
+    want, _ = objectives.make_objective(**config.objective)(pair, pair[::-1], None)
+    assert learner.objective(pair, pair[::-1], None)[0] == want
+    assert config_lib.from_record(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("update", ["ema", "copy", "redraw", "frozen", "none"])
+def test_targets_reach_the_learner(update):
+    config = tiny_resnet_config()
+    config.target.rule, config.target.every_steps = update, 3
+    config, _ = config_lib.resolve(config)
+    learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=None, axis_name=None)
+    assert isinstance(learner.target, objectives.NoTarget) == (update == "none")
+    assert (learner.next_target is None) == (update in ("ema", "none"))
+    batch = build.example_batch(config)
+    state = jax.eval_shape(build.init_fn(config, learner), 0, batch)
+    after, _ = jax.eval_shape(functools.partial(byol.update, learner), state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_a_frozen_target_can_have_another_encoder():
+    config = tiny_resnet_config()
+    config.target.rule = "frozen"
+    config.target.encoder.update({"name": "convnet", "channels": (2, 3), "features": 7})
+    config, _ = config_lib.resolve(config)
+    assert config.target.encoder.to_dict() == {
+        "name": "convnet",
+        "channels": (2, 3),
+        "features": 7,
+    }
+    assert config_lib.from_record(config.to_dict()) == config
+    learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=None, axis_name=None)
+    assert isinstance(learner.target.encoder, models.ConvNet)
+    assert isinstance(learner.online.encoder, models.ResNet)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"objective.name": "vicreg", "target.rule": "ema"},
+            "config.target.rule=ema has no use with config.objective.name=vicreg, which reads no",
+        ),
+        (
+            {"objective.name": "info_nce", "heads.predictor_layers": 2},
+            "config.heads.predictor_layers=2 has no use with config.objective.name=info_nce, which",
+        ),
+        (
+            {"target.encoder.name": "convnet"},
+            "config.target.encoder is another encoder than the online network's, .* add --config.ta",
+        ),
+        (
+            {"target.encoder.stem": "cifar", "target.rule": "frozen"},
+            "config.target.encoder.stem belongs to an encoder of its own: name it too",
+        ),
+        (
+            {"target.encoder.name": "vit", "target.rule": "frozen"},
+            "config.target.encoder.name='vit' is not one of resnet8",
+        ),
+        (
+            {"init.target_encoder": "somewhere", "target.rule": "none"},
+            "config.init.target_encoder has no use with config.target.rule=none: choose ema",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings, message):
+    config = tiny_resnet_config()
+    for key, value in settings.items():
+        config_lib.put(config, key, value)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        config_lib.resolve(config)
 
 
 def test_tau_can_be_constant():

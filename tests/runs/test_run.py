@@ -99,7 +99,7 @@ def test_mutable_settings_may_change(workdir):
     with pytest.raises(
         ConfigError, match=r"other settings: config.target.tau_base \(0.996 -> 0.5\)\. Res"
     ):
-        run_lib.prepare_workdir(workdir, run_on("embedded", tau_base=0.5))
+        run_lib.prepare_workdir(workdir, run_on("embedded", target__tau_base=0.5))
 
 
 def test_a_run_of_an_earlier_version_opens_and_resumes(images, workdir):

@@ -98,7 +98,7 @@ def test_a_probe_of_other_classes_is_not_used(halfway):
         ({"heads__output_size": 5}, r"does not fit .*is float32 \(4, 8\) and should be float32"),
         ({"encoder__padding": "same"}, r"trained with config.encoder.padding=torch, but this run"),
         ({"optimizer__name": "lars"}, r"trained with config.optimizer.name=adamw, but this run"),
-        ({"target_network": False}, r"trained with config.target_network=True"),
+        ({"target__rule": "none"}, r"trained with config.target.rule=ema"),
         ({"heads__predictor_layers": 0}, r"its .*predictor/.* and should be absent"),
     ],
 )
