@@ -30,6 +30,15 @@ def define(**settings: Any) -> flags.FlagHolder:
     return holder
 
 
+def value(holder: flags.FlagHolder) -> ConfigDict:
+    """The config, with the settings that the flags changed."""
+    from byol_jax.runs import config as config_lib  # late: it imports JAX
+
+    config = holder.value
+    config_lib.use_other_encoder(config, flags.FLAGS["config"].parser.preset)
+    return config
+
+
 def names() -> list[str]:
     """The presets."""
     return sorted(path.stem for path in FOLDER.glob("[a-z]*.py"))
@@ -65,6 +74,7 @@ class _Parser(flags.ArgumentParser):
             raise ConfigError(app.format_error(error)) from error
         if not isinstance(config, ConfigDict):
             raise ConfigError(f"get_config() of {path} returns no ConfigDict.")
+        self.preset = config.copy_and_resolve_references()
         return config.lock()
 
     def flag_type(self) -> str:

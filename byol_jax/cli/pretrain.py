@@ -63,7 +63,8 @@ def main() -> int:
             backend.use_cpu_devices(CPU_DEVICES.value)  # joining other processes starts JAX
         processes.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
         workdir = paths.path(WORKDIR.value)
-        is_complete = loop.train(CONFIG.value, workdir, cpu_devices=CPU_DEVICES.value)
+        config = config_flag.value(CONFIG)
+        is_complete = loop.train(config, workdir, cpu_devices=CPU_DEVICES.value)
     return 0 if is_complete else STOPPED.value
 
 

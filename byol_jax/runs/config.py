@@ -243,6 +243,20 @@ def _open_encoder(name: str) -> ConfigDict:
     return encoder
 
 
+def use_other_encoder(config: ConfigDict, preset: ConfigDict) -> None:
+    """Where the encoder is not the preset's, opens the preset's settings that the new one lacks.
+
+    Settings that differ from the preset's stay: whoever set them expects the encoder to have them.
+    """
+    name = config.encoder.name
+    if name == preset.encoder.name or name not in models.ENCODERS:
+        return
+    own = {"name", *models.settings(name)}
+    for key, value in preset.encoder.items():
+        if key not in own and config.encoder[key] == value:
+            config.encoder[key] = None
+
+
 def set_policy(config: ConfigDict, policy: image_augment.Policy) -> None:
     """Writes a photometric policy, such as `image_augment.CIFAR10`, into a config."""
     config.views.update(_fields(policy))

@@ -70,12 +70,13 @@ def pretrain(
 
 def _changed(config: ConfigDict, settings: dict[str, Any]) -> ConfigDict:
     """A copy with other values at dotted keys."""
-    config = config.copy_and_resolve_references()
+    preset, config = config, config.copy_and_resolve_references()
     try:
         config.update_from_flattened_dict(settings)
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise ConfigError(f"the settings {settings} cannot be used: {reason[:300]}") from error
+    config_lib.use_other_encoder(config, preset)
     return config
 
 

@@ -317,6 +317,26 @@ def test_the_predictor_can_have_another_size():
     assert config_lib.resolve(tiny_resnet_config())[0].heads.predictor_hidden_size == 8
 
 
+def test_another_encoder_drops_the_presets_settings_of_its_own():
+    preset = tiny_resnet_config()
+    config = preset.copy_and_resolve_references()
+    config.encoder.name = "vit_ti"
+    config_lib.use_other_encoder(config, preset)
+    assert config_lib.resolve(config)[0].encoder.to_dict() == {"name": "vit_ti"} | models.settings(
+        "vit_ti"
+    )
+    # What was changed as well is kept, and refused.
+    config = preset.copy_and_resolve_references()
+    config.encoder.update({"name": "vit_ti", "stem": "cifar"})
+    config_lib.use_other_encoder(config, preset)
+    with pytest.raises(ConfigError, match=r"^config.encoder.stem='cifar' is not a setting of vit_"):
+        config_lib.resolve(config)
+    # An encoder of the same name keeps all.
+    config = preset.copy_and_resolve_references()
+    config_lib.use_other_encoder(config, preset)
+    assert config.encoder == preset.encoder
+
+
 OUTPUTS = models.Outputs(None, *np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32))
 
 
@@ -382,7 +402,7 @@ def test_a_frozen_target_can_have_another_encoder():
         ),
         (
             {"target.encoder.name": "convnet"},
-            "config.target.encoder is another encoder than the online network's, .* add --config.ta",
+            "config.target.encoder is another encoder than the online network's, .* add --config",
         ),
         (
             {"target.encoder.stem": "cifar", "target.rule": "frozen"},

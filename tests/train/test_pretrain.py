@@ -15,7 +15,7 @@ from byol_jax.train import pretrain as pretrain_lib
 
 # Of a network that compiles fast.
 SMALL = {
-    "encoder": {"name": "convnet", "channels": (4, 8), "features": 16, "stem": None},
+    "encoder": {"name": "convnet", "channels": (4, 8), "features": 16},
     "heads": {"hidden_size": 8, "output_size": 4},
     "views": {view: {"jitter_prob": 0.0, "blur_prob": 0.0} for view in ("view1", "view2")},
     "dtype": "float32",
