@@ -1,0 +1,82 @@
+"""Every objective and every target trains, resumes to the bit, and exports."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config, tiny_resnet_config
+
+import byol_jax
+from byol_jax import models, objectives
+from byol_jax.runs import config as config_lib
+from byol_jax.runs import encoder as encoder_lib
+from byol_jax.runs import run as run_lib
+from byol_jax.train import loop
+
+VARIANTS = {
+    **{name: {"objective.name": name} for name in objectives.OBJECTIVES if name != "byol"},
+    "copy": {"target.rule": "copy", "target.every_steps": 2},
+    "redraw": {"target.rule": "redraw", "target.every_steps": 2},
+    "frozen": {"target.rule": "frozen"},
+    "no target": {"target.rule": "none"},
+    "another encoder": {
+        **{"target.rule": "frozen", "target.encoder.name": "resnet8"},
+        **{"target.encoder.stem": "strided", "target.encoder.width_multiplier": 0.25},
+    },
+}
+
+
+def variant(**settings):
+    config = tiny_config()
+    config.steps, config.checkpoint.every_steps, config.knn.every_steps = 4, 1, 0
+    config.checkpoint.keep = 4
+    for key, value in settings.items():
+        config_lib.put(config, key, value)
+    return config
+
+
+def leaves(workdir):
+    return [np.asarray(x) for x in jax.tree.leaves(run_lib.restore(workdir).state)]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_trains_resumes_and_exports(name, tmp_path):
+    config = variant(**VARIANTS[name])
+    assert loop.train(config, tmp_path / "run")
+    # As after a kill at step 3, before it was saved.
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    for step in (3, 4):
+        shutil.rmtree(tmp_path / "killed" / "checkpoints" / str(step))
+    assert loop.train(config, tmp_path / "killed")
+    want = leaves(tmp_path / "run")
+    assert all(np.isfinite(x).all() for x in want)
+    for a, b in zip(leaves(tmp_path / "killed"), want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    model = byol_jax.load(tmp_path / "run")
+    encoder_lib.save(model, tmp_path / "export")
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), np.uint8)
+    np.testing.assert_array_equal(
+        byol_jax.load(tmp_path / "export").embed(images), model.embed(images)
+    )
+
+
+def test_a_teacher_of_another_architecture(tmp_path):
+    """Its encoder is as it was, to the bit, and the wrong flags name the right ones."""
+    loop.train(tiny_resnet_config(), tmp_path / "teacher")
+    teacher = byol_jax.load(tmp_path / "teacher")
+    encoder_lib.save(teacher, tmp_path / "export")
+    init = {"init.target_encoder": str(tmp_path / "export"), "target.rule": "frozen"}
+    with pytest.raises(byol_jax.errors.UserError, match="--config.target.encoder.name=resnet8"):
+        loop.train(variant(**init), tmp_path / "student")
+    config = variant(**init | VARIANTS["another encoder"])
+    assert loop.train(config, tmp_path / "student")
+    trained = run_lib.restore(tmp_path / "student")
+    assert isinstance(trained.learner.target.encoder, models.ResNet)
+    assert isinstance(trained.learner.online.encoder, models.ConvNet)
+    for a, b in zip(
+        jax.tree.leaves(trained.state.target_params["encoder"]),
+        jax.tree.leaves(teacher.variables["params"]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
