@@ -67,7 +67,7 @@ def test_a_teacher_of_another_architecture(tmp_path):
     teacher = byol_jax.load(tmp_path / "teacher")
     encoder_lib.save(teacher, tmp_path / "export")
     init = {"init.target_encoder": str(tmp_path / "export"), "target.rule": "frozen"}
-    with pytest.raises(byol_jax.errors.UserError, match="--config.target.encoder.name=resnet8"):
+    with pytest.raises(byol_jax.errors.UserError, match=r"--config\.target\.encoder\.name=resnet8"):
         loop.train(variant(**init), tmp_path / "student")
     config = variant(**init | VARIANTS["another encoder"])
     assert loop.train(config, tmp_path / "student")
