@@ -18,6 +18,7 @@ from byol_jax.byol import Objective, byol_objective, l2_normalize
 from byol_jax.models import Outputs, check_setting
 
 Pair = tuple[Outputs, Outputs]  # of view 1 and view 2
+SMALLEST, LARGEST = 1e-6, 1e12  # temperature, and any setting
 
 
 class NoTarget(nn.Module):
@@ -57,10 +58,10 @@ def byol_negatives(beta: float = 1.0, temperature: float = 0.1) -> Objective:
 
     Args:
       beta: weight of the negatives, at least 0.
-      temperature: alpha, above 0.
+      temperature: alpha, at least SMALLEST.
     """
     _check(beta >= 0, f"beta={beta:g} must be at least 0.")
-    _check(temperature > 0, f"temperature={temperature:g} must be above 0.")
+    _check(temperature >= SMALLEST, f"temperature={temperature:g} must be at least {SMALLEST:g}.")
 
     def objective(online: Pair, target: Pair, axis_name: str | None):
         loss, metrics = byol_objective(online, target, axis_name)
@@ -88,7 +89,7 @@ def negatives_loss(
       prediction: float32 (batch, size), unit vectors: q.
       same_view: float32 (batch, size), unit vectors: z of the same examples and view.
       other_view: float32 (batch, size), unit vectors: z' of the same examples, other view.
-      temperature: alpha, above 0.
+      temperature: alpha, at least SMALLEST.
       axis_name: mapped axis of replicas; predictions are compared with the projections of all.
 
     Returns:
@@ -115,7 +116,7 @@ def info_nce(temperature: float = 0.1) -> Objective:
     for online projections z of one view and z~ of the other.
 
     Args:
-      temperature: alpha, above 0.
+      temperature: alpha, at least SMALLEST.
     """
     both = byol_negatives(1.0, temperature)
 
@@ -136,9 +137,9 @@ def moco_v3(temperature: float = 0.2) -> Objective:
         -2 alpha ln( e^{S(q_i, z'_i) / alpha} / sum_j e^{S(q_i, z'_j) / alpha} ), sum of both views.
 
     Args:
-      temperature: alpha, above 0.
+      temperature: alpha, at least SMALLEST.
     """
-    _check(temperature > 0, f"temperature={temperature:g} must be above 0.")
+    _check(temperature >= SMALLEST, f"temperature={temperature:g} must be at least {SMALLEST:g}.")
 
     def objective(online: Pair, target: Pair, axis_name: str | None):
         def one(prediction: jax.Array, key: jax.Array) -> jax.Array:
@@ -311,7 +312,7 @@ def make_objective(name: str, **chosen: Any) -> Objective:
             raise ValueError(f"{key}={value!r} is not a setting of {name}, {has}.")
         choices = getattr(annotations[key], "__args__", ())
         check_setting(key, value, type(own[key]), choices)
-        _check(choices or abs(value) < float("inf"), f"{key}={value} must be finite.")
+        _check(choices or abs(value) <= LARGEST, f"{key}={value} must be at most {LARGEST:g}.")
     return OBJECTIVES[name].make(**chosen)
 
 

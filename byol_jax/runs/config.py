@@ -196,7 +196,7 @@ def default() -> ConfigDict:
     config.target.rule = config_dict.placeholder(str)
     config.target.tau_base = 0.996  # ema: its decay at step 0; it rises to 1
     config.target.tau_schedule = "cosine"  # or constant
-    config.target.every_steps = 1  # copy and redraw
+    config.target.every_steps = config_dict.placeholder(int)  # copy and redraw; None: 1
     # Another encoder than the online network's, for a frozen target; an empty name: the same.
     config.target.encoder = _open_encoder("")
 
@@ -412,6 +412,13 @@ def _resolve_objective(config: ConfigDict) -> None:
             f"config.target.rule={target.rule} has no use with config.objective.name={name}, "
             "which reads no target network: leave it out."
         )
+    if target.rule not in ("copy", "redraw") and target.every_steps is not None:
+        raise ConfigError(
+            f"config.target.every_steps={target.every_steps} has no use with config.target.rule="
+            f"{target.rule}: add --config.target.rule=copy or redraw, or leave it out."
+        )
+    if target.rule in ("copy", "redraw") and target.every_steps is None:
+        target.every_steps = 1
     if heads.predictor_layers is None:
         heads.predictor_layers = 2 if kind.predicts else 0
     if heads.predictor_layers and not kind.predicts:

@@ -34,12 +34,12 @@ def load(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array] | No
         sys.path.insert(0, os.getcwd())
     try:
         function = pkgutil.resolve_name(name)
-    except Exception as error:  # whatever the module raises
+    except (Exception, SystemExit) as error:  # whatever the module raises
         raise ConfigError(
             f"{given} cannot be imported ({_describe(error)}): name a module that is installed, or "
             f"a file in the current folder, {os.getcwd()}, and a function in it."
         ) from error
-    if not callable(function):
+    if not callable(function) or type(function).__hash__ is None:  # JAX keeps it in its caches
         raise ConfigError(f"{given} is not a function but of type {type(function).__name__}.")
     shape = (config.data.image_size, config.data.image_size, config.data.channels)
     try:
@@ -60,6 +60,6 @@ def load(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array] | No
     return function
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200].rstrip('.')}"

@@ -31,7 +31,7 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
         if path and not paths.path(path).exists():
             raise UserError(
                 f"config.init.{key}={path} does not exist: name a run, an export, or a file of "
-                "torchvision's or timm's weights (.safetensors or .pth)."
+                "torchvision's (ResNet) or timm's weights (.safetensors or .pth)."
             )
     if not config.init.state:
         return 0
@@ -144,9 +144,11 @@ def _encoder_variables(
     # Encoders of another kind have other settings, and other weights, which are compared later.
     for name in (name for name in SHAPELESS_SETTINGS if name in settings):
         if settings[name] != own.get(name, settings[name]):
+            flags = f"--config.{section}.{name}={settings[name]}"
+            if section == "target.encoder":
+                flags = f"--config.target.encoder.name={own.name} {flags}"
             raise UserError(
-                f"{key}={path} has an encoder with {name} {settings[name]!r}: add "
-                f"--config.{section}.{name}={settings[name]}."
+                f"{key}={path} has an encoder with {name} {settings[name]!r}: add {flags}."
             )
     return variables, settings
 

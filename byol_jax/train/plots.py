@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from byol_jax import byol, parallel
+from byol_jax.objectives import OBJECTIVES
 from byol_jax.runs.paths import AnyPath, write_atomically
 from byol_jax.train.metrics import read_rows
 
 VIEWS = 8  # pairs in the picture
 MIN_PIXELS = 96  # smaller views are enlarged
 CURVES = {  # titles and metrics
-    "Loss": ("byol_loss", "probe_loss"),
+    "Loss": (*(f"{name}_loss" for name in OBJECTIVES), "negatives_loss", "probe_loss"),
     "Spread (0: collapsed)": ("embedding_std", "projection_std"),
     "Effective rank": ("embedding_rank", "projection_rank"),
     "Accuracy": ("knn_test_top1", "probe_test_top1", "probe_train_top1"),

@@ -28,7 +28,7 @@ SETTINGS = {
 
 def make(settings, axis_name):
     config = tiny_config()
-    config.encoder.update(dict.fromkeys(("stem", "width_multiplier")))
+    config.encoder.update(dict.fromkeys(("channels", "features")))
     config.encoder.update(settings)
     # Not Adam, which makes large steps of gradients that are nothing but rounding.
     config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.5
