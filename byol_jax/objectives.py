@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.byol import Objective, byol_objective, l2_normalize
-from byol_jax.models import Outputs, check_setting
+from byol_jax.models import Outputs, check_setting, check_settings
 
 Pair = tuple[Outputs, Outputs]  # of view 1 and view 2
-SMALLEST, LARGEST = 1e-6, 1e12  # temperature, and any setting
+SMALLEST = 1e-6  # temperature
 
 
 class NoTarget(nn.Module):
@@ -61,7 +61,7 @@ def byol_negatives(beta: float = 1.0, temperature: float = 0.1) -> Objective:
       temperature: alpha, at least SMALLEST.
     """
     _check(beta >= 0, f"beta={beta:g} must be at least 0.")
-    _check(temperature >= SMALLEST, f"temperature={temperature:g} must be at least {SMALLEST:g}.")
+    _check_temperature(temperature)
 
     def objective(online: Pair, target: Pair, axis_name: str | None):
         loss, metrics = byol_objective(online, target, axis_name)
@@ -139,7 +139,7 @@ def moco_v3(temperature: float = 0.2) -> Objective:
     Args:
       temperature: alpha, at least SMALLEST.
     """
-    _check(temperature >= SMALLEST, f"temperature={temperature:g} must be at least {SMALLEST:g}.")
+    _check_temperature(temperature)
 
     def objective(online: Pair, target: Pair, axis_name: str | None):
         def one(prediction: jax.Array, key: jax.Array) -> jax.Array:
@@ -305,20 +305,18 @@ def make_objective(name: str, **chosen: Any) -> Objective:
         one line that begins with "name" or the setting.
     """
     check_setting("name", name, str, tuple(OBJECTIVES))
-    own, annotations = settings(name), inspect.get_annotations(OBJECTIVES[name].make)
-    for key, value in chosen.items():
-        if key not in own:
-            has = f"which has {', '.join(own)}" if own else "which has none"
-            raise ValueError(f"{key}={value!r} is not a setting of {name}, {has}.")
-        choices = getattr(annotations[key], "__args__", ())
-        check_setting(key, value, type(own[key]), choices)
-        _check(choices or abs(value) <= LARGEST, f"{key}={value} must be at most {LARGEST:g}.")
+    annotations = inspect.get_annotations(OBJECTIVES[name].make)
+    check_settings(name, chosen, settings(name), annotations)
     return OBJECTIVES[name].make(**chosen)
 
 
 def _check(is_valid: Any, message: str) -> None:
     if not is_valid:
         raise ValueError(message)
+
+
+def _check_temperature(temperature: float) -> None:
+    _check(temperature >= SMALLEST, f"temperature={temperature:g} must be at least {SMALLEST:g}.")
 
 
 def _sum_of_directions(one: Callable[..., jax.Array], online: Pair, target: Pair) -> jax.Array:

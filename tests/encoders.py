@@ -78,6 +78,33 @@ def tiny_convnext(**settings: Any) -> Encoder:
     return random_encoder("convnext_t", **(tiny | settings))
 
 
+def output_dtypes(
+    module: nn.Module, variables: Any, images: np.ndarray
+) -> tuple[jax.Array, dict[str, Any]]:
+    """What a module computes in evaluation, and the dtype of each submodule's output by name."""
+    seen = {}
+
+    def spy(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            seen[context.module.name or "encoder"] = out.dtype
+        return out
+
+    with nn.intercept_methods(spy):
+        return module.apply(variables, images, train=False), seen
+
+
+def traced_gradient(module: nn.Module, variables: Any, images: np.ndarray) -> Any:
+    """A sum of cubes of a module's output in training, and its gradient, traced by `jax.jit`."""
+
+    def loss(variables):
+        with models.dropout_by_position(jnp.arange(len(images))):
+            out = module.apply(variables, images, train=True, rngs=jax.random.key(1))
+        return jnp.sum(out**3)
+
+    return jax.jit(jax.value_and_grad(loss)).trace(variables)
+
+
 def random_trained(step: int, **heads: int) -> run_lib.Trained:
     """A run of `tiny_resnet_config` with these heads, at a step, without the training."""
     config = tiny_resnet_config()

@@ -11,6 +11,7 @@ from byol_jax.models.encoders import (
     ENCODERS,
     check_image_size,
     check_setting,
+    check_settings,
     make_encoder,
     settings,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "ViTTi",
     "check_image_size",
     "check_setting",
+    "check_settings",
     "dropout_by_position",
     "encode",
     "make_encoder",

@@ -12,19 +12,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from byol_jax.models.layers import check_drop_path, drop_path_rate, layer_norm
+
 STEM_STRIDE = 4
 MAX_BLOCKS = 100  # of a stage: each takes time to compile
 LAYER_SCALE = 1e-6  # initial factor of each residual branch
 MLP_RATIO = 4  # of the hidden layer of a block to its channels
 initial_kernel = nn.initializers.normal(0.02)  # theirs is truncated at 2, which never occurs
-layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 class ConvNeXtBlock(nn.Module):
     """x + scale * mlp(norm(depthwise convolution(x))).
 
     Attributes:
-      conv: makes a convolution, from channels and size.
+      conv: makes a convolution, from the arguments of `nn.Conv`.
       drop_path: probability that the residual branch of an example is left out (arXiv 1603.09382).
       train: leave branches out.
       dtype: what the dense layers compute in.
@@ -40,7 +41,7 @@ class ConvNeXtBlock(nn.Module):
         """Float32 (batch, h, w, channels) -> the same."""
         channels = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=initial_kernel)
-        y = self.conv(channels, 7, padding=3, feature_group_count=channels, name="conv")(x)
+        y = self.conv(channels, (7, 7), padding=3, feature_group_count=channels, name="conv")(x)
         y = dense(MLP_RATIO * channels, name="dense1")(layer_norm(name="norm")(y))
         y = dense(channels, name="dense2")(nn.gelu(y, approximate=False))
         initial = nn.initializers.constant(LAYER_SCALE)
@@ -85,8 +86,7 @@ class ConvNeXt(nn.Module):
                 f"stage_channels={tuple(self.stage_channels)} must be {len(self.stage_sizes)} "
                 "numbers, one for each stage."
             )
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path={self.drop_path:g} must be at least 0 and below 1.")
+        check_drop_path(self.drop_path)
         super().__post_init__()
 
     def check_image_size(self, height: int, width: int) -> None:
@@ -102,50 +102,33 @@ class ConvNeXt(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Float (batch, height, width, channels) -> float32 (batch, features)."""
         self.check_image_size(*x.shape[1:3])
-        conv = partial(conv2d, dtype=self.dtype, convolution=self.convolution)
+        conv = partial(
+            nn.Conv,
+            padding="VALID",
+            dtype=self.dtype,
+            kernel_init=initial_kernel,
+            conv_general_dilated=self.convolution,
+        )
         make_block = nn.remat(ConvNeXtBlock) if self.remat else ConvNeXtBlock
         depth, done = sum(self.stage_sizes), 0
         stages = zip(self.stage_sizes, self.stage_channels, strict=True)
         for stage, (blocks, channels) in enumerate(stages, start=1):
             if stage == 1:
-                x = conv(channels, STEM_STRIDE, stride=STEM_STRIDE, name="stem_conv")(x)
+                size = (STEM_STRIDE, STEM_STRIDE)
+                x = conv(channels, size, strides=size, name="stem_conv")(x)
                 x = layer_norm(name="stem_norm")(x)
             else:
                 x = layer_norm(name=f"downsample{stage}_norm")(x)
-                x = conv(channels, 2, stride=2, name=f"downsample{stage}_conv")(x)
+                x = conv(channels, (2, 2), strides=(2, 2), name=f"downsample{stage}_conv")(x)
             x = x.astype(jnp.float32)
             for block in range(blocks):
-                rate, name = self.drop_path * done / max(1, depth - 1), f"layer{stage}_{block}"
+                rate = drop_path_rate(self.drop_path, done, depth)
+                name = f"layer{stage}_{block}"
                 x = make_block(conv, rate, train, self.dtype, name=name)(x)
                 done += 1
             self.sow("intermediates", f"layer{stage}", x)
         self.sow("intermediates", "features", x)
         return layer_norm(name="norm")(jnp.mean(x, axis=(1, 2)))
-
-
-def conv2d(
-    channels: int,
-    size: int,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    feature_group_count: int = 1,
-    dtype: jnp.dtype,
-    convolution: Callable,
-    name: str,
-) -> nn.Conv:
-    """A square convolution."""
-    return nn.Conv(
-        channels,
-        (size, size),
-        strides=(stride, stride),
-        padding=padding,
-        feature_group_count=feature_group_count,
-        dtype=dtype,
-        kernel_init=initial_kernel,
-        conv_general_dilated=convolution,
-        name=name,
-    )
 
 
 ConvNeXtT = ConvNeXt

@@ -72,19 +72,9 @@ def make_encoder(
         line that begins with "name" or the setting.
     """
     check_setting("name", name, str, tuple(ENCODERS))
-    fields, own = _fields(name), settings(name)
+    fields = _fields(name)
     chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
-    for key, value in chosen.items():
-        if key not in own:
-            raise ValueError(
-                f"{key}={value!r} is not a setting of {name}, which has {', '.join(own)}."
-            )
-        annotation = fields[key].type
-        choices = get_args(annotation) if get_origin(annotation) is Literal else ()
-        check_setting(key, value, type(own[key]), choices)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not abs(number) <= LARGEST:
-                raise ValueError(f"{key}={value!r} must be at most {LARGEST:g}, and finite.")
+    check_settings(name, chosen, settings(name), {k: field.type for k, field in fields.items()})
     shared = {"dtype": dtype, "axis_name": axis_name, "convolution": convolution}
     return ENCODERS[name](**chosen, **{k: v for k, v in shared.items() if k in fields})
 
@@ -93,6 +83,29 @@ def check_image_size(encoder: nn.Module, height: int, width: int) -> None:
     """Raises ValueError, beginning with a setting, if an encoder cannot take images this large."""
     if hasattr(encoder, "check_image_size"):
         encoder.check_image_size(height, width)
+
+
+def check_settings(
+    name: str, chosen: dict[str, Any], own: dict[str, Any], annotations: dict[str, Any]
+) -> None:
+    """Raises ValueError, beginning with the setting, for one that `name` lacks or cannot take.
+
+    Args:
+      name: what the settings are of.
+      chosen: values by setting.
+      own: all settings that it has, with their defaults, which are of the types that values need.
+      annotations: types by setting; `Literal[...]` lists the choices.
+    """
+    for key, value in chosen.items():
+        if key not in own:
+            has = ", ".join(own) or "none"
+            raise ValueError(f"{key}={value!r} is not a setting of {name}, which has {has}.")
+        annotation = annotations[key]
+        choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+        check_setting(key, value, type(own[key]), choices)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not abs(number) <= LARGEST:
+                raise ValueError(f"{key}={value!r} must be at most {LARGEST:g}, and finite.")
 
 
 def check_setting(key: str, value: Any, kind: type, choices: tuple) -> None:

@@ -5,6 +5,7 @@ Parameters and batch-norm statistics are float32; `dtype` is what dense layers c
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -102,6 +103,21 @@ class MLP(nn.Module):
             x = nn.relu(x)
         last = f"dense{self.layers}"
         return nn.Dense(self.output_size, use_bias=False, dtype=self.dtype, name=last)(x)
+
+
+# Of ViT and ConvNeXt, as in timm.
+layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+
+
+def check_drop_path(drop_path: float) -> None:
+    """Raises ValueError unless this is a rate of drop path (arXiv 1603.09382)."""
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path={drop_path:g} must be at least 0 and below 1.")
+
+
+def drop_path_rate(drop_path: float, block: int, depth: int) -> float:
+    """The rate of a block: it rises linearly from 0 at the first to `drop_path` at the last."""
+    return drop_path * block / max(1, depth - 1)
 
 
 @contextlib.contextmanager

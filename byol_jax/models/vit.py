@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from byol_jax.models.layers import check_drop_path, drop_path_rate, layer_norm
+
 MLP_RATIO = 4  # of the hidden layer of a block to its width
 MAX_DEPTH = 100  # each block takes time to compile
 TEMPERATURE = 10_000  # longest wavelength of the fixed positions, over 2 pi
-layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 class TransformerBlock(nn.Module):
@@ -100,8 +101,7 @@ class ViT(nn.Module):
             raise ValueError(f"heads={self.heads} must divide width={self.width}.")
         if self.positions == "sincos" and self.width % 4:
             raise ValueError(f"width={self.width} must be a multiple of 4 for positions=sincos.")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path={self.drop_path:g} must be at least 0 and below 1.")
+        check_drop_path(self.drop_path)
         super().__post_init__()
 
     @property
@@ -150,7 +150,7 @@ class ViT(nn.Module):
 
         make_block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
         for block in range(self.depth):
-            rate = self.drop_path * block / max(1, self.depth - 1)
+            rate = drop_path_rate(self.drop_path, block, self.depth)
             name = f"transformer_block{block + 1}"
             x = make_block(self.heads, rate, train, self.dtype, name=name)(x)
             self.sow("intermediates", f"block{block + 1}", as_map(x, rows, columns))

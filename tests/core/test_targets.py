@@ -88,8 +88,7 @@ def test_a_copy_is_made_after_every_second_update():
 
 
 def test_weights_are_drawn_anew_after_every_second_update():
-    learner = make()
-    learner = make(targets.redraw_every(2, draw(learner)))
+    learner = make(targets.redraw_every(2, draw(make())))
     start = targets.init(learner, 0, make_batch())
     states, _ = train(learner, start)
     drawn = [start, *states]

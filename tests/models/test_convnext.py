@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from encoders import randomise
+from encoders import output_dtypes, randomise, traced_gradient
 
 from byol_jax import models
 
@@ -70,16 +70,10 @@ def test_residual_branches_are_dropped_by_position_and_depth():
 def test_rematerialised_blocks_compute_the_same():
     variables = random_variables(TINY)
 
-    def traced(module):
-        def loss(variables):
-            with models.dropout_by_position(jnp.arange(4)):
-                out = module.apply(variables, IMAGES, train=True, rngs=jax.random.key(1))
-            return jnp.sum(out**3)
-
-        return jax.jit(jax.value_and_grad(loss)).trace(variables)
-
     module = TINY.clone(drop_path=0.5)
-    plain, remat = (traced(module.clone(remat=r)) for r in (False, True))
+    plain, remat = (
+        traced_gradient(module.clone(remat=r), variables, IMAGES) for r in (False, True)
+    )
     convolutions = [str(t.jaxpr).count("conv_general_dilated[") for t in (plain, remat)]
     assert convolutions[1] - convolutions[0] == 3  # blocks
     got, want = (t.lower().compile()(variables) for t in (remat, plain))
@@ -88,18 +82,9 @@ def test_rematerialised_blocks_compute_the_same():
 
 
 def test_bfloat16_is_for_products_alone():
-    seen = {}
-
-    def spy(call, args, kwargs, context):
-        out = call(*args, **kwargs)
-        if context.method_name == "__call__":
-            seen[context.module.name or "encoder"] = out.dtype
-        return out
-
     module = TINY.clone(dtype=jnp.bfloat16)
     variables = random_variables(module)
-    with nn.intercept_methods(spy):
-        got = module.apply(variables, IMAGES, train=False)
+    got, seen = output_dtypes(module, variables, IMAGES)
     del seen["Dropout_0"]  # returns its argument
     half = {name for name, dtype in seen.items() if dtype == jnp.bfloat16}
     assert half == {"stem_conv", "downsample2_conv", "conv", "dense1", "dense2"}

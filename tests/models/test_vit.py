@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from encoders import randomise
+from encoders import output_dtypes, randomise, traced_gradient
 
 from byol_jax import models
 from byol_jax.models import vit
@@ -125,16 +125,10 @@ def test_residual_branches_are_dropped_by_position_and_depth():
 def test_rematerialised_blocks_compute_the_same():
     variables = random_variables(TINY)
 
-    def value_and_gradient(module):
-        def loss(variables):
-            with models.dropout_by_position(jnp.arange(4)):
-                out = module.apply(variables, IMAGES, train=True, rngs=jax.random.key(1))
-            return jnp.sum(out**3)
-
-        return jax.jit(jax.value_and_grad(loss)).trace(variables)
-
     module = TINY.clone(drop_path=0.5)
-    plain, remat = (value_and_gradient(module.clone(remat=r)) for r in (False, True))
+    plain, remat = (
+        traced_gradient(module.clone(remat=r), variables, IMAGES) for r in (False, True)
+    )
     products = [str(traced.jaxpr).count("dot_general[") for traced in (plain, remat)]
     assert products[1] - products[0] >= 2 * 5  # in each block: all but the last one
     got, want = (traced.lower().compile()(variables) for traced in (remat, plain))
@@ -143,18 +137,9 @@ def test_rematerialised_blocks_compute_the_same():
 
 
 def test_bfloat16_is_for_products_alone():
-    seen = {}
-
-    def spy(call, args, kwargs, context):
-        out = call(*args, **kwargs)
-        if context.method_name == "__call__":
-            seen[context.module.name or "encoder"] = out.dtype
-        return out
-
     module = TINY.clone(dtype=jnp.bfloat16)
     variables = random_variables(module)
-    with nn.intercept_methods(spy):
-        got = module.apply(variables, IMAGES, train=False)
+    got, seen = output_dtypes(module, variables, IMAGES)
     del seen["Dropout_0"]  # returns its argument
     half = {name for name, dtype in seen.items() if dtype == jnp.bfloat16}
     assert half == {"patch_embedding", "qkv", "proj", "dense1", "dense2"}

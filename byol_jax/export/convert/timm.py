@@ -28,6 +28,7 @@ import numpy as np
 
 from byol_jax import models
 from byol_jax.errors import CheckpointError
+from byol_jax.export.convert.torchvision import check_floating
 from byol_jax.models import vit
 
 Arrays = dict[str, np.ndarray]
@@ -172,11 +173,7 @@ def _array(
             f"The weights have {name} of shape {array.shape}, which should have {wanted}: give "
             "weights of a plain ViT or ConvNeXt of timm."
         )
-    if "float" not in array.dtype.name:  # by name, as NumPy has no bfloat16
-        raise CheckpointError(
-            f"The weights have {name} of type {array.dtype}, which should be floating point: give "
-            "weights that are not quantised."
-        )
+    check_floating(name, array)
     return array.astype(np.float32)
 
 

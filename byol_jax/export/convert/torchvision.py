@@ -57,6 +57,15 @@ def to_state_dict(variables: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def check_floating(name: str, array: np.ndarray) -> None:
+    """Raises CheckpointError for weights of another type, such as quantised ones."""
+    if "float" not in array.dtype.name:  # by name, as NumPy has no bfloat16
+        raise CheckpointError(
+            f"The weights have {name} of type {array.dtype}, which should be floating point: give "
+            "weights that are not quantised."
+        )
+
+
 def from_state_dict(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Weights under torchvision's names as variables of a `models.ResNet` of any depth and width.
 
@@ -87,11 +96,7 @@ def from_state_dict(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
                 f"The weights have {name} of shape {array.shape}, which should be {shape} in a "
                 "ResNet of basic or bottleneck blocks: give weights of such a network."
             )
-        if "float" not in array.dtype.name:  # by name, as NumPy has no bfloat16
-            raise CheckpointError(
-                f"The weights have {name} of type {array.dtype}, which should be floating point: "
-                "give weights that are not quantised."
-            )
+        check_floating(name, array)
     counts = {name.replace("running_var", COUNT) for name in shapes}
     unknown = [name for name in arrays if name not in counts.union(shapes)]
     if unknown:
