@@ -31,8 +31,9 @@ from byol_jax.models import MLP, OnlineNetwork, Outputs, TargetNetwork, dropout_
 Tree = Any  # a pytree of arrays
 Metrics = dict[str, jax.Array]  # float32 scalars
 
-# What the key of a step is folded with: positions (int32) for examples, these for networks.
-NETWORK_KEYS = range(2**31, 2**31 + 4)
+# What the key of a step is folded with: positions (int32) for examples, numbers from here on for
+# networks: two for the online one, two for the target, then one for each local view.
+NETWORK_KEYS = 2**31
 
 
 class Batch(NamedTuple):
@@ -100,13 +101,15 @@ class Learner:
 
     online: OnlineNetwork
     target: nn.Module  # a TargetNetwork, or objectives.NoTarget
-    augment: Callable[[jax.Array, Tree], tuple[Tree, Tree]]  # key, one example -> its two views
+    # (key, one example) -> its two views, and local views, if any, for the online network alone
+    augment: Callable[[jax.Array, Tree], tuple[Tree, ...]]
     preprocess: Callable[[Tree], Tree]  # a batch without augmentation -> what the encoder takes
     optimizer: optax.GradientTransformation
     tau: Callable[[jax.Array], jax.Array]  # target decay as a function of the step
     objective: Objective = byol_objective
     # (state, new online parameters) -> new target parameters, in place of the average with tau
     next_target: Callable[[State, Tree], Tree] | None = None
+    perturb: Callable[..., tuple[Tree, ...]] | None = None  # adversarial.py: what `online` sees
     axis_name: str | None = None  # mapped axis of replicas; batch norm should average over it too
     accum_steps: int = 1  # micro-batches over which an update averages its gradient
     unroll: bool = False  # unroll the loop over micro-batches, as CPUs need
@@ -114,7 +117,7 @@ class Learner:
 
 def make_learner(
     encoder: nn.Module,
-    augment: Callable[[jax.Array, Tree], tuple[Tree, Tree]],
+    augment: Callable[[jax.Array, Tree], tuple[Tree, ...]],
     preprocess: Callable[[Tree], Tree],
     optimizer: optax.GradientTransformation,
     tau: Callable[[jax.Array], jax.Array],
@@ -131,6 +134,7 @@ def make_learner(
       encoder: Flax module, a batch of views -> (batch, features). It may take `train`, keep
         `batch_stats`, and draw random numbers: `nn.Dropout` draws by the position of an example.
       augment: `augment(key, example)`, two views of one example; it is vmapped over the batch.
+        Local views may follow, which `objectives.multi_crop` compares with the two.
       preprocess: what to do to a batch without augmentation before it enters the encoder.
       optimizer: for the online parameters, such as `optim.lars`.
       tau: target decay by step, such as `optim.target_decay`.
@@ -174,7 +178,7 @@ def init(learner: Learner, seed: int, batch: Batch) -> State:
 def init_network(learner: Learner, network: nn.Module, key: jax.Array, batch: Batch) -> Tree:
     """The variables of one of the networks before training, for the views of a batch."""
     batch = jax.tree.map(lambda x: x[:2], batch)
-    view1, view2 = jax.eval_shape(functools.partial(augment_batch, learner), key, batch)
+    view1, view2, *_ = jax.eval_shape(functools.partial(augment_batch, learner), key, batch)
     # Views of the same shapes use the same parameters: one is enough.
     views = [view1] if view1 == view2 else [view1, view2]
     views = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), views)
@@ -187,22 +191,29 @@ def step_key(state: State) -> jax.Array:
     return jax.random.fold_in(jax.random.key(state.seed), state.step)
 
 
-def augment_batch(learner: Learner, key: jax.Array, batch: Batch) -> tuple[Tree, Tree]:
-    """The two views of every example, each from the key and the example's position alone."""
+def augment_batch(learner: Learner, key: jax.Array, batch: Batch) -> tuple[Tree, ...]:
+    """The views of every example, each from the key and the example's position alone."""
     keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(batch.positions)
     return jax.vmap(learner.augment)(keys, batch.examples)
 
 
 def apply(
-    network: nn.Module, params: Tree, stats: Tree, view: Tree, key: jax.Array, positions: jax.Array
-) -> tuple[Outputs, Tree]:
-    """Runs a network on a batch in training mode: its outputs and its new running statistics."""
-    variables = {"params": params, "batch_stats": stats}
-    with dropout_by_position(positions):
-        outputs, changed = network.apply(
-            variables, view, train=True, mutable=["batch_stats"], rngs=key
-        )
-    return outputs, changed.get("batch_stats", stats)
+    network: nn.Module, params: Tree, stats: Tree, views: Tree, keys: Tree, positions: jax.Array
+) -> tuple[tuple[Outputs, ...], Tree]:
+    """Outputs of a network for each of some views in training mode, and its new statistics.
+
+    Each view passes separately: batch-norm statistics are those of one view, never of several.
+    """
+    all_outputs = []
+    for view, key in zip(views, keys, strict=True):
+        variables = {"params": params, "batch_stats": stats}
+        with dropout_by_position(positions):
+            outputs, changed = network.apply(
+                variables, view, train=True, mutable=["batch_stats"], rngs=key
+            )
+        all_outputs.append(outputs)
+        stats = changed.get("batch_stats", stats)
+    return tuple(all_outputs), stats
 
 
 def probe_loss(logits: jax.Array | None, labels: jax.Array | None) -> tuple[jax.Array, Metrics]:
@@ -219,21 +230,20 @@ def loss_fn(
 ) -> tuple[jax.Array, tuple[tuple[Tree, Tree], Metrics]]:
     """The loss of a batch; also the new running statistics of both networks, and the metrics."""
     key, positions = step_key(state), batch.positions
-    view1, view2 = augment_batch(learner, key, batch)
-    keys = [jax.random.fold_in(key, data) for data in NETWORK_KEYS]
-    # Each view passes separately: batch-norm statistics are those of one view, never of both.
+    views = augment_batch(learner, key, batch)
+    keys = [jax.random.fold_in(key, NETWORK_KEYS + i) for i in range(2 + len(views))]
+    online_keys, target_keys = keys[:2] + keys[4:], keys[2:4]
     theta, stats = online_params, state.online_stats
-    online1, stats = apply(learner.online, theta, stats, view1, keys[0], positions)
-    online2, online_stats = apply(learner.online, theta, stats, view2, keys[1], positions)
+    perturb = learner.perturb or (lambda *args: views)
+    seen = perturb(learner, theta, stats, views, online_keys, positions)
+    online, online_stats = apply(learner.online, theta, stats, seen, online_keys, positions)
     xi, stats = state.target_params, state.target_stats
-    target1, stats = apply(learner.target, xi, stats, view1, keys[2], positions)
-    target2, target_stats = apply(learner.target, xi, stats, view2, keys[3], positions)
-    # The target is a constant: "sg" in figure 2.
-    online, target = (online1, online2), jax.lax.stop_gradient((target1, target2))
+    target, target_stats = apply(learner.target, xi, stats, views[:2], target_keys, positions)
+    target = jax.lax.stop_gradient(target)  # the target is a constant: "sg" in figure 2
 
     loss, metrics = learner.objective(online, target, learner.axis_name)
     # The probe reads a stop_gradient of the embedding, so its loss moves the probe alone.
-    added, probe_metrics = probe_loss(online1.logits, batch.labels)
+    added, probe_metrics = probe_loss(online[0].logits, batch.labels)
     loss = loss + added
     return loss, ((online_stats, target_stats), {**metrics, **probe_metrics, "loss": loss})
 

@@ -75,14 +75,14 @@ def features(
     """
     rows = jax.tree.map(lambda x: x[0], optim.micro_batches(batch, learner.accum_steps))
     key = byol.step_key(state)
-    view1, view2 = byol.augment_batch(learner, key, rows)
+    view1, view2, *_ = byol.augment_batch(learner, key, rows)
 
     def online(view: byol.Tree) -> byol.Outputs:
         params, stats = state.online_params, state.online_stats
-        return byol.apply(learner.online, params, stats, view, key, rows.positions)[0]
+        return byol.apply(learner.online, params, stats, [view], [key], rows.positions)[0][0]
 
     params, stats = state.target_params, state.target_stats
-    target, _ = byol.apply(learner.target, params, stats, view2, key, rows.positions)
+    (target,), _ = byol.apply(learner.target, params, stats, [view2], [key], rows.positions)
     if target.projection is None:
         target = online(view2)
     replicas = 1 if learner.axis_name is None else jax.lax.axis_size(learner.axis_name)

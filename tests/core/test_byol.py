@@ -44,7 +44,9 @@ def make(tau=0.9, rate=0.5, policy=None, num_classes=CLASSES, encoder=None, **kw
 
 def run(network, params, stats, view):
     """Outputs and new statistics of one pass in training mode."""
-    return byol.apply(network, params, stats, view, jax.random.key(0), jnp.arange(len(view)))
+    keys, positions = [jax.random.key(0)], jnp.arange(len(view))
+    (outputs,), stats = byol.apply(network, params, stats, [view], keys, positions)
+    return outputs, stats
 
 
 WITHOUT_TARGET = {
@@ -494,7 +496,8 @@ def test_without_target_regresses_own_projections_with_their_gradient(outputs):
 def test_no_target_has_neither_parameters_nor_outputs():
     network = objectives.NoTarget()
     assert network.init(jax.random.key(0), jnp.ones((2, 3)), train=True) == {}
-    outputs, stats = byol.apply(network, {}, {}, None, jax.random.key(0), jnp.arange(2))
+    keys = [jax.random.key(0)]
+    (outputs,), stats = byol.apply(network, {}, {}, [None], keys, jnp.arange(2))
     assert outputs == models.Outputs(None, None) and stats == {}
 
 
