@@ -46,6 +46,36 @@ def without_target(objective: Objective) -> Objective:
     return own_projections
 
 
+def multi_crop(objective: Objective, has_target: bool) -> Objective:
+    """An objective of two views and any number of local ones (SwAV, arXiv 2006.09882, section 3.4).
+
+    The mean, over the pair of global views and every local view, of
+
+        objective((o_1, o_2), (t_1, t_2)) for the pair,
+        objective((o_l, o_l), (t_1, t_2)) for a local view l, with a target network:
+            it predicts the target's projections of both global views;
+        (objective((o_1, o_l)) + objective((o_2, o_l))) / 2 without one: it is paired with each,
+
+    for outputs o of the online network and t of the target network, which does not see local views.
+
+    Args:
+      objective: of two views, as `make_objective` returns it.
+      has_target: whether it reads the outputs of a target network.
+    """
+
+    def of_all(online: tuple[Outputs, ...], target: Pair, axis_name: str | None):
+        view1, view2, *local_views = online
+        pairs, weights = [(view1, view2)], [1.0]
+        for local in local_views:
+            pairs += [(local, local)] if has_target else [(view1, local), (view2, local)]
+            weights += [1.0] if has_target else [0.5, 0.5]
+        terms = [objective(pair, target, axis_name) for pair in pairs]
+        weights = jnp.asarray(weights) / sum(weights)
+        return jax.tree.map(lambda *xs: jnp.dot(weights, jnp.stack(xs)), *terms)
+
+    return of_all
+
+
 def byol_negatives(beta: float = 1.0, temperature: float = 0.1) -> Objective:
     """Between BYOL (beta = 0) and SimCLR: the loss of the paper's appendix.
 

@@ -21,6 +21,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import jax
 import pytest
 
+from byol_jax.train import plots
+
 # All other tests compile without XLA's optimisations: compilation takes most of their time, and
 # this halves it. In these, the authors' numbers are compared with what users run, and `scale` reads
 # the optimised program.
@@ -34,6 +36,8 @@ LONGEST = (
     "test_resume",
     "test_byol",
 )
+# Only these look at the pictures of a run, which take a second of each.
+PICTURES = {"test_loop", "test_plots"}
 REFERENCE = Path(__file__).parent / "data" / "reference"
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -55,6 +59,16 @@ def compilation(request):
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures(request):
+    """Leaves out the pictures of runs in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ not in PICTURES:
+            patch.setattr(plots, "curves", lambda path, metrics: None)
+            patch.setattr(plots, "first_views", lambda path, learner, state, batch: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,20 @@ class Crop(NamedTuple):
         return 2 * self.attempts + 3
 
 
+class LocalViews(NamedTuple):
+    """Small views beside the two global ones: multi-crop (arXiv 2006.09882, section 3.4).
+
+    Attributes:
+      count: how many.
+      size: height and width.
+      crop: the distribution of their boxes in the image.
+    """
+
+    count: int
+    size: int
+    crop: Crop
+
+
 def check_crop(crop: Crop) -> None:
     """Raises ConfigError if there is no such distribution."""
     if not 0 < crop.area[0] <= crop.area[1] <= 1:
@@ -68,19 +82,22 @@ def check_size(image_size: int) -> None:
         raise ConfigError(f"the image size must be at least 1, not {image_size}.")
 
 
-def random_views(image: jax.Array, size: int, crop: Crop, key: jax.Array) -> jax.Array:
-    """Two independent random views of one image, a function of `key` alone.
+def random_views(
+    image: jax.Array, size: int, crop: Crop, key: jax.Array, count: int = 2
+) -> jax.Array:
+    """Independent random views of one image, a function of `key` alone.
 
     Args:
       image: uint8 (H, W, C).
       size: height and width S of a view.
       crop: the distribution of boxes and flips.
-      key: a PRNG key for this image alone.
+      key: a PRNG key for these views alone.
+      count: how many views.
 
     Returns:
-      Uint8 (2, S, S, C).
+      Uint8 (count, S, S, C).
     """
-    uniform = jax.random.uniform(key, (2, crop.draws))
+    uniform = jax.random.uniform(key, (count, crop.draws))
     boxes = random_boxes(uniform[:, :-1], jnp.array(image.shape[:2], jnp.float32), crop)
     flips = uniform[:, -1] < crop.flip
     return jax.vmap(lambda box, flip: resized_crop(image, box, flip, size))(boxes, flips)

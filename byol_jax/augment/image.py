@@ -60,16 +60,21 @@ class Policy:
     std: tuple[float, ...]
     function: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
-    def __call__(self, key: jax.Array, crops: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Both views of one image, augmented and normalised.
+    def __call__(
+        self, key: jax.Array, crops: jax.Array | dict[str, jax.Array]
+    ) -> tuple[jax.Array, ...]:
+        """The views of one image, augmented and normalised.
 
         Args:
           key: a PRNG key for this image alone.
-          crops: uint8 (2, height, width, channels), a crop for each view.
+          crops: uint8 (2, height, width, channels), a crop for each view; or a dictionary of these
+            as "global", and "local" (n, size, size, channels), whose crops get the policies of view
+            1 and view 2 in turn.
 
         Returns:
-          Two arrays float32 (height, width, channels).
+          Arrays float32 (height, width, channels): view 1, view 2, then the local ones.
         """
+        crops = [*crops["global"], *crops["local"]] if isinstance(crops, dict) else crops
 
         def one(index: int, config: View) -> jax.Array:
             planes = jnp.moveaxis(crops[index].astype(jnp.float32) / 255, -1, 0)
@@ -79,7 +84,7 @@ class Policy:
                 image = self.function(jax.random.fold_in(key_of_view, FUNCTION), image)
             return normalize(image, self.mean, self.std)
 
-        return one(0, self.view1), one(1, self.view2)
+        return tuple(one(i, self.view2 if i % 2 else self.view1) for i in range(len(crops)))
 
     def preprocess(self, images: jax.Array) -> jax.Array:
         """Normalises uint8 images (..., height, width, channels) for the encoder: float32."""

@@ -14,26 +14,27 @@ MAX_VALUES_AS_FLOATS = 2**21
 
 
 def random_views(
-    image: tf.Tensor, size: int, crop: Crop, seed: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Two independent random views of one image, a function of `seed` alone.
+    image: tf.Tensor, size: int, crop: Crop, seed: tf.Tensor, count: int = 2
+) -> tuple[tf.Tensor, ...]:
+    """Independent random views of one image, a function of `seed` alone.
 
     Args:
       image: uint8 (H, W, C).
       size: height and width S of a view.
       crop: the distribution of boxes and flips.
       seed: int64 (2,).
+      count: how many views.
 
     Returns:
-      Two views, uint8 (S, S, C).
+      The views, uint8 (S, S, C) each.
     """
     # One draw for everything: small operations cost more than the numbers they compute.
-    uniform = tf.random.stateless_uniform((2, crop.draws), seed, alg="philox")
+    uniform = tf.random.stateless_uniform((count, crop.draws), seed, alg="philox")
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
     boxes = crops.random_boxes(uniform[:, :-1], shape, crop, xp=tf)
     flips = uniform[:, -1] < crop.flip
-    first, second = (_resized_crop(image, boxes[view], size) for view in range(2))
-    return _flip_if(flips[0], first), _flip_if(flips[1], second)
+    views = [_resized_crop(image, boxes[view], size) for view in range(count)]
+    return tuple(_flip_if(flips[view], views[view]) for view in range(count))
 
 
 def center_crop(image: tf.Tensor, size: int, fraction: float) -> tf.Tensor:

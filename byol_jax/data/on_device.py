@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from byol_jax import parallel
 from byol_jax.augment import crops
-from byol_jax.byol import Batch
+from byol_jax.byol import Batch, Tree
 from byol_jax.data.arrays import ArraySource
 from byol_jax.data.source import Source, steps_per_epoch
 from byol_jax.errors import ConfigError
@@ -24,7 +24,7 @@ from byol_jax.errors import ConfigError
 # In bytes rather than relative to the device's memory, so that a run is the same on every machine.
 AUTO_LIMIT = 2**30
 # What the key of a run is folded with; steps are smaller, and fold the same key.
-ORDERS, CROPS = 2**32 - 1, 2**32 - 2
+ORDERS, CROPS, LOCAL_CROPS = 2**32 - 1, 2**32 - 2, 2**32 - 3
 
 
 def placement(config: ConfigDict, source: Source) -> str:
@@ -82,6 +82,7 @@ def train_batches(
     num_steps: int,
     start_step: int = 0,
     crop: crops.Crop | None = None,
+    local: crops.LocalViews | None = None,
     accum_steps: int = 1,
 ) -> Iterator[Batch]:
     """As `data.train_batches`, made on the devices, for updates of `accum_steps` micro-batches.
@@ -97,10 +98,19 @@ def train_batches(
     crops.check_size(image_size)
     epoch_steps = steps_per_epoch(source, batch_size)
 
-    def random_views(image: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), CROPS)
-        key = jax.random.fold_in(jax.random.fold_in(key, epoch), position)
-        return crops.random_views(image, image_size, crop, key)
+    def key_of(number: int, epoch: jax.Array, position: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        return jax.random.fold_in(jax.random.fold_in(key, epoch), position)
+
+    def random_views(image: jax.Array, epoch: jax.Array, position: jax.Array) -> Tree:
+        views = crops.random_views(image, image_size, crop, key_of(CROPS, epoch, position))
+        if local is None:
+            return views
+        key = key_of(LOCAL_CROPS, epoch, position)
+        return {
+            "global": views,
+            "local": crops.random_views(image, local.size, local.crop, key, local.count),
+        }
 
     def make_rows(rows: jax.Array, inputs: tuple) -> tuple[Batch, jax.Array]:
         """These rows (int32 (n,)) of the batch of a step, and the next step."""

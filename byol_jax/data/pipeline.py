@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.augment.crops import Crop, check_crop, check_size
+from byol_jax.augment.crops import Crop, LocalViews, check_crop, check_size
 from byol_jax.byol import Batch
 from byol_jax.data import service as service_lib
 from byol_jax.data._tensorflow import tf
@@ -21,6 +21,9 @@ from byol_jax.errors import ConfigError, DataError
 # How many other examples are tried in place of one that cannot be decoded. If half of a source
 # cannot be, one search in 65,536 fails, and something is wrong.
 REPLACEMENTS = 16
+
+# Added to the seed of the global views' crops, which is below 2**62, for the local views.
+LOCAL_SEED = np.array([0, 2**62])
 
 # What to do about an image that cannot be decoded, after the clause that names it.
 ADVICE = (
@@ -42,6 +45,7 @@ def train_batches(
     num_steps: int,
     start_step: int = 0,
     crop: Crop | None = None,
+    local: LocalViews | None = None,
     shard: ShardOptions | None = None,
     on_decode_error: Callable[[int, str], None] | None = None,
     service: str = "",
@@ -56,6 +60,7 @@ def train_batches(
       num_steps: steps of the complete run.
       start_step: the first step to yield; nothing before it is decoded.
       crop: the distribution of the boxes; the paper's by default.
+      local: local views beside the pair; none by default.
       shard: the rows of the global batch to yield; None for all of them.
       on_decode_error: if given, an example that cannot be decoded is replaced by another one (a
         function of seed, epoch and position), and this is called with the number of the update that
@@ -67,7 +72,8 @@ def train_batches(
     Yields:
       Steps start_step to num_steps - 1 as NumPy arrays (read-only): examples uint8 (B, 2, S, S, C),
       labels int32 (B,) or None, positions int32 (B,). There are B rows in the shard, and positions
-      are their rows in the global batch.
+      are their rows in the global batch. With local views, examples are a dictionary of "global"
+      (B, 2, S, S, C) and "local" (B, local.count, local.size, local.size, C).
 
     Raises:
       ConfigError: at the call, if an argument is out of its range.
@@ -87,7 +93,7 @@ def train_batches(
         )
     part, replace = source.shard(shard.index, shard.count), on_decode_error is not None
     pipeline = TrainPipeline(
-        source, part, epoch_steps, batch_size, rows, image_size, crop, seed, replace
+        source, part, epoch_steps, batch_size, rows, image_size, crop, local, seed, replace
     )
     if service:
         arrays = service_lib.batches(
@@ -119,6 +125,13 @@ def _as_batches(pipeline, arrays, step, on_decode_error):
         step += 1
 
 
+def _stack(views):
+    """Stacks views, and those in a dictionary, of a batch: (n, views, S, S, C)."""
+    if isinstance(views, dict):
+        return {name: _stack(some) for name, some in views.items()}
+    return tf.stack(views, 1)
+
+
 class TrainPipeline(NamedTuple):
     """The TensorFlow graph of the batches of one process."""
 
@@ -129,6 +142,7 @@ class TrainPipeline(NamedTuple):
     rows: np.ndarray  # int64 (n,): this process's rows of it
     image_size: int
     crop: Crop
+    local: LocalViews | None
     seed: int
     replace: bool  # whether another example replaces one that cannot be decoded
 
@@ -146,7 +160,7 @@ class TrainPipeline(NamedTuple):
     def batches(self, first: tf.Tensor, last: tf.Tensor) -> tf.data.Dataset:
         """Batches of steps first to last - 1.
 
-        Each is: views uint8 (n, 2, S, S, C), labels int32 (n,), rows int32 (n,) of the global
+        Each is: examples as of `train_batches`, labels int32 (n,), rows int32 (n,) of the global
         batch, and int64 (n,) the index of the example that was replaced, or NOT_REPLACED.
         """
         parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
@@ -157,8 +171,9 @@ class TrainPipeline(NamedTuple):
             dataset = dataset.interleave(self._first_decodable, **parallel)
         else:
             dataset = dataset.map(self._views, **parallel)
+        # Stacked as a batch, which copies each view once.
         return dataset.batch(len(self.rows), drop_remainder=True).map(
-            lambda first, second, *rest: (tf.stack([first, second], 1), *rest)
+            lambda views, *rest: (_stack(views), *rest)
         )
 
     def _epoch(self, epoch, start, stop):
@@ -176,9 +191,15 @@ class TrainPipeline(NamedTuple):
     def _views(self, epoch, position, raw, replaced=NOT_REPLACED):
         image, label = self.source.decode(raw)
         seed = tf.stack([self.seed, epoch * 2**32 + position])
-        first, second = random_views(image, self.image_size, self.crop, seed)
+        views = random_views(image, self.image_size, self.crop, seed)
+        if self.local is not None:
+            size, crop, count = self.local.size, self.local.crop, self.local.count
+            views = {
+                "global": views,
+                "local": random_views(image, size, crop, seed + LOCAL_SEED, count),
+            }
         row = tf.cast(position % self.batch_size, tf.int32)
-        return first, second, label, row, tf.cast(replaced, tf.int64)
+        return views, label, row, tf.cast(replaced, tf.int64)
 
     def _first_decodable(self, epoch, position, raw):
         """A data set of one element: the example's views, or those of the first replacement.

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from byol_jax import backend, byol, models, objectives, optim, targets
+from byol_jax import adversarial, backend, byol, models, objectives, optim, targets
 from byol_jax.augment import crops
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError
@@ -72,6 +72,15 @@ def crop(config: ConfigDict) -> crops.Crop:
     )
 
 
+def local_views(config: ConfigDict) -> crops.LocalViews | None:
+    """The local views of multi-crop; None: there are none."""
+    chosen = config.crop
+    if not chosen.local_views:
+        return None
+    area = (chosen.local_area_min, chosen.local_area_max)
+    return crops.LocalViews(chosen.local_views, chosen.local_size, crop(config)._replace(area=area))
+
+
 def policy(config: ConfigDict) -> image_augment.Policy:
     """The policy of both views; imports `config.augment.function`."""
     return image_augment.Policy(
@@ -124,6 +133,8 @@ def objective(config: ConfigDict) -> byol.Objective:
     chosen = objectives.make_objective(**config.objective)
     if config.target.rule == "none" and objectives.OBJECTIVES[config.objective.name].has_target:
         chosen = objectives.without_target(chosen)
+    if config.crop.local_views:
+        chosen = objectives.multi_crop(chosen, has_target=config.target.rule != "none")
 
     # A context while it is traced, and not JAX's own setting, which belongs to the caller.
     def with_precision(*args):
@@ -135,8 +146,14 @@ def objective(config: ConfigDict) -> byol.Objective:
 
 def example_batch(config: ConfigDict) -> byol.Batch:
     """Two blank examples of the shapes that a run trains on."""
-    shape = (config.data.image_size, config.data.image_size, config.data.channels)
-    return byol.Batch(np.zeros((2, 2, *shape), np.uint8), None, np.arange(2, dtype=np.int32))
+
+    def blank(views: int, size: int) -> np.ndarray:
+        return np.zeros((2, views, size, size, config.data.channels), np.uint8)
+
+    examples: byol.Tree = blank(2, config.data.image_size)
+    if local := local_views(config):
+        examples = {"global": examples, "local": blank(local.count, local.size)}
+    return byol.Batch(examples, None, np.arange(2, dtype=np.int32))
 
 
 def make_learner(
@@ -158,11 +175,20 @@ def make_learner(
         optimizer(config, schedule),
         target_decay(config, total),
         objective(config),
+        perturb=perturb(config),
         axis_name=axis_name,
         accum_steps=config.accum_steps,
         unroll=jax.default_backend() == "cpu",
     )
     return dataclasses.replace(learner, next_target=next_target(config, learner))
+
+
+def perturb(config: ConfigDict) -> Callable | None:
+    """What changes the views of the online network; None: nothing does."""
+    chosen = config.augment
+    if not chosen.adversarial_norm:
+        return None
+    return adversarial.perturb(chosen.adversarial_norm, chosen.adversarial_iterations)
 
 
 def next_target(config: ConfigDict, learner: byol.Learner) -> targets.NextTarget | None:

@@ -80,10 +80,12 @@ AT_LEAST = {
     **_limit(1, "heads.projector_layers checkpoint.every_steps checkpoint.keep target.every_steps"),
     **_limit(1, "knn.train_examples knn.test_examples"),
     **_limit(MIN_POSITIVE, "crop.area_min crop.area_max crop.ratio_min crop.ratio_max"),
+    **_limit(MIN_POSITIVE, "crop.local_area_min crop.local_area_max"),
+    **_limit(1, "crop.local_size"),
     **_limit(MIN_POSITIVE, "views.*.blur_sigma_min views.*.blur_sigma_max views.*.blur_divider"),
     **_limit(MIN_POSITIVE, "views.*.erase_area_min views.*.erase_area_max"),
     **_limit(MIN_POSITIVE, "views.*.erase_ratio_min views.*.erase_ratio_max"),
-    **_limit(1, "views.*.mask_patch_size"),
+    **_limit(1, "views.*.mask_patch_size augment.adversarial_iterations"),
     **_limit(MIN_POSITIVE, "crop.test_fraction optimizer.trust_coefficient"),
 }
 AT_MOST = {
@@ -91,8 +93,11 @@ AT_MOST = {
     **_limit(2**16, "data.image_size"),
     **_limit(100, "heads.projector_layers heads.predictor_layers"),  # each takes time to compile
     **_limit(1, "crop.area_min crop.area_max crop.test_fraction optimizer.momentum"),
+    **_limit(1, "crop.local_area_min crop.local_area_max"),
+    **_limit(100, "crop.local_views"),  # each takes time to compile
     **_limit(1, "views.*.erase_area_min views.*.erase_area_max views.*.mask_share"),
     **_limit(180, "views.*.rotation_degrees"),
+    **_limit(100, "augment.adversarial_iterations"),  # each takes time to compile
     **_limit(1, "target.tau_base"),
     **_limit(1e38, "optimizer.base_learning_rate"),
 }
@@ -117,6 +122,8 @@ AUGMENTATION_ABLATIONS = {
     "erase": {"views.*.erase_prob": 0.0},
     "mask": {"views.*.mask_share": 0.0},
     "function": {"augment.function": ""},
+    "multi_crop": {"crop.local_views": 0},
+    "adversarial": {"augment.adversarial_norm": 0.0},
 }
 
 
@@ -160,6 +167,11 @@ def default() -> ConfigDict:
     # A box that does not fit into the image: clip it (the authors' code), or retry up to ten times
     # (torchvision).
     config.crop.fit = "clip"
+    # Multi-crop (arXiv 2006.09882): small views beside the two, for the online network alone.
+    config.crop.local_views = 0  # how many
+    config.crop.local_size = 96  # pixels: height and width
+    config.crop.local_area_min = 0.05  # share of the image
+    config.crop.local_area_max = 0.14
     config.crop.test_fraction = 0.875  # centre crop in evaluation, of the shorter side
 
     # The photometric half, and what is off by default: the fields of image_augment.Policy. mean and
@@ -169,6 +181,10 @@ def default() -> ConfigDict:
     # MODULE:FUNCTION of your own, traced by JAX: takes a key and a view, float32 (height, width,
     # channels) in 0..1 before normalisation, and returns the like. docs/augmentations.md
     config.augment.function = ""
+    # Length of the perturbation that is added to what the online network sees, and moves its
+    # prediction most (arXiv 1704.03976), over all values of a normalised view; 0: none.
+    config.augment.adversarial_norm = 0.0
+    config.augment.adversarial_iterations = 1  # each costs one more forward and backward pass
     # Ablations: names of AUGMENTATION_ABLATIONS, such as "gray,blur".
     config.disable_augmentations = ""
 
@@ -303,7 +319,10 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     encoder = _resolve_encoder(config.encoder, "encoder", config.data.image_size)
     _resolve_objective(config)
     _disable_augmentations(config)
-    _check_views(config)
+    _check_views(config, config.data.image_size, "data.image_size")
+    if config.crop.local_views:
+        _check_local_views(config, encoder)
+        _check_views(config, config.crop.local_size, "crop.local_size")
     if config.heads.predictor_hidden_size is None:
         config.heads.predictor_hidden_size = config.heads.hidden_size
     if config.init.state and (config.init.encoder or config.init.target_encoder):
@@ -364,22 +383,42 @@ def _check_values(config: ConfigDict) -> None:
             )
 
 
-def _check_views(config: ConfigDict) -> None:
-    """Raises ConfigError for settings of a view that do not fit the size of the images."""
-    size = config.data.image_size
+def _check_local_views(config: ConfigDict, encoder: nn.Module) -> None:
+    """Raises ConfigError for a size of the local views that does not fit."""
+    size, of_image = config.crop.local_size, config.data.image_size
+    given = f"config.crop.local_size={size}"
+    if size > of_image:
+        raise ConfigError(
+            f"{given} must be at most config.data.image_size={of_image}: local views are the small "
+            "ones."
+        )
+    try:
+        models.check_image_size(encoder, size, size)
+    except ValueError as error:
+        raise ConfigError(f"{given} does not suit the encoder: config.encoder.{error}") from error
+    if getattr(encoder, "positions", "") == "learned" and size != of_image:
+        raise ConfigError(
+            f"{given} differs from config.data.image_size={of_image}, but an encoder with "
+            "config.encoder.positions=learned takes one size: choose sincos, or equal sizes."
+        )
+
+
+def _check_views(config: ConfigDict, size: int, size_key: str) -> None:
+    """Raises ConfigError for settings of a view that do not fit images of a size."""
     for name in ("view1", "view2"):
         view = config.views[name]
         if view.pad >= size:
             raise ConfigError(
-                f"config.views.{name}.pad={view.pad} must be below config.data.image_size={size}."
+                f"config.views.{name}.pad={view.pad} must be below config.{size_key}={size}."
             )
         rows, columns = corrupt.patch_grid(size, size, view.mask_patch_size)
         masked = corrupt.masked_patches(size, size, view.mask_patch_size, view.mask_share)
         if view.mask_share and not 0 < masked < rows * columns:
             raise ConfigError(
                 f"config.views.{name}.mask_share={view.mask_share:g} masks {masked} of the "
-                f"{rows * columns} patches of {view.mask_patch_size} pixels: choose another share, "
-                f"or another config.views.{name}.mask_patch_size; 0 masks nothing."
+                f"{rows * columns} patches of {view.mask_patch_size} pixels of config.{size_key}="
+                f"{size}: choose another share, or another config.views.{name}.mask_patch_size; 0 "
+                "masks nothing."
             )
 
 

@@ -56,6 +56,7 @@ def train_batches(
         "num_steps": total_steps,
         "start_step": start_step,
         "crop": build.crop(config),
+        "local": build.local_views(config),
     }
     if config.data.placement == "device":
         return on_device.train_batches(source, **plan, accum_steps=accum_steps)

@@ -41,7 +41,16 @@ def load(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array] | No
         ) from error
     if not callable(function) or type(function).__hash__ is None:  # JAX keeps it in its caches
         raise ConfigError(f"{given} is not a function but of type {type(function).__name__}.")
-    shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    sizes = {config.data.image_size} | (
+        {config.crop.local_size} if config.crop.local_views else set()
+    )
+    for size in sorted(sizes):
+        _check(given, function, (size, size, config.data.channels))
+    return function
+
+
+def _check(given: str, function: Callable, shape: tuple[int, int, int]) -> None:
+    """Raises ConfigError unless a function returns a view like its argument."""
     try:
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
         views = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
@@ -57,7 +66,6 @@ def load(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array] | No
         returned = f"{out.dtype} {out.shape[1:]}"
     if returned != f"float32 {shape}":
         raise ConfigError(f"{given} must return a view, float32 {shape}, not {returned}.")
-    return function
 
 
 def _describe(error: BaseException) -> str:

@@ -25,53 +25,74 @@ GAP, LABEL, TITLE = 4, 60, 30  # pixels between views, for the names of rows, an
 
 
 def first_views(path: AnyPath, learner: byol.Learner, state: byol.State, batch: byol.Batch) -> None:
-    """Draws the first view pairs of a batch, before and after augmentation.
+    """Draws the first views of a batch: crops, and what the online network sees of them.
 
     Args:
       path: the PNG to write.
       learner: its `augment` is an `augment.image.Policy`.
       state: replicated.
-      batch: on the devices; examples uint8 (batch, 2, height, width, channels).
+      batch: on the devices; examples as `augment.image.Policy` takes them.
     """
     few = parallel.first_rows(batch, VIEWS)
-    augmented = np.stack(_augment_fn(learner)(parallel.local(state), few))
     policy = learner.augment
-    augmented = augmented * np.array(policy.std) + np.array(policy.mean)
-    view_pairs(path, few.examples.swapaxes(0, 1), augmented)
+    views = [
+        np.asarray(view) * np.array(policy.std) + np.array(policy.mean)
+        for view in _views_fn(learner)(parallel.local(state), few)
+    ]
+    crops = few.examples["global"] if isinstance(few.examples, dict) else few.examples
+    rows = {}
+    for i, crop in enumerate(crops.swapaxes(0, 1)):
+        rows |= {f"crop {i + 1}": crop / 255, f"view {i + 1}": views[i]}
+    rows |= {f"local {i + 1}": view for i, view in enumerate(views[2:])}
+    draw_rows(path, rows)
 
 
 @functools.lru_cache(parallel.KEPT)
-def _augment_fn(learner: byol.Learner) -> Callable[..., tuple]:
+def _views_fn(learner: byol.Learner) -> Callable[..., tuple]:
+    def views(state: byol.State, batch: byol.Batch) -> tuple:
+        key = byol.step_key(state)
+        views = byol.augment_batch(learner, key, batch)
+        if learner.perturb is None:
+            return views
+        params, stats, positions = state.online_params, state.online_stats, batch.positions
+        keys = [jax.random.fold_in(key, byol.NETWORK_KEYS + i) for i in range(len(views))]
+        return learner.perturb(learner, params, stats, views, keys, positions)
+
+    # The networks may average over the axis of replicas: here there is one.
+    on_one = jax.vmap(views, in_axes=(None, 0), axis_name=learner.axis_name or "replica")
+
     # Compiled, because hundreds of small programs would take longer.
-    return jax.jit(lambda state, batch: byol.augment_batch(learner, byol.step_key(state), batch))
+    @jax.jit
+    def of_one(state: byol.State, batch: byol.Batch) -> tuple:
+        views = on_one(state, jax.tree.map(lambda x: x[None], batch))
+        return jax.tree.map(lambda x: x[0], views)
+
+    return of_one
 
 
-def view_pairs(path: AnyPath, crops: np.ndarray, augmented: np.ndarray) -> None:
-    """Draws view pairs, one column per image.
+def draw_rows(path: AnyPath, rows: dict[str, np.ndarray]) -> None:
+    """Draws rows of images, one column per example.
 
     Args:
       path: the PNG to write.
-      crops: uint8 (2, n, height, width, channels), before the photometric augmentation.
-      augmented: float (2, n, height, width, channels) in 0..1, after it.
+      rows: by name, float (n, height, width, channels) in 0..1, of 1 or 3 channels; square, and
+        the first of them the largest.
     """
-    augmented = np.clip(np.rint(255 * augmented), 0, 255).astype(np.uint8)
-    names = ("crop 1", "view 1", "crop 2", "view 2")
-    rows = (crops[0], augmented[0], crops[1], augmented[1])
-    _, count, height, width, _ = crops.shape
+    count, height, *_ = next(iter(rows.values())).shape
     # Without interpolation, which would add blur that the networks do not see.
-    scale = -(-MIN_PIXELS // min(height, width))
-    across, down = scale * width + GAP, scale * height + GAP
-    size = (LABEL + count * across, TITLE + len(rows) * down)
+    scale = -(-MIN_PIXELS // height)
+    side = scale * height + GAP
+    size = (LABEL + count * side, TITLE + len(rows) * side)
     picture = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
     draw.text((LABEL, TITLE / 2), "What the two networks see", "black", font, anchor="lm")
-    for row, (name, images) in enumerate(zip(names, rows, strict=True)):
-        top = TITLE + row * down
-        draw.text((GAP, top + down / 2), name, "black", font, anchor="lm")
-        for column, image in enumerate(images):
+    for row, (name, images) in enumerate(rows.items()):
+        top = TITLE + row * side
+        draw.text((GAP, top + side / 2), name, "black", font, anchor="lm")
+        for column, image in enumerate(np.clip(np.rint(255 * images), 0, 255).astype(np.uint8)):
             image = image[..., 0] if image.shape[-1] == 1 else image
             image = Image.fromarray(image.repeat(scale, 0).repeat(scale, 1))
-            picture.paste(image, (LABEL + column * across, top))
+            picture.paste(image, (LABEL + column * side, top))
     png = io.BytesIO()
     picture.save(png, format="png", compress_level=1)
     write_atomically(path, png.getvalue())

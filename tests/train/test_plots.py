@@ -13,16 +13,16 @@ from byol_jax.train import plots
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_pixel_of_a_view_is_drawn(tmp_path, channels):
-    crops = np.random.default_rng(0).integers(0, 256, (2, 3, 40, 50, channels), np.uint8)
-    plots.view_pairs(tmp_path / "views.png", crops, (255.0 - crops) / 255)
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 256, (4, size, size, channels), np.uint8) for size in (40, 40, 20)]
+    plots.draw_rows(tmp_path / "views.png", {str(i): row / 255 for i, row in enumerate(rows)})
     picture = np.asarray(Image.open(tmp_path / "views.png"))
-    across, down = 3 * 50 + plots.GAP, 3 * 40 + plots.GAP  # enlarged three times
-    assert picture.shape == (plots.TITLE + 4 * down, plots.LABEL + 3 * across, 3)
-    rows = [crops[0], 255 - crops[0], crops[1], 255 - crops[1]]
+    side = 3 * 40 + plots.GAP  # enlarged three times
+    assert picture.shape == (plots.TITLE + 3 * side, plots.LABEL + 4 * side, 3)
     for row, images in enumerate(rows):
         for column, image in enumerate(images):
-            top, left = plots.TITLE + row * down, plots.LABEL + column * across
-            drawn = picture[top : top + 120, left : left + 150]
+            top, left = plots.TITLE + row * side, plots.LABEL + column * side
+            drawn = picture[top : top + 3 * len(image), left : left + 3 * len(image)]
             assert (drawn == image.repeat(3, 0).repeat(3, 1)).all()
 
 
