@@ -11,6 +11,7 @@ Random amounts depend on the key alone.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -68,23 +69,26 @@ class Policy:
         Args:
           key: a PRNG key for this image alone.
           crops: uint8 (2, height, width, channels), a crop for each view; or a dictionary of these
-            as "global", and "local" (n, size, size, channels), whose crops get the policies of view
-            1 and view 2 in turn.
+            as "global", and of "local" ones, (n, size, size, channels), which are augmented as view
+            1 is.
 
         Returns:
           Arrays float32 (height, width, channels): view 1, view 2, then the local ones.
         """
-        crops = [*crops["global"], *crops["local"]] if isinstance(crops, dict) else crops
 
-        def one(index: int, config: View) -> jax.Array:
-            planes = jnp.moveaxis(crops[index].astype(jnp.float32) / 255, -1, 0)
+        def one(config: View, index: int | jax.Array, crop: jax.Array) -> jax.Array:
+            planes = jnp.moveaxis(crop.astype(jnp.float32) / 255, -1, 0)
             key_of_view = jax.random.fold_in(key, index)
             image = jnp.moveaxis(view(config, key_of_view, planes, self.mean), 0, -1)
             if self.function is not None:
                 image = self.function(jax.random.fold_in(key_of_view, FUNCTION), image)
             return normalize(image, self.mean, self.std)
 
-        return tuple(one(i, self.view2 if i % 2 else self.view1) for i in range(len(crops)))
+        pair, local = (crops["global"], crops["local"]) if isinstance(crops, dict) else (crops, [])
+        views = [one(self.view1, 0, pair[0]), one(self.view2, 1, pair[1])]
+        if len(local):  # mapped, as each view of its own would be compiled for itself
+            views += jax.vmap(partial(one, self.view1))(2 + jnp.arange(len(local)), local)
+        return tuple(views)
 
     def preprocess(self, images: jax.Array) -> jax.Array:
         """Normalises uint8 images (..., height, width, channels) for the encoder: float32."""
