@@ -87,7 +87,7 @@ class Policy:
         pair, local = (crops["global"], crops["local"]) if isinstance(crops, dict) else (crops, [])
         views = [one(self.view1, 0, pair[0]), one(self.view2, 1, pair[1])]
         if len(local):  # mapped, as each view of its own would be compiled for itself
-            views += jax.vmap(partial(one, self.view1))(2 + jnp.arange(len(local)), local)
+            views += [*jax.vmap(partial(one, self.view1))(2 + jnp.arange(len(local)), local)]
         return tuple(views)
 
     def preprocess(self, images: jax.Array) -> jax.Array:
