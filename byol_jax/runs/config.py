@@ -6,9 +6,12 @@ and refuses what cannot work, before anything is loaded or compiled.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_dict
 
@@ -396,11 +399,19 @@ def _check_local_views(config: ConfigDict, encoder: nn.Module) -> None:
         models.check_image_size(encoder, size, size)
     except ValueError as error:
         raise ConfigError(f"{given} does not suit the encoder: config.encoder.{error}") from error
-    if getattr(encoder, "positions", "") == "learned" and size != of_image:
+    shapes = [_parameter_shapes(encoder, side, config.data.channels) for side in (size, of_image)]
+    if shapes[0] != shapes[1]:  # as of a convnet, or of learned positions
         raise ConfigError(
-            f"{given} differs from config.data.image_size={of_image}, but an encoder with "
-            "config.encoder.positions=learned takes one size: choose sincos, or equal sizes."
+            f"{given} differs from config.data.image_size={of_image}, but the parameters of "
+            f"config.encoder.name={config.encoder.name} as it is set depend on the size: choose "
+            "equal sizes, or another encoder."
         )
+
+
+def _parameter_shapes(encoder: nn.Module, size: int, channels: int) -> Any:
+    view = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
+    init = nn.init(functools.partial(models.encode, train=False), encoder)
+    return jax.eval_shape(init, jax.random.key(0), view)
 
 
 def _check_views(config: ConfigDict, size: int, size_key: str) -> None:

@@ -238,6 +238,55 @@ def test_equal_projections_count_the_candidates():
     np.testing.assert_allclose(loss, 2 * 2 * 0.5 * np.log(8), rtol=1e-5)
 
 
+def local_reference(reference, kind, arrays, local_views):
+    """SwAV's pairing in NumPy; a local view is a dictionary of its q and z."""
+    terms = [reference(arrays)]
+    for view in local_views:
+        if kind.has_target:  # it predicts the targets of both global views
+            own = {"q1": view["q"], "q2": view["q"], "z1": view["z"], "z2": view["z"]}
+            terms.append(reference(arrays | own))
+        else:  # it is the other view of each global one
+            pairs = [
+                {"q1": arrays[f"q{i}"], "z1": arrays[f"z{i}"], "q2": view["q"], "z2": view["z"]}
+                for i in (1, 2)
+            ]
+            terms.append(np.mean([reference(arrays | pair) for pair in pairs]))
+    return np.mean(terms)
+
+
+@pytest.mark.parametrize("name", ["byol", "byol_negatives", "moco_v3", "info_nce", "barlow_twins"])
+def test_local_views_are_compared_with_the_global_ones(arrays, name):
+    kind, objective = objectives.OBJECTIVES[name], objectives.make_objective(name)
+    rng = np.random.default_rng(1)
+    local_views = [
+        {key: arrays["z1"] + rng.normal(size=(ROWS, SIZE)) for key in ("q", "z")} for _ in range(2)
+    ]
+    of_all = objectives.multi_crop(objective, kind.has_target)
+
+    def loss(locals_, axis_name=None, arrays=arrays):
+        def with_local(online, target, axis_name):
+            local = [
+                models.Outputs(None, *(jnp.asarray(view[key], jnp.float32) for key in ("z", "q")))
+                for view in locals_
+            ]
+            return of_all((*online, *local), target, axis_name)
+
+        return compute(with_local, arrays, axis_name)
+
+    reference = next(case for key, chosen, case in CASES if key == name and not chosen)
+    got, metrics = jax.jit(loss)(local_views)
+    want = local_reference(reference, kind, arrays, local_views)
+    np.testing.assert_allclose(got, want, rtol=2e-6)
+    assert metrics and all(x.shape == () for x in metrics.values())
+    assert abs(got - reference(arrays)) > 1e-3  # local views count
+    # Without local views it is the objective itself.
+    np.testing.assert_array_equal(loss([])[0], compute(objective, arrays)[0])
+    # On four devices, two rows on each.
+    rows = jax.tree.map(lambda x: np.float32(x).reshape(4, 2, SIZE), (local_views, arrays))
+    on_four = jax.pmap(lambda a: loss(a[0], parallel.AXIS, a[1])[0], axis_name=parallel.AXIS)
+    np.testing.assert_allclose(np.mean(on_four(rows)), want, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", list(objectives.OBJECTIVES))
 def test_gradients_of_collapsed_outputs_are_finite(name):
     same = {key: np.zeros((ROWS, SIZE), np.float32) for key in NAMES}

@@ -14,6 +14,7 @@ from tiny import tiny_config
 
 from byol_jax import byol, data, models, optim, parallel
 from byol_jax.augment import image as image_augment
+from byol_jax.augment.crops import LocalViews
 from byol_jax.backend.compile_cache import Compilations
 from byol_jax.byol import Batch
 from byol_jax.data import on_device
@@ -113,6 +114,24 @@ def test_batches_are_sharded_like_those_from_the_host():
     for name in ("examples", "positions"):
         ours, want = getattr(batch, name), getattr(from_host, name)
         assert (ours.sharding, ours.shape, ours.dtype) == (want.sharding, want.shape, want.dtype)
+
+
+def test_local_views_are_small_parts_of_the_image():
+    """From the host and on the device; the global views are the same as without them."""
+    rows, columns = np.mgrid[:24, :30].astype(np.uint8) * 8
+    ramp = np.stack([rows, columns, np.zeros_like(rows)], -1)
+    images = data.from_arrays(np.broadcast_to(ramp, (40, 24, 30, 3)))
+    options = {"batch_size": 40, "image_size": 6, "seed": 3, "num_steps": 1}
+    local = LocalViews(3, 4, data.Crop(area=(0.05, 0.1), flip=0.5))
+    for make in (on_device.train_batches, data.train_batches):
+        (plain,), (batch,) = (list(make(images, **options, local=x)) for x in (None, local))
+        np.testing.assert_array_equal(batch.examples["global"], plain.examples)
+        views = np.asarray(batch.examples["local"]).reshape(40, 3, 4, 4, 3)
+        assert views.dtype == np.uint8
+        assert len(np.unique(views.reshape(120, -1), axis=0)) > 60  # no two of an image are alike
+        # Interpolation overshoots a little at the edge of a box.
+        extent = (np.ptp(views[..., :2].astype(int), axis=(2, 3)) / 8).prod(-1) / (24 * 30)
+        assert extent.min() > 0.01 and extent.max() < 0.12
 
 
 @pytest.mark.parametrize("fit", ["clip", "retry"])

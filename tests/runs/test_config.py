@@ -446,7 +446,8 @@ def test_disable_augmentations_changes_one_part_alone(part):
         for key in ("vertical_flip", "quarter_turn", "rotation", "noise", "erase"):
             view[f"{key}_prob"] = 0.5
         view.pad, view.mask_share = 4, 0.5
-    config.augment.function = "mine:augment"
+    config.augment.function, config.augment.adversarial_norm = "mine:augment", 1.0
+    config.crop.local_views = 2
     before, _ = config_lib.resolve(config)
     config.disable_augmentations = part
     after, _ = config_lib.resolve(config)
@@ -470,8 +471,45 @@ def test_disable_augmentations_changes_one_part_alone(part):
         "erase": _both(erase_prob=0.0),
         "mask": _both(mask_share=0.0),
         "function": {"augment.function": ""},
+        "adversarial": {"augment.adversarial_norm": 0.0},
+        "multi_crop": {"crop.local_views": 0},
     }
     assert changed == pytest.approx(fields[part] | {"disable_augmentations": part})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop.local_size": 17}, r"local_size=17 must be at most config.data.image_size=16"),
+        ({"encoder.positions": "learned"}, r"local_size=8 differs .* image_size=16, but the param"),
+        (
+            {"encoder.patch_size": 16},
+            r"local_size=8 does not suit the encoder: config.encoder.patch_size=16 does not divide",
+        ),
+        ({"views.view1.pad": 8}, r"views.view1.pad=8 must be below config.crop.local_size=8"),
+        (
+            {"views.view2.mask_share": 0.1, "views.view2.mask_patch_size": 4},
+            r"view2.mask_share=0.1 masks 0 of the 4 patches of 4 pixels of config.crop.loc",
+        ),
+        (
+            {"crop.local_area_min": 0.2},
+            r"local_area_max=0.14 must be at least config.crop.local_ar",
+        ),
+        ({"crop.local_views": 101}, r"local_views=101 must be at least 0 and at most 100"),
+    ],
+)
+def test_local_views_that_do_not_fit_are_refused(settings, message):
+    config = tiny_resnet_config()
+    config.encoder.update(dict.fromkeys(("stem", "width_multiplier")), name="vit_ti")
+    config.encoder.update(width=16, heads=2, depth=1, patch_size=4)
+    config.optimizer.name = "adamw"
+    config.crop.local_views, config.crop.local_size = 2, 8
+    config_lib.resolve(config)
+    for key, value in settings.items():
+        config_lib.put(config, key, value)
+    with pytest.raises(ConfigError, match=message) as caught:
+        config_lib.resolve(config)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_mean_of_both_views_is_rounded_and_needs_the_same_names():

@@ -14,12 +14,22 @@ from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
 from byol_jax.train import loop
 
+# An encoder that takes images of any size.
+POOLED = {
+    **{"encoder.name": "convnext_t", "encoder.channels": None, "encoder.features": None},
+    **{"encoder.stage_sizes": (1,), "encoder.stage_channels": (4,)},
+}
 VARIANTS = {
     **{name: {"objective.name": name} for name in objectives.OBJECTIVES if name != "byol"},
     "copy": {"target.rule": "copy", "target.every_steps": 2},
     "redraw": {"target.rule": "redraw", "target.every_steps": 2},
     "frozen": {"target.rule": "frozen"},
     "no target": {"target.rule": "none"},
+    "multi_crop": {**POOLED, "crop.local_views": 2, "crop.local_size": 8},
+    "multi_crop without target": {
+        **POOLED | {"objective.name": "info_nce", "data.placement": "host"},
+        **{"crop.local_views": 1, "crop.local_size": 8},
+    },
     "another encoder": {
         **{"target.rule": "frozen", "target.encoder.name": "resnet8"},
         **{"target.encoder.stem": "strided", "target.encoder.width_multiplier": 0.25},
