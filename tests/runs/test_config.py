@@ -481,7 +481,7 @@ def test_disable_augmentations_changes_one_part_alone(part):
     ("settings", "message"),
     [
         ({"crop.local_size": 17}, r"local_size=17 must be at most config.data.image_size=16"),
-        ({"encoder.positions": "learned"}, r"local_size=8 differs .* image_size=16, but the param"),
+        ({"encoder.positions": "learned"}, r"local_size=8 differs .*image_size=16, but the param"),
         (
             {"encoder.patch_size": 16},
             r"local_size=8 does not suit the encoder: config.encoder.patch_size=16 does not divide",
