@@ -1,6 +1,7 @@
 """Equality with the authors' implementation: five updates, their ResNet-18, their augmentations."""
 
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -23,10 +24,14 @@ GROUPS = ["online_params", "target_params", "online_state", "target_state", "mom
 
 @pytest.fixture(scope="module")
 def on_two_devices(reference_data):
-    """What replay_reference.py prints for the trajectory, with two perturbed replays."""
+    """What replay_reference.py prints for the trajectory, with two perturbed replays.
+
+    Compiled as users' programs are, without the flags of the tests.
+    """
     path = reference_data / "trajectory.npz"
     command = [sys.executable, SCRIPT, path, "--devices=2", "--perturb=2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    env = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

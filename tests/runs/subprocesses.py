@@ -23,7 +23,9 @@ def start(arguments, count=2, devices=2):
     stderr.
     """
     address = f"localhost:{free_port()}"
-    flags = f"--xla_force_host_platform_device_count={devices}" if devices else ""
+    flags = "--xla_cpu_use_fusion_emitters=false"  # as in tests/conftest.py
+    if devices:
+        flags += f" --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
     return [
         subprocess.Popen(
