@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from byol_jax import backend, byol, data
+from byol_jax import backend, byol, data, optim
 from byol_jax.backend.compile_cache import Compilations
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs
@@ -16,6 +16,7 @@ from byol_jax.runs import run as run_lib
 from byol_jax.runs.paths import AnyPath
 from byol_jax.train.timer import INPUT_BOUND, Timer
 
+OLD = 0.2  # share of a run; docs/ablations.md
 SHOWN = ("loss", "images_per_second", "knn_test_top1", "probe_test_top1", "probe_train_top1")
 
 
@@ -88,7 +89,7 @@ def log_run_summary(
     steps = sorted({0, run.warmup_steps, total})
     # Compiled, because dozens of small programs take longer.
     schedules = jax.jit(jax.vmap(lambda step: (run.learning_rate()(step), learner.tau(step))))
-    rates, taus = jax.device_get(schedules(np.int32(steps)))
+    rates, taus = jax.device_get(schedules(np.arange(total + 1)))
     every = f"every {config.target.every_steps} steps"
     target = {
         "ema": f"tau {taus[0]:g} at step 0, {taus[-1]:g} at step {total}",
@@ -97,8 +98,15 @@ def log_run_summary(
         "frozen": "the target is frozen",
         "none": "no target network",
     }[config.target.rule]
-    rates = ", ".join(f"{rate:g} at step {step}" for rate, step in zip(rates, steps, strict=True))
+    rates = ", ".join(f"{rates[step]:g} at step {step}" for step in steps)
     log(f"{config.optimizer.name}: learning rate {rates}; {target}")
+    age = optim.target_age(taus[:-1])
+    if config.target.rule == "ema" and age > OLD and not is_resumed:
+        log(
+            f"warning: the target will end {age:.0%} of the run behind the online network (7 to "
+            "13% in the paper), which slows learning. In short runs a constant decay is better: "
+            "--config.target.tau_schedule=constant --config.target.tau_base=0.9."
+        )
     if is_resumed:
         log(f"Resuming from the checkpoint of step {first}.")
     for key, path in config.init.items():

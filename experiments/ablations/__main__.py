@@ -1,0 +1,100 @@
+"""Trains and evaluates the rows of a table of docs/ablations.md.
+
+    python -m experiments.ablations --table=NAME --workdir=DIR [--rows=NAME,...] [--seeds=0,1,2] \
+        [--jobs=1] [--output=FILE.json] [--data_dir=DIR] [--source=SOURCE]
+
+A row is what `byol-jax pretrain` and `byol-jax evaluate` give. Rows that the output already has are
+not run again, so a table can be made in parts. With several jobs, that many rows train at a time,
+each on one CPU device.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from byol_jax.cli import app
+from byol_jax.errors import UserError
+from experiments.ablations.rows import TABLES, Row, Table
+
+TABLE = flags.DEFINE_enum("table", None, list(TABLES), "Which table.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the runs.", required=True)
+ROWS = flags.DEFINE_list("rows", [], "Names of rows; by default all.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, each of which trains every row.")
+JOBS = flags.DEFINE_integer("jobs", 1, "Rows that train at a time.", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", "", "JSON file of results; by default in the workdir.")
+SOURCE = flags.DEFINE_string("source", "", "The preset's data by default.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS keeps its data.")
+COLLAPSE = re.compile(r"At step (\d+) the .* projections have a standard deviation")
+
+
+def main() -> None:
+    """Runs what is missing, and writes the results after each row."""
+    table = TABLES[TABLE.value]
+    known = [row.name for row in table.rows]
+    if unknown := set(ROWS.value) - set(known):
+        raise UserError(f"--rows={min(unknown)} is not one of {', '.join(known)}.")
+    workdir = Path(WORKDIR.value)
+    output = Path(OUTPUT.value) if OUTPUT.value else workdir / f"{TABLE.value}.json"
+    results = json.loads(output.read_text()) if output.exists() else {}
+    todo = [
+        (row, seed)
+        for seed in SEEDS.value
+        for row in table.rows
+        if row.name in (ROWS.value or known) and seed not in results.get(row.name, {})
+    ]
+
+    def run(job: tuple[Row, str]) -> tuple[Row, str, dict[str, Any]]:
+        return *job, result(table, *job, workdir / TABLE.value / f"{job[0].name}_{job[1]}")
+
+    with ThreadPoolExecutor(JOBS.value) as pool:
+        for row, seed, numbers in pool.map(run, todo):
+            results.setdefault(row.name, {})[seed] = numbers
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(results, indent=1) + "\n")
+            print(f"{row.name}, seed {seed}: {numbers}", flush=True)
+
+
+def result(table: Table, row: Row, seed: str, workdir: Path) -> dict[str, Any]:
+    """Trains and evaluates a row: its accuracies, and what its last step measured."""
+    data = [f"--config.data.dir={DATA_DIR.value}"] if DATA_DIR.value else []
+    data += [f"--config.data.source={SOURCE.value}"] if SOURCE.value else []
+    devices = ["--cpu_devices=1"] if JOBS.value > 1 else []
+    row_flags = [flag.format(recipe=workdir.parent / f"recipe_{seed}") for flag in row.flags]
+    config = [f"--config={table.preset}", *table.flags, *data, *row_flags, f"--config.seed={seed}"]
+    log = command("pretrain", *config, f"--workdir={workdir}", *devices)
+    numbers: dict[str, Any] = {}
+    for protocol in ("logistic", "knn"):
+        command(
+            "evaluate",
+            f"--checkpoint={workdir}",
+            f"--protocol={protocol}",
+            "--baselines=",
+            *devices,
+        )
+        report = json.loads((workdir / "eval" / f"{protocol}.json").read_text())
+        numbers[protocol] = report["top1"]["byol"]
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    measured = ("loss", "probe_loss", "projection_std", "projection_rank", "embedding_rank")
+    numbers |= {key: last[key] for key in measured}
+    collapse = COLLAPSE.search(log)
+    return numbers | {"collapsed_at": int(collapse[1]) if collapse else None}
+
+
+def command(name: str, *arguments: str) -> str:
+    """Runs a command of byol-jax and returns what it printed; raises UserError if it fails."""
+    run = subprocess.run(
+        [sys.executable, "-m", "byol_jax.cli", name, *arguments], capture_output=True, text=True
+    )
+    if run.returncode:
+        raise UserError(f"byol-jax {name} {' '.join(arguments)}: {run.stderr.strip()}")
+    return run.stdout + run.stderr
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,119 @@
+"""What docs/ablations.md varies: each row is a name, a description, and the flags that it adds."""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One variant of a recipe."""
+
+    name: str  # of its results
+    what: str  # as the page calls it
+    flags: tuple[str, ...] = ()  # {recipe} stands for the run of the row "recipe", of the same seed
+
+
+class Table(NamedTuple):
+    """A recipe and its variants, all of the same length."""
+
+    preset: str
+    flags: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def _row(name: str, what: str, *settings: str) -> Row:
+    return Row(name, what, tuple(f"--config.{setting}" for setting in settings))
+
+
+def _views(name: str, what: str, *settings: str) -> Row:
+    """A row that sets fields of both views."""
+    return _row(name, what, *(f"views.view{i}.{setting}" for i in (1, 2) for setting in settings))
+
+
+def _without(*parts: str, what: str = "") -> Row:
+    name = "without_" + "_".join(parts)
+    return _row(name, what or f"no {parts[0]}", f"disable_augmentations={','.join(parts)}")
+
+
+RECIPE = _row("recipe", "(the recipe itself)")
+# How the target's decay changes within a short run.
+SCHEDULES = (
+    *(
+        _row(
+            f"rising_{tau}",
+            f"tau rises from {tau} to 1",
+            f"target.tau_base={tau}",
+            "target.tau_schedule=cosine",
+        )
+        for tau in (0.5, 0.8, 0.95)
+    ),
+    *(
+        _row(
+            f"constant_{tau}",
+            f"tau constant {tau}",
+            f"target.tau_base={tau}",
+            "target.tau_schedule=constant",
+        )
+        for tau in (0.0, 0.5, 0.8, 0.9, 0.95)
+    ),
+)
+OBJECTIVES = (
+    _row("byol_negatives", "BYOL with negatives", "objective.name=byol_negatives"),
+    _row("info_nce", "InfoNCE (SimCLR)", "objective.name=info_nce"),
+    _row("moco_v3", "MoCo v3", "objective.name=moco_v3"),
+    _row("triplet", "triplet, semi-hard", "objective.name=triplet"),
+    _row("simsiam", "SimSiam", "objective.name=simsiam"),
+    _row("barlow_twins", "Barlow Twins", "objective.name=barlow_twins"),
+    _row("vicreg", "VICReg", "objective.name=vicreg"),
+    _row("no_predictor", "no predictor", "heads.predictor_layers=0"),
+)
+TARGETS = (
+    _row("rising", "tau rises to 1", "target.tau_schedule=cosine"),
+    _row("copy_10", "target copied every 10 updates", "target.rule=copy", "target.every_steps=10"),
+    _row("redraw_1", "target drawn anew every update", "target.rule=redraw"),
+    _row(
+        "redraw_100",
+        "target drawn anew every 100 updates",
+        "target.rule=redraw",
+        "target.every_steps=100",
+    ),
+    _row("frozen", "target random and fixed", "target.rule=frozen"),
+    _row(
+        "pretrained",
+        "target pre-trained (the first row) and fixed",
+        "target.rule=frozen",
+        "init.target_encoder={recipe}",
+    ),
+    _row("no_target", "no target network", "target.rule=none"),
+)
+COLOURED = (_without("color", what="no colour changes (jitter and gray)"), _without("gray"))
+VIEWS_REMOVED = (_without("crop"), _without("flip"), _without("jitter"), _without("solarize"))
+VIEWS_ADDED = (
+    _views("vertical_flip", "vertical flip", "vertical_flip_prob=0.5"),
+    _views("quarter_turn", "quarter turns", "quarter_turn_prob=0.5"),
+    _views("rotation", "rotation", "rotation_prob=0.5"),
+    _views("pad", "pad and crop", "pad=4"),
+    _views("noise", "noise", "noise_prob=0.5"),
+    _views("erase", "one erased block", "erase_prob=0.5"),
+    _views("mask", "masked patches", "mask_share=0.3"),
+    _row(
+        "multi_crop",
+        "two local views",
+        "crop.local_views=2",
+        "crop.local_size=16",
+        "crop.local_area_min=0.05",
+        "crop.local_area_max=0.3",
+    ),
+    _row("adversarial", "adversarial views", "augment.adversarial_norm=3"),
+)
+TABLES = {
+    "schedules": Table("quickstart", ("--config.steps=400",), SCHEDULES),
+    "quickstart": Table(
+        "quickstart",
+        ("--config.steps=400",),
+        (RECIPE, *OBJECTIVES, *TARGETS, *VIEWS_REMOVED[:-1], *VIEWS_ADDED),
+    ),
+    "cifar10": Table(
+        "cifar10_small",
+        ("--config.epochs=0", "--config.steps=800", "--config.knn.every_steps=0"),
+        (RECIPE, *OBJECTIVES, *TARGETS, *VIEWS_REMOVED, *COLOURED, *VIEWS_ADDED),
+    ),
+}
