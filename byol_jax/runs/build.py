@@ -192,7 +192,7 @@ def perturb(config: ConfigDict) -> Callable | None:
 
 
 def next_target(config: ConfigDict, learner: byol.Learner) -> targets.NextTarget | None:
-    """What the target network becomes after an update; None: the moving average, or no target."""
+    """What the target network becomes after an update; None: the moving average."""
     chosen = config.target
     if chosen.rule == "copy":
         return targets.copy_every(chosen.every_steps)
@@ -201,7 +201,7 @@ def next_target(config: ConfigDict, learner: byol.Learner) -> targets.NextTarget
         return targets.redraw_every(
             chosen.every_steps, lambda key: targets.draw(learner, key, batch)[0]
         )
-    return targets.frozen() if chosen.rule == "frozen" else None
+    return None if chosen.rule == "ema" else targets.frozen()
 
 
 def init_fn(config: ConfigDict, learner: byol.Learner) -> Callable[[int, byol.Batch], byol.State]:

@@ -116,7 +116,7 @@ AUGMENTATION_ABLATIONS = {
     "gray": {"views.*.gray_prob": 0.0},
     "blur": {"views.*.blur_prob": 0.0},
     "solarize": {"views.*.solarize_prob": 0.0},
-    "asymmetry": {},  # both views get the mean of each field
+    "asymmetry": {},  # both views get the mean of each field: _equalize
     "vertical_flip": {"views.*.vertical_flip_prob": 0.0},
     "quarter_turn": {"views.*.quarter_turn_prob": 0.0},
     "rotation": {"views.*.rotation_prob": 0.0},
@@ -127,6 +127,12 @@ AUGMENTATION_ABLATIONS = {
     "function": {"augment.function": ""},
     "multi_crop": {"crop.local_views": 0},
     "adversarial": {"augment.adversarial_norm": 0.0},
+}
+# Settings of a view that are read only where one of others is not 0.
+READ_WITH = {
+    "pad_mode": ("pad",),
+    "mask_patch_size": ("mask_share",),
+    "fill": ("erase_prob", "mask_share"),
 }
 
 
@@ -504,7 +510,8 @@ def _close(section: ConfigDict, own: dict[str, Any]) -> None:
 
 def _disable_augmentations(config: ConfigDict) -> None:
     """Sets the keys that `config.disable_augmentations` stands for."""
-    for part in filter(None, config.disable_augmentations.replace(" ", "").split(",")):
+    parts = [*filter(None, config.disable_augmentations.replace(" ", "").split(","))]
+    for part in parts:
         if part not in AUGMENTATION_ABLATIONS:
             raise ConfigError(
                 f"config.disable_augmentations={part!r} is not one of "
@@ -513,21 +520,33 @@ def _disable_augmentations(config: ConfigDict) -> None:
         for key, value in AUGMENTATION_ABLATIONS[part].items():
             for view in ("view1", "view2") if "*" in key else ("",):
                 put(config, key.replace("*", view), value)
-        if part == "asymmetry":
-            _equalize(config.views.view1, config.views.view2)
+    if "asymmetry" in parts:
+        _equalize(config.views.view1, config.views.view2)
 
 
 def _equalize(view1: ConfigDict, view2: ConfigDict) -> None:
-    """Gives both views the mean of each number; raises ConfigError for names that differ."""
-    for key, kind in ((key, view1.get_type(key)) for key in view1):
-        if kind is str and view1[key] != view2[key]:
+    """Gives both views the mean of each number.
+
+    A key of READ_WITH is that of the view that reads it, or stays as it is if neither does.
+
+    Raises:
+      ConfigError: names differ, or the mean of two integers is none.
+    """
+    views = (view1.to_dict(), view2.to_dict())
+    for key in view1:
+        switches, kind = READ_WITH.get(key, ()), view1.get_type(key)
+        values = {view[key] for view in views if not switches or any(view[k] for k in switches)}
+        if not values:
+            continue
+        low, high = min(values), max(values)
+        if low != high and (kind is str or (kind is int and (low + high) % 2)):
+            what = "mean" if kind is str else "whole mean"
             raise ConfigError(
-                f"config.disable_augmentations=asymmetry has no mean of config.views.view1.{key}="
-                f"{view1[key]} and config.views.view2.{key}={view2[key]}: choose one for both."
+                f"config.disable_augmentations=asymmetry has no {what} of config.views.view1.{key}="
+                f"{views[0][key]} and config.views.view2.{key}={views[1][key]}: choose one for "
+                "both."
             )
-        if kind is not str:
-            mean = (view1[key] + view2[key]) / 2
-            view1[key] = view2[key] = round(mean) if kind is int else mean
+        view1[key] = view2[key] = low if low == high else kind((low + high) / 2)
 
 
 def get(config: ConfigDict, key: str) -> Any:

@@ -19,7 +19,8 @@ def update(
     """`byol.update`, and whether its result is finite.
 
     With `skip`, a state that is not finite is replaced by the one before, except for its counts of
-    updates (the step and the optimiser's): data and schedules advance.
+    updates (the step and the optimiser's), so that data and schedules advance, and for a copy or
+    draw of the target network that is due.
 
     Returns:
       State, metrics, and whether loss, gradient and parameters are finite, bool ().
@@ -32,6 +33,9 @@ def update(
         return new if is_count else jnp.where(finite, new, old)
 
     if skip:
+        if learner.next_target is not None:
+            target_params = learner.next_target(state, state.online_params)
+            state = state._replace(target_params=target_params)
         new = jax.tree.map(select, new, state)
     return new, metrics, finite
 

@@ -367,10 +367,11 @@ def test_targets_reach_the_learner(update):
     config, _ = config_lib.resolve(config)
     learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=None, axis_name=None)
     assert isinstance(learner.target, objectives.NoTarget) == (update == "none")
-    assert (learner.next_target is None) == (update in ("ema", "none"))
+    assert (learner.next_target is None) == (update == "ema")
     batch = build.example_batch(config)
     state = jax.eval_shape(build.init_fn(config, learner), 0, batch)
-    after, _ = jax.eval_shape(functools.partial(byol.update, learner), state, batch)
+    after, metrics = jax.eval_shape(functools.partial(byol.update, learner), state, batch)
+    assert ("tau" in metrics) == (update == "ema")
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
@@ -512,15 +513,44 @@ def test_local_views_that_do_not_fit_are_refused(settings, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_mean_of_both_views_is_rounded_and_needs_the_same_names():
+@pytest.mark.parametrize(
+    ("view1", "view2", "want"),
+    [
+        ({"pad": 7}, {"pad": 1}, {"pad": 4}),
+        ({"pad": 7}, {"pad": 0}, "no whole mean of config.views.view1.pad=7 and .*view2.pad=0: ch"),
+        # What a view does not read does not count.
+        ({"pad_mode": "zero"}, {"pad_mode": "reflect"}, {}),
+        ({"pad": 0}, {"pad": 4, "pad_mode": "reflect"}, {"pad": 2, "pad_mode": "reflect"}),
+        ({"pad": 4}, {"pad": 4, "pad_mode": "reflect"}, "no mean of .*view1.pad_mode=zero and"),
+        ({"fill": "zero", "erase_prob": 1.0}, {"fill": "noise"}, {"fill": "zero"}),
+        (
+            {"fill": "zero", "erase_prob": 1.0},
+            {"fill": "noise", "mask_share": 0.5},
+            "no mean of config.views.view1.fill=zero and config.views.view2.fill=noise: choose one",
+        ),
+        ({"mask_patch_size": 7}, {"mask_share": 0.5}, {"mask_patch_size": 4, "mask_share": 0.25}),
+    ],
+)
+def test_asymmetry_takes_means_and_needs_the_same_names(view1, view2, want):
     config = config_lib.default()
     config.steps, config.data.source, config.disable_augmentations = 1, "embedded", "asymmetry"
-    config.views.view1.pad, config.views.view1.pad_mode = 7, "reflect"
-    with pytest.raises(ConfigError, match=r"no mean of config.views.view1.pad_mode=reflect and"):
-        config_lib.resolve(config)
-    config.views.view2.pad_mode = "reflect"
+    config.views.view1.update(view1)
+    config.views.view2.update(view2)
+    if isinstance(want, str):
+        with pytest.raises(ConfigError, match=want):
+            config_lib.resolve(config)
+        return
     resolved, _ = config_lib.resolve(config)
-    assert (resolved.views.view1.pad, resolved.views.view2.pad) == (4, 4)
+    for view in (resolved.views.view1, resolved.views.view2):
+        assert {key: view[key] for key in want} == want
+
+
+def test_asymmetry_sees_what_else_is_disabled():
+    config = config_lib.default()
+    config.steps, config.data.source = 1, "embedded"
+    config.views.view1.pad, config.disable_augmentations = 7, "asymmetry,pad"
+    resolved, _ = config_lib.resolve(config)
+    assert (resolved.views.view1.pad, resolved.views.view2.pad) == (0, 0)
 
 
 def _both(**fields):

@@ -1,5 +1,6 @@
 """Updates that are not finite: detected, skipped except for counts of updates, and counted."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import byol, models, optim
+from byol_jax import byol, models, optim, targets
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import UserError
 from byol_jax.runs import config as config_lib
@@ -23,7 +24,7 @@ POLICY = image_augment.Policy(PLAIN, PLAIN, image_augment.IMAGENET_MEAN, (0.2,) 
 def learner():
     """A learner whose learning rate is infinite in its second update."""
     return byol.make_learner(
-        models.ResNet8(stem="strided", width_multiplier=0.25),
+        models.ConvNet(channels=(4,), features=4),
         POLICY,
         POLICY.preprocess,
         optim.lars(lambda count: jnp.where(count == 1, jnp.inf, 0.1)),
@@ -56,6 +57,19 @@ def test_a_non_finite_update_changes_only_counts(learner):
     assert changed == {"step", *(name for name in leaves[0] if name.endswith("/count"))} - {
         name for name in leaves[0] if "stats" in name
     }
+
+
+def test_a_due_copy_is_made_although_its_update_is_skipped(learner):
+    copying = dataclasses.replace(learner, next_target=targets.copy_every(2))
+    update = jax.jit(functools.partial(nonfinite.update, copying, skip=True))
+    states = [byol.init(copying, 0, batches()[0])]
+    for batch in batches()[:2]:
+        states.append(update(states[-1], batch)[0])
+    _, before, after = states
+    for part, params in after.target_params.items():
+        jax.tree.map(np.testing.assert_array_equal, params, before.online_params[part])
+    changed = jax.tree.map(np.array_equal, after.target_params, before.target_params)
+    assert not all(jax.tree.leaves(changed))
 
 
 def test_a_finite_update_is_that_of_byol(learner):
