@@ -5,8 +5,11 @@ BYOL has no negatives: a constant output has zero loss, so the loss alone does n
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from byol_jax import byol, optim
+from byol_jax.objectives import OBJECTIVES
+from byol_jax.runs.config import OPTIMIZER_DEFAULTS
 
 EXAMPLES = 512  # enough to tell a rank of 1 from one of 100, and cheap to decompose
 
@@ -65,9 +68,9 @@ def effective_rank(features: np.ndarray) -> float:
 def features(
     learner: byol.Learner, state: byol.State, batch: byol.Batch
 ) -> tuple[jax.Array, jax.Array]:
-    """The embeddings of view 1 and the target's projections of view 2, in training mode.
+    """The online network's embeddings and projections of view 1, in training mode.
 
-    Without a target network the projections are the online network's.
+    Not the target's: a target that is frozen or drawn anew never collapses, and an average follows.
 
     Returns:
       Float32 (rows, features) and (rows, size): rows of the first micro-batch, as many of each
@@ -75,23 +78,16 @@ def features(
     """
     rows = jax.tree.map(lambda x: x[0], optim.micro_batches(batch, learner.accum_steps))
     key = byol.step_key(state)
-    view1, view2, *_ = byol.augment_batch(learner, key, rows)
-
-    def online(view: byol.Tree) -> byol.Outputs:
-        params, stats = state.online_params, state.online_stats
-        return byol.apply(learner.online, params, stats, [view], [key], rows.positions)[0][0]
-
-    params, stats = state.target_params, state.target_stats
-    (target,), _ = byol.apply(learner.target, params, stats, [view2], [key], rows.positions)
-    if target.projection is None:
-        target = online(view2)
+    view1, *_ = byol.augment_batch(learner, key, rows)
+    params, stats = state.online_params, state.online_stats
+    (online,), _ = byol.apply(learner.online, params, stats, [view1], [key], rows.positions)
     replicas = 1 if learner.axis_name is None else jax.lax.axis_size(learner.axis_name)
     count = -(-EXAMPLES // replicas)
-    return online(view1).embedding[:count], target.projection[:count]
+    return online.embedding[:count], online.projection[:count]
 
 
 def feature_metrics(embeddings: np.ndarray, projections: np.ndarray) -> dict[str, float]:
-    """Spread and rank of the first EXAMPLES embeddings (n, d) and target projections (n, e)."""
+    """Spread and rank of the first EXAMPLES embeddings (n, d) and projections (n, e)."""
     embeddings, projections = embeddings[:EXAMPLES], projections[:EXAMPLES]
     return {
         "embedding_std": feature_std(embeddings),
@@ -102,7 +98,7 @@ def feature_metrics(embeddings: np.ndarray, projections: np.ndarray) -> dict[str
 
 
 class CollapseMonitor:
-    """Warns when `patience` checks in a row find the target's projections collapsed.
+    """Warns when `config.health.patience` checks in a row find the projections collapsed.
 
     That is a feature_std below .05, an effective_rank below 1.5, or nan. One such check means
     little: early in training BYOL loses rank before it gains rank.
@@ -114,8 +110,8 @@ class CollapseMonitor:
     min_std = 0.05
     min_rank = 1.5
 
-    def __init__(self, patience: int, collapsed_checks: int = 0):
-        self._patience = patience
+    def __init__(self, config: ConfigDict, collapsed_checks: int = 0):
+        self._config, self._patience = config, config.health.patience
         self.collapsed_checks = collapsed_checks
 
     @property
@@ -128,8 +124,8 @@ class CollapseMonitor:
 
         Args:
           step: number of updates done.
-          std: feature_std of the target's projections.
-          rank: effective_rank of the target's projections.
+          std: feature_std of the projections.
+          rank: effective_rank of the projections.
         """
         # In this form nan counts as collapsed.
         if std >= self.min_std and rank >= self.min_rank:
@@ -139,7 +135,7 @@ class CollapseMonitor:
         if self.collapsed_checks != self._patience:
             return None
         measured = (
-            f"At step {step} the target projections have a standard deviation of {std:.3g} "
+            f"At step {step} the projections have a standard deviation of {std:.3g} "
             f"(healthy: near 1, alarming: below {self.min_std:g}) and an effective rank of "
             f"{rank:.3g} (alarming: below {self.min_rank:g}), after {self._patience} such checks "
             "in a row. "
@@ -151,8 +147,30 @@ class CollapseMonitor:
             )
         return measured + (
             "The network gives nearly the same output for every image: the representation has "
-            "collapsed, however low the loss is. Check that the online network has its predictor "
-            "and that no gradient reaches the target, that tau_base is near .996 (.99 for short "
-            "runs) and that the heads use batch norm; then try a lower learning rate, the usual "
-            "weight decay (1.5e-6 with LARS) or a larger batch."
+            f"collapsed, however low the loss is. Try, in this order: {advice(self._config)}."
         )
+
+
+def advice(config: ConfigDict) -> str:
+    """What to try against a collapse, for the objective, target and optimizer of a config."""
+    kind, target, chosen = OBJECTIVES[config.objective.name], config.target, config.optimizer
+    steps = []
+    if kind.predicts and not config.heads.predictor_layers:
+        steps.append("a predictor (config.heads.predictor_layers=2)")
+    if kind.has_target and target.rule == "none":
+        steps.append("a target network (config.target.rule=ema)")
+    if target.rule == "redraw":
+        steps.append("a target that is not drawn anew (config.target.rule=ema)")
+    if target.rule == "ema":
+        steps.append(
+            f"config.target.tau_base near .996, or .99 for short runs (here {target.tau_base:g})"
+        )
+    rate = chosen.base_learning_rate
+    steps.append(f"a lower config.optimizer.base_learning_rate (here {rate:g})")
+    usual = OPTIMIZER_DEFAULTS[chosen.name]["weight_decay"]
+    if chosen.weight_decay != usual:
+        steps.append(
+            f"config.optimizer.weight_decay={usual:g}, as usual (here {chosen.weight_decay:g})"
+        )
+    steps.append(f"a larger config.batch_size (here {config.batch_size})")
+    return ", ".join(steps)

@@ -154,7 +154,7 @@ def run_context(
             state = on_all(lambda: init_from.new_state(learner, config, first))
             start = Restored(first, state, {})
         checks = int(start.loop_state.get("collapsed_checks", 0))
-        monitor = CollapseMonitor(config.health.patience, checks)
+        monitor = CollapseMonitor(config, checks)
         if config.health.stop_on_collapse and monitor.has_collapsed:
             raise UserError(
                 f"The features had collapsed when this run was saved at step {first}: start from "

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from tiny import tiny_config
 
+from byol_jax.runs import config as config_lib
 from byol_jax.train import health
 
 
@@ -77,24 +79,61 @@ def test_features_that_are_not_finite_give_nan(value):
     assert np.isnan(health.effective_rank(features))
 
 
+def monitor(patience, collapsed_checks=0, **settings):
+    config = tiny_config()
+    config.health.patience = patience
+    for key, value in settings.items():
+        config_lib.put(config, key.replace("__", "."), value)
+    return health.CollapseMonitor(config_lib.resolve(config)[0], collapsed_checks)
+
+
 def test_monitor_warns_once_after_patience_and_again_after_recovery():
-    monitor = health.CollapseMonitor(patience=3)
+    patient = monitor(patience=3)
     collapsed, healthy = (0.01, 1.2), (0.9, 40.0)
     checks = [collapsed] * 2 + [healthy] + [collapsed] * 5 + [healthy] + [collapsed] * 3
-    messages = [monitor.check(10 * i, *values) for i, values in enumerate(checks)]
+    messages = [patient.check(10 * i, *values) for i, values in enumerate(checks)]
     assert [i for i, message in enumerate(messages) if message] == [5, 11]
-    for text in ("step 50", "0.01", "1.2", "predictor", "tau_base", "learning rate", "batch"):
+    for text in ("step 50", "0.01", "1.2", "collapsed"):
         assert text in messages[5]
-    assert monitor.has_collapsed and monitor.collapsed_checks == 3
-    assert not health.CollapseMonitor(3, collapsed_checks=2).has_collapsed
+    assert patient.has_collapsed and patient.collapsed_checks == 3
+    assert not monitor(3, collapsed_checks=2).has_collapsed
 
 
 @pytest.mark.parametrize(("std", "rank"), [(0.049, 30.0), (0.9, 1.49)])
 def test_monitor_checks_both_numbers(std, rank):
-    assert "collapsed" in health.CollapseMonitor(patience=1).check(7, std, rank)
-    assert health.CollapseMonitor(patience=1).check(7, 0.051, 1.51) is None
+    assert "collapsed" in monitor(patience=1).check(7, std, rank)
+    assert monitor(patience=1).check(7, 0.051, 1.51) is None
 
 
 def test_monitor_calls_nan_divergence():
-    message = health.CollapseMonitor(patience=1).check(7, float("nan"), float("nan"))
+    message = monitor(patience=1).check(7, float("nan"), float("nan"))
     assert "diverged" in message and "collapsed" not in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({}, "config.target.tau_base near .996, or .99 for short runs (here 0.996), "),
+        ({"heads__predictor_layers": 0}, "a predictor (config.heads.predictor_layers=2), config.t"),
+        ({"target__rule": "none"}, "a target network (config.target.rule=ema), a lower"),
+        ({"target__rule": "redraw"}, "a target that is not drawn anew (config.target.rule=ema), a"),
+        *(
+            ({"target__rule": rule}, "a lower config.optimizer.base_")
+            for rule in ("copy", "frozen")
+        ),
+        *(({"objective__name": name}, "a lower config.optim") for name in ("simsiam", "vicreg")),
+    ],
+)
+def test_the_advice_fits_objective_and_target(settings, first):
+    message = monitor(patience=1, **settings).check(7, 0.01, 1.2)
+    assert f"in this order: {first}" in message
+    assert message.endswith(
+        "a lower config.optimizer.base_learning_rate (here 0.01), a larger config.batch_size "
+        "(here 16)."
+    )
+
+
+def test_the_advice_fits_the_optimizer():
+    lars = {"optimizer__name": "lars", "optimizer__weight_decay": 0.5}
+    message = monitor(patience=1, **lars).check(7, 0.01, 1.2)
+    assert "config.optimizer.weight_decay=1.5e-06, as usual (here 0.5)" in message
