@@ -55,7 +55,8 @@ def _views_fn(learner: byol.Learner) -> Callable[..., tuple]:
         if learner.perturb is None:
             return views
         params, stats, positions = state.online_params, state.online_stats, batch.positions
-        keys = [jax.random.fold_in(key, byol.NETWORK_KEYS + i) for i in range(len(views))]
+        numbers = (0, 1, *range(4, 2 + len(views)))  # as in byol.loss_fn
+        keys = [jax.random.fold_in(key, byol.NETWORK_KEYS + i) for i in numbers]
         return learner.perturb(learner, params, stats, views, keys, positions)
 
     # The networks may average over the axis of replicas: here there is one.

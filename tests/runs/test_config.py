@@ -15,7 +15,7 @@ import pytest
 from ml_collections import config_flags  # noqa: F401 (as the entry points read them)
 from tiny import tiny_resnet_config
 
-from byol_jax import byol, models, objectives, optim
+from byol_jax import adversarial, byol, models, objectives, optim
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, UserError
 from byol_jax.presets import imagenet
@@ -430,6 +430,15 @@ def test_what_does_not_go_together_is_refused(settings, message):
         config_lib.put(config, key, value)
     with pytest.raises(ConfigError, match=f"^{message}"):
         config_lib.resolve(config)
+
+
+def test_adversarial_settings_reach_the_learner(monkeypatch):
+    config, _ = config_lib.resolve(tiny_resnet_config())
+    assert build.perturb(config) is None
+    config.augment.adversarial_norm, config.augment.adversarial_iterations = 0.5, 3
+    monkeypatch.setattr(adversarial, "perturb", lambda *settings: settings)
+    learner = build.make_learner(config, 0.1, 6, num_classes=None, axis_name=None)
+    assert learner.perturb == (0.5, 3)
 
 
 def test_tau_can_be_constant():

@@ -1,13 +1,19 @@
 """The pictures of a run: what is drawn, and that the first needs no matplotlib."""
 
+import functools
 import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_config
 
+from byol_jax import byol, parallel
+from byol_jax.runs import build
+from byol_jax.runs import config as config_lib
 from byol_jax.train import plots
 
 
@@ -24,6 +30,25 @@ def test_every_pixel_of_a_view_is_drawn(tmp_path, channels):
             top, left = plots.TITLE + row * side, plots.LABEL + column * side
             drawn = picture[top : top + 3 * len(image), left : left + 3 * len(image)]
             assert (drawn == image.repeat(3, 0).repeat(3, 1)).all()
+
+
+def test_adversarial_views_are_drawn_as_the_online_network_sees_them(monkeypatch, tmp_path):
+    config = tiny_config()
+    config.augment.adversarial_norm = 0.5
+    config, _ = config_lib.resolve(config)
+    learner = build.make_learner(config, lambda step: 0.1, 6, None, parallel.AXIS)
+    examples = np.random.default_rng(0).integers(0, 256, (8, 2, 16, 16, 1), np.uint8)
+    batch = byol.Batch(examples, None, np.arange(8, dtype=np.int32))
+    state = byol.init(learner, 0, batch)
+    drawn = {}
+    monkeypatch.setattr(plots, "draw_rows", lambda path, rows: drawn.update(rows))
+    on_devices = parallel.device_put_batch(batch)
+    plots.first_views(tmp_path, learner, parallel.replicate(state), on_devices)
+    few = parallel.first_rows(on_devices, plots.VIEWS)
+    augment = jax.jit(functools.partial(byol.augment_batch, learner))
+    for i, clean in enumerate(augment(byol.step_key(state), few), 1):
+        change = (drawn[f"view {i}"] - 0.5) / 0.25 - clean
+        np.testing.assert_allclose(np.sqrt((change**2).sum((1, 2, 3))), 0.5, rtol=1e-4)
 
 
 def test_curves_of_the_metrics_present(tmp_path):

@@ -30,6 +30,7 @@ VARIANTS = {
         **{"target.rule": "frozen", "target.encoder.name": "convnet"},
         **{"target.encoder.channels": (3, 5), "target.encoder.features": 7},
     },
+    "adversarial": {"augment.adversarial_norm": 1.0},
 }
 
 
