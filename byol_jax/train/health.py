@@ -135,7 +135,7 @@ class CollapseMonitor:
         if self.collapsed_checks != self._patience:
             return None
         measured = (
-            f"At step {step} the projections have a standard deviation of {std:.3g} "
+            f"At step {step} the online projections have a standard deviation of {std:.3g} "
             f"(healthy: near 1, alarming: below {self.min_std:g}) and an effective rank of "
             f"{rank:.3g} (alarming: below {self.min_rank:g}), after {self._patience} such checks "
             "in a row. "
