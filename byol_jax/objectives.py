@@ -49,14 +49,16 @@ def without_target(objective: Objective) -> Objective:
 def multi_crop(objective: Objective, has_target: bool) -> Objective:
     """An objective of two views and any number of local ones (SwAV, arXiv 2006.09882, section 3.4).
 
-    The mean, over the pair of global views and every local view, of
+    The mean, over the pair of global views and every local view l, of
 
         objective((o_1, o_2), (t_1, t_2)) for the pair,
-        objective((o_l, o_l), (t_1, t_2)) for a local view l, with a target network:
-            it predicts the target's projections of both global views;
-        (objective((o_1, o_l)) + objective((o_2, o_l))) / 2 without one: it is paired with each,
+        objective((o_l, o_l), (t_1, t_2)) for a local view, with a target network,
+        (objective((o_1, o_l)) + objective((o_2, o_l))) / 2 for a local view, without one,
 
     for outputs o of the online network and t of the target network, which does not see local views.
+    So with a target a local view predicts both global ones, and nothing predicts it; among its
+    negatives (`byol_negatives`), in place of its own view, is the global one that it does not
+    predict. Without a target, it and a global view predict each other or are compared.
 
     Args:
       objective: of two views, as `make_objective` returns it.
@@ -64,14 +66,16 @@ def multi_crop(objective: Objective, has_target: bool) -> Objective:
     """
 
     def of_all(online: tuple[Outputs, ...], target: Pair, axis_name: str | None):
+        def mean(*pairs: Pair):
+            terms = [objective(pair, target, axis_name) for pair in pairs]
+            return jax.tree.map(_mean_of, *terms)
+
         view1, view2, *local_views = online
-        pairs, weights = [(view1, view2)], [1.0]
+        terms = [mean((view1, view2))]
         for local in local_views:
-            pairs += [(local, local)] if has_target else [(view1, local), (view2, local)]
-            weights += [1.0] if has_target else [0.5, 0.5]
-        terms = [objective(pair, target, axis_name) for pair in pairs]
-        weights = jnp.asarray(weights) / sum(weights)
-        return jax.tree.map(lambda *xs: jnp.dot(weights, jnp.stack(xs)), *terms)
+            pairs = [(local, local)] if has_target else [(view1, local), (view2, local)]
+            terms.append(mean(*pairs))
+        return jax.tree.map(_mean_of, *terms)
 
     return of_all
 
@@ -347,6 +351,10 @@ def _check(is_valid: Any, message: str) -> None:
 
 def _check_temperature(temperature: float) -> None:
     _check(temperature >= SMALLEST, f"temperature={temperature:g} must be at least {SMALLEST:g}.")
+
+
+def _mean_of(*terms: jax.Array) -> jax.Array:
+    return sum(terms) / len(terms)
 
 
 def _sum_of_directions(one: Callable[..., jax.Array], online: Pair, target: Pair) -> jax.Array:

@@ -233,6 +233,23 @@ def test_without_augmentation_only_normalisation_is_left():
         np.testing.assert_allclose(out, want, atol=1e-6)
 
 
+def test_local_views_are_augmented_as_view_1_with_draws_of_their_own():
+    gray = np.full((6, 5, 8, 8, 3), 51, np.uint8)
+    noisy = dataclasses.replace(OFF, noise_prob=1.0, noise_std=0.01)
+    policy = image_augment.Policy(noisy, OFF, (0.2,) * 3, (0.01,) * 3)
+    augment = jax.jit(functools.partial(augment_batch, policy, jax.random.key(0)))
+    positions = np.arange(6, dtype=np.int32)
+    plain = augment(gray[:, :2], positions)
+    view1, view2, *local = augment({"global": gray[:, :2], "local": gray[:, 2:]}, positions)
+    np.testing.assert_array_equal([view1, view2], plain)
+    np.testing.assert_allclose(view2, 0, atol=1e-5)
+    noise = np.stack([view1, *local])
+    assert noise.shape == (4, 6, 8, 8, 3) and noise.dtype == np.float32
+    np.testing.assert_allclose(noise.std((2, 3, 4)), 1, rtol=0.2)
+    correlation = np.corrcoef(noise.reshape(24, -1)) - np.eye(24)
+    assert np.abs(correlation).max() < 0.4
+
+
 def equations(jaxpr):
     """All equations of a jaxpr, those of its inner ones too."""
     for equation in jaxpr.eqns:

@@ -238,53 +238,93 @@ def test_equal_projections_count_the_candidates():
     np.testing.assert_allclose(loss, 2 * 2 * 0.5 * np.log(8), rtol=1e-5)
 
 
-def local_reference(reference, kind, arrays, local_views):
-    """SwAV's pairing in NumPy; a local view is a dictionary of its q and z."""
-    terms = [reference(arrays)]
-    for view in local_views:
-        if kind.has_target:  # it predicts the targets of both global views
-            own = {"q1": view["q"], "q2": view["q"], "z1": view["z"], "z2": view["z"]}
-            terms.append(reference(arrays | own))
-        else:  # it is the other view of each global one
-            pairs = [
-                {"q1": arrays[f"q{i}"], "z1": arrays[f"z{i}"], "q2": view["q"], "z2": view["z"]}
-                for i in (1, 2)
-            ]
-            terms.append(np.mean([reference(arrays | pair) for pair in pairs]))
-    return np.mean(terms)
+LOCAL = ("3", "4")  # views 3 and 4 are local
 
 
-@pytest.mark.parametrize("name", ["byol", "byol_negatives", "moco_v3", "info_nce", "barlow_twins"])
-def test_local_views_are_compared_with_the_global_ones(arrays, name):
-    kind, objective = objectives.OBJECTIVES[name], objectives.make_objective(name)
+@pytest.fixture(scope="module")
+def with_local(arrays):
+    """The arrays, and two local views, which the target network does not see."""
     rng = np.random.default_rng(1)
-    local_views = [
-        {key: arrays["z1"] + rng.normal(size=(ROWS, SIZE)) for key in ("q", "z")} for _ in range(2)
-    ]
-    of_all = objectives.multi_crop(objective, kind.has_target)
+    names = [kind + view for view in LOCAL for kind in "qz"]
+    return arrays | {name: arrays["z1"] + rng.normal(size=(ROWS, SIZE)) for name in names}
 
-    def loss(locals_, axis_name=None, arrays=arrays):
-        def with_local(online, target, axis_name):
-            local = [
-                models.Outputs(None, *(jnp.asarray(view[key], jnp.float32) for key in ("z", "q")))
-                for view in locals_
-            ]
-            return of_all((*online, *local), target, axis_name)
 
-        return compute(with_local, arrays, axis_name)
+def pairs(a, has_target):
+    """What `multi_crop` takes the mean of, with weights: a pair of views is arrays by name."""
+    yield 1 / 3, a
+    for local in LOCAL:
+        q, z = a["q" + local], a["z" + local]
+        if has_target:  # it predicts the targets of both global views
+            yield 1 / 3, a | {"q1": q, "q2": q}
+        else:  # it is the other view of each global one
+            for view in "12":
+                own = {"q1": a["q" + view], "z1": a["z" + view], "q2": q, "z2": z}
+                yield 1 / 6, a | own
 
-    reference = next(case for key, chosen, case in CASES if key == name and not chosen)
-    got, metrics = jax.jit(loss)(local_views)
-    want = local_reference(reference, kind, arrays, local_views)
-    np.testing.assert_allclose(got, want, rtol=2e-6)
+
+def compute_all(of_all, a, axis_name=None, views=("1", "2", *LOCAL)):
+    """`compute` with local views."""
+    a = {name: jnp.asarray(x, jnp.float32) for name, x in a.items()}
+    online = tuple(models.Outputs(None, a["z" + view], a["q" + view]) for view in views)
+    target = tuple(models.Outputs(None, a["t" + view]) for view in "12")
+    return of_all(online, target, axis_name)
+
+
+@pytest.mark.parametrize("name", [*objectives.OBJECTIVES, "no target"])
+def test_local_views_are_compared_with_the_global_ones(with_local, name):
+    """The loss, and for each array the slope of the reference in a random direction."""
+    if name == "no target":
+        objective, has_target = objectives.without_target(byol_objective), False
+        reference = lambda a: byol(a | {"t1": a["z1"], "t2": a["z2"]})  # noqa: E731
+    else:
+        objective = objectives.make_objective(name)
+        has_target = objectives.OBJECTIVES[name].has_target
+        reference = next(case for key, chosen, case in CASES if key == name and not chosen)
+    of_all = objectives.multi_crop(objective, has_target)
+
+    def want(a):
+        if name == "simsiam":
+            both = zip(pairs(a, has_target), pairs(with_local, has_target), strict=True)
+            return sum(weight * simsiam(pair, constants) for (weight, pair), (_, constants) in both)
+        return sum(weight * reference(pair) for weight, pair in pairs(a, has_target))
+
+    function = jax.value_and_grad(lambda a: compute_all(of_all, a), has_aux=True)
+    (loss, metrics), gradients = jax.jit(function)(with_local)
+    np.testing.assert_allclose(loss, want(with_local), rtol=2e-6, atol=2e-6)
     assert metrics and all(x.shape == () for x in metrics.values())
-    assert abs(got - reference(arrays)) > 1e-3  # local views count
-    # Without local views it is the objective itself.
-    np.testing.assert_array_equal(loss([])[0], compute(objective, arrays)[0])
-    # On four devices, two rows on each.
-    rows = jax.tree.map(lambda x: np.float32(x).reshape(4, 2, SIZE), (local_views, arrays))
-    on_four = jax.pmap(lambda a: loss(a[0], parallel.AXIS, a[1])[0], axis_name=parallel.AXIS)
-    np.testing.assert_allclose(np.mean(on_four(rows)), want, rtol=1e-5)
+    rng, step = np.random.default_rng(2), 1e-6
+    for key, x in with_local.items():
+        direction = rng.normal(size=x.shape)
+        up, down = (want(with_local | {key: x + sign * step * direction}) for sign in (1, -1))
+        got = np.sum(gradients[key] * direction)
+        np.testing.assert_allclose(got, (up - down) / (2 * step), 1e-4, 1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["byol", "vicreg"])
+def test_without_local_views_it_is_the_objective_itself(with_local, name):
+    kind, objective = objectives.OBJECTIVES[name], objectives.make_objective(name)
+    of_all = objectives.multi_crop(objective, kind.has_target)
+    got = compute_all(of_all, with_local, views="12")
+    jax.tree.map(np.testing.assert_array_equal, got, compute(objective, with_local))
+
+
+@pytest.mark.parametrize("name", ["byol_negatives", "vicreg"])
+def test_local_views_on_one_device_equal_four(with_local, name):
+    of_all = objectives.multi_crop(
+        objectives.make_objective(name), objectives.OBJECTIVES[name].has_target
+    )
+
+    def values(axis_name, a):
+        return jax.value_and_grad(lambda a: compute_all(of_all, a, axis_name)[0])(a)
+
+    arrays = {key: np.float32(x) for key, x in with_local.items()}
+    loss, gradients = jax.jit(partial(values, None))(arrays)
+    split = {key: x.reshape(4, 2, SIZE) for key, x in arrays.items()}
+    losses, parts = jax.pmap(partial(values, parallel.AXIS), axis_name=parallel.AXIS)(split)
+    np.testing.assert_allclose(np.mean(losses), loss, rtol=1e-5)
+    for key, want in gradients.items():
+        got = np.asarray(parts[key]).reshape(ROWS, SIZE) / 4
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-6, err_msg=key)
 
 
 @pytest.mark.parametrize("name", list(objectives.OBJECTIVES))

@@ -4,10 +4,12 @@ import socket
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from byol_jax.augment.crops import Crop, LocalViews
 from byol_jax.data import ShardOptions, from_arrays, open_source, service, train_batches
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.tfds import open_records
@@ -42,9 +44,7 @@ def batches(source, num_steps=12, batch_size=8, **kwargs):
 
 
 def assert_same(got, want):
-    for left, right in zip(got, want, strict=True):
-        for x, y in zip(left, right, strict=True):
-            np.testing.assert_array_equal(x, y)
+    jax.tree.map(np.testing.assert_array_equal, list(got), list(want))
 
 
 def test_batches_are_the_same_with_two_workers_and_after_a_resume(folder, address):
@@ -69,13 +69,18 @@ def test_streamed_records_are_the_same(shared, address):
 
 
 def test_the_service_replaces_and_reports_undecodable_images(address, tmp_path):
+    """With local views, which are replaced as well."""
     for i in range(10):
         Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
     (tmp_path / "4.png").write_bytes(b"")
     source = open_source(f"folder:{tmp_path}", "train")
     errors = [[], []]
-    want = list(batches(source, 3, on_decode_error=lambda *e: errors[0].append(e)))
-    sent = batches(source, 3, on_decode_error=lambda *e: errors[1].append(e), service=address)
+    here, there = (
+        {"local": LocalViews(2, 4, Crop()), "on_decode_error": lambda *e, to=to: to.append(e)}
+        for to in errors
+    )
+    want = list(batches(source, 3, **here))
+    sent = batches(source, 3, **there, service=address)
     assert_same(sent, want)
     assert errors[0] == errors[1] and errors[0]
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_config
+from tiny import tiny_config, tiny_resnet_config
 
 from byol_jax import byol, parallel
 from byol_jax.runs import build
@@ -49,6 +49,29 @@ def test_adversarial_views_are_drawn_as_the_online_network_sees_them(monkeypatch
     for i, clean in enumerate(augment(byol.step_key(state), few), 1):
         change = (drawn[f"view {i}"] - 0.5) / 0.25 - clean
         np.testing.assert_allclose(np.sqrt((change**2).sum((1, 2, 3))), 0.5, rtol=1e-4)
+
+
+def test_local_views_are_drawn_below_the_others(monkeypatch, tmp_path):
+    config = tiny_resnet_config()
+    config.crop.local_views, config.crop.local_size = 2, 8
+    for view in (config.views.view1, config.views.view2):
+        view.gray_prob = view.solarize_prob = 0.0
+    config, _ = config_lib.resolve(config)
+    learner = build.make_learner(config, lambda step: 0.1, 6, None, parallel.AXIS)
+    rng = np.random.default_rng(0)
+    sizes = {"global": (8, 2, 16, 16, 1), "local": (8, 2, 8, 8, 1)}
+    crops = {name: rng.integers(0, 256, size, np.uint8) for name, size in sizes.items()}
+    batch = byol.Batch(crops, None, np.arange(8, dtype=np.int32))
+    blank = byol.State(np.int32(0), np.uint32(0), *[{}] * 5)
+    drawn = {}
+    monkeypatch.setattr(plots, "draw_rows", lambda path, rows: drawn.update(rows))
+    state, on_devices = parallel.replicate(blank), parallel.device_put_batch(batch)
+    plots.first_views(tmp_path, learner, state, on_devices)
+    assert list(drawn) == ["crop 1", "view 1", "crop 2", "view 2", "local 1", "local 2"]
+    few = parallel.first_rows(on_devices, plots.VIEWS).examples  # nothing changes their pixels
+    for i in (0, 1):
+        np.testing.assert_allclose(drawn[f"view {i + 1}"], few["global"][:, i] / 255, atol=1e-6)
+        np.testing.assert_allclose(drawn[f"local {i + 1}"], few["local"][:, i] / 255, atol=1e-6)
 
 
 def test_curves_of_the_metrics_present(tmp_path):
