@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 
@@ -142,23 +141,6 @@ def target_decay(base: float, total_steps: int) -> optax.Schedule:
         return 1 - (1 - base) * (jnp.cos(jnp.pi * progress) + 1) / 2
 
     return tau
-
-
-def target_age(taus: np.ndarray) -> float:
-    """How old the last target is on average, as a share of the run.
-
-    After T updates the target is a mean of online networks, in which the network after update t has
-    the weight (1 - tau_t) tau_{t+1} ... tau_T and the initial one what is left to 1. In the runs of
-    section 3.3 and appendix F this is 7 to 13%. A decay that rises to 1 makes short runs end with a
-    target that is older: about (1.2 / ((1 - tau_base) T))^(1/3) of the run.
-
-    Args:
-      taus: float (T,), the decay at each update.
-    """
-    taus = np.asarray(taus, np.float64)
-    later = np.append(np.cumprod(taus[:0:-1])[::-1], 1)
-    ages = np.arange(len(taus) - 1, -1, -1)
-    return float(((1 - taus) * later) @ ages / len(taus) + np.prod(taus))
 
 
 def accumulate(

@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from byol_jax import backend, byol, data, optim
+from byol_jax import backend, byol, data
 from byol_jax.backend.compile_cache import Compilations
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs
@@ -16,7 +16,7 @@ from byol_jax.runs import run as run_lib
 from byol_jax.runs.paths import AnyPath
 from byol_jax.train.timer import INPUT_BOUND, Timer
 
-OLD = 0.2  # share of a run; docs/ablations.md
+FEW_RENEWALS, RENEWALS = 100, 200  # of the target network in a run: docs/ablations.md
 SHOWN = ("loss", "images_per_second", "knn_test_top1", "probe_test_top1", "probe_train_top1")
 
 
@@ -62,6 +62,28 @@ class Progress:
         self._bar.close()
 
 
+def warn_of_slow_target(
+    log: Callable[[str], None], config: ConfigDict, renewals: float, total: int
+) -> None:
+    """Logs a better decay for a run of `total` steps that is too short for its own.
+
+    Args:
+      log: receives the line.
+      config: of the run, whose target is a moving average.
+      renewals: sum of 1 - tau, which is how many times the run replaces the target's weights.
+      total: steps.
+    """
+    share = 1.0 if config.target.tau_schedule == "constant" else 0.5  # of 1 - tau_base, on average
+    better = max(0.5, 1 - RENEWALS / (share * total))
+    if renewals < FEW_RENEWALS and better < config.target.tau_base:
+        log(
+            f"warning: tau lets the target network follow too slowly for {total} steps, which "
+            f"slows learning: the sum of 1 - tau is {renewals:.0f} (156 to 626 in the paper's "
+            f"runs), and {share * total * (1 - better):.0f} with "
+            f"--config.target.tau_base={better:.3g}."
+        )
+
+
 def log_run_summary(
     log: Callable[[str], None],
     run: run_lib.Run,
@@ -100,13 +122,8 @@ def log_run_summary(
     }[config.target.rule]
     rates = ", ".join(f"{rates[step]:g} at step {step}" for step in steps)
     log(f"{config.optimizer.name}: learning rate {rates}; {target}")
-    age = optim.target_age(taus[:-1])
-    if config.target.rule == "ema" and age > OLD and not is_resumed:
-        log(
-            f"warning: the target will end {age:.0%} of the run behind the online network (7 to "
-            "13% in the paper), which slows learning. In short runs a constant decay is better: "
-            "--config.target.tau_schedule=constant --config.target.tau_base=0.9."
-        )
+    if config.target.rule == "ema" and not is_resumed:
+        warn_of_slow_target(log, config, np.sum(1 - taus[:-1]), total)
     if is_resumed:
         log(f"Resuming from the checkpoint of step {first}.")
     for key, path in config.init.items():

@@ -143,28 +143,6 @@ def test_target_decay():
     assert float(tau(300)) == 1.0
 
 
-@pytest.mark.parametrize("base", [0.0, 0.5, 0.99])
-def test_target_age_is_how_far_the_average_lags_behind(base):
-    """An online network whose only weight is the number of updates."""
-    total = 50
-    rising = np.float64([optim.target_decay(base, total)(step) for step in range(total)])
-    for taus in (rising, np.full(total, base)):
-        target = 0.0
-        for step, tau in enumerate(taus):
-            target = tau * target + (1 - tau) * (step + 1)
-        assert optim.target_age(taus) == pytest.approx((total - target) / total, rel=1e-9)
-
-
-def test_the_target_of_long_runs_is_young():
-    """As the docstring says of 1000 and 40 epochs of 312 steps, and of 400 steps."""
-    for base, total, want in ((0.996, 312_000, 0.089), (0.97, 12_480, 0.133), (0.95, 400, 0.359)):
-        steps = np.arange(total)
-        taus = 1 - (1 - base) * (np.cos(np.pi * steps / total) + 1) / 2
-        assert optim.target_age(taus) == pytest.approx(want, abs=1e-3)
-        estimate = (1.2 / ((1 - base) * total)) ** (1 / 3)
-        assert optim.target_age(taus) == pytest.approx(estimate, rel=0.12)
-
-
 def test_schedules_equal_the_authors(reference_data):
     values = np.load(reference_data / "augment.npz")
     steps = values["steps"]
