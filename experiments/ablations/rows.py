@@ -34,12 +34,12 @@ def _without(*parts: str, what: str = "") -> Row:
 
 
 RECIPE = _row("recipe", "(the recipe itself)")
-# How the target's decay changes within a short run.
+# How the target's decay changes within 400 steps, with the sum of 1 - tau.
 SCHEDULES = (
     *(
         _row(
             f"rising_{tau}",
-            f"tau rises from {tau} to 1",
+            f"tau rises from {tau} to 1: sum {200 * (1 - tau):.0f}",
             f"target.tau_base={tau}",
             "target.tau_schedule=cosine",
         )
@@ -48,7 +48,7 @@ SCHEDULES = (
     *(
         _row(
             f"constant_{tau}",
-            f"tau constant {tau}",
+            f"tau constant {tau}: sum {400 * (1 - tau):.0f}",
             f"target.tau_base={tau}",
             "target.tau_schedule=constant",
         )
