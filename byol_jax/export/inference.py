@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
-from byol_jax.errors import CheckpointError
+from byol_jax import models
+from byol_jax.errors import CheckpointError, describe
 from byol_jax.runs.encoder import Encoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -24,7 +26,7 @@ MAX_WEIGHT_BYTES = 2**31 - 2**24
 def function(encoder: Encoder) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
     """The function of variables and images, not compiled."""
     module = encoder.module
-    if hasattr(module, "dtype"):
+    if models.has_field(module, "dtype"):
         module = module.clone(dtype=jnp.float32)
     return encoder.embed_fn(module)
 
@@ -52,9 +54,21 @@ def image_shape(encoder: Encoder) -> tuple[int, int, int]:
 
 
 def num_features(encoder: Encoder) -> int:
-    """The size of an embedding."""
-    images = jax.ShapeDtypeStruct((1, *image_shape(encoder)), jnp.uint8)
-    return jax.eval_shape(function(encoder), encoder.variables, images).shape[1]
+    """The size of an embedding.
+
+    Raises:
+      CheckpointError: the encoder, a user's own, cannot be traced for any number of images.
+    """
+    (n,) = export.symbolic_shape("n")
+    images = jax.ShapeDtypeStruct((n, *image_shape(encoder)), jnp.uint8)
+    try:
+        return jax.eval_shape(function(encoder), encoder.variables, images).shape[1]
+    except Exception as error:  # whatever the module raises
+        name = encoder.config["encoder"]["name"]
+        raise CheckpointError(
+            f"{name} cannot be exported for any number of images ({describe(error)}): let it take "
+            "x.shape[0] as it is, not as a number."
+        ) from error
 
 
 def record(encoder: Encoder, file_format: str, load: str) -> dict[str, Any]:

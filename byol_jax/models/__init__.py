@@ -12,6 +12,8 @@ from byol_jax.models.encoders import (
     check_image_size,
     check_setting,
     check_settings,
+    has_field,
+    is_own,
     make_encoder,
     settings,
 )
@@ -69,6 +71,8 @@ __all__ = [
     "check_settings",
     "dropout_by_position",
     "encode",
+    "has_field",
+    "is_own",
     "make_encoder",
     "matmul_precision",
     "settings",

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict, config_dict
 from byol_jax import backend, models, objectives
 from byol_jax.augment import corrupt, geometry
 from byol_jax.augment import image as image_augment
-from byol_jax.errors import ConfigError
+from byol_jax.errors import ConfigError, OwnEncoderError
+from byol_jax.runs import user_code
 
 # For settings of the optimizer that a config leaves open. The learning rates differ in meaning:
 # under LARS the length of an update is rate * 1e-3 * |w|, for any gradient.
@@ -48,6 +49,7 @@ IMAGENET_RECIPES = {  # by epochs
 }
 
 UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, which does not name its data
+ENCODERS = ("encoder", "target.encoder")  # where encoders are in a config
 CHOICES = {
     "optimizer.name": tuple(OPTIMIZER_DEFAULTS),
     "dtype": ("float32", "bfloat16"),
@@ -260,12 +262,61 @@ def default() -> ConfigDict:
 
 
 def _open_encoder(name: str) -> ConfigDict:
-    """A name of models.ENCODERS and the settings of its module, or None for its own default."""
+    """An encoder's name and the settings of its module, or None for its own default.
+
+    Where it is none of the user's own, those of all others too: another name may be set later.
+    """
     encoder = ConfigDict({"name": name})
-    for other in models.ENCODERS:
+    for other in [name] if models.is_own(name) else models.ENCODERS:
         for key, value in models.settings(other).items():
             encoder[key] = config_dict.placeholder(type(value))
-    return encoder
+    return encoder.lock()
+
+
+def use_encoder(config: ConfigDict, name: str, section: str = "encoder", **settings: Any) -> None:
+    """Chooses an encoder with these settings, and its own defaults for others.
+
+    Args:
+      config: is changed.
+      name: MODULE:CLASS of your own, which is imported, the current folder being on the path; or a
+        name of models.ENCODERS.
+      section: the key of the encoder in the config, or of the target's: "target.encoder".
+      **settings: values by setting.
+
+    Raises:
+      ConfigError: it cannot be imported, is no class of Flax modules, or has no such setting.
+    """
+    if models.is_own(name):
+        user_code.load(f"config.{section}.name={name}", name)
+    _put_encoder(config, section, name)
+    for key, value in settings.items():
+        try:
+            put(config, f"{section}.{key}", value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"config.{section}.{key}={value!r} is not a setting of {name}, or of another type."
+            ) from error
+
+
+def _put_encoder(config: ConfigDict, section: str, name: str) -> None:
+    """Puts an encoder with open settings into a config."""
+    try:
+        put(config, section, _open_encoder(name))
+    except OwnEncoderError as error:
+        raise OwnEncoderError(f"config.{section}.{error}") from error
+
+
+def use_own_encoders(config: ConfigDict, changes: dict[str, Any]) -> None:
+    """Opens the settings of a user's own encoders, if changes by dotted key name any.
+
+    Raises:
+      ConfigError: as `use_encoder`.
+    """
+    for section in ENCODERS:
+        name = changes.get(f"{section}.name")
+        before = get(config, f"{section}.name") if isinstance(name, str) else name
+        if name != before and (models.is_own(name) or models.is_own(before)):
+            use_encoder(config, name, section)
 
 
 def use_other_encoder(config: ConfigDict, preset: ConfigDict) -> None:
@@ -347,6 +398,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     for key, value in OPTIMIZER_DEFAULTS[config.optimizer.name].items():
         if config.optimizer[key] is None:
             config.optimizer[key] = value
+    _check_own_encoders(config)
     warnings = []
     rate = config.optimizer.base_learning_rate
     usual = OPTIMIZER_DEFAULTS["adamw"]["base_learning_rate"]
@@ -445,10 +497,31 @@ def _resolve_encoder(encoder: ConfigDict, key: str, image_size: int) -> nn.Modul
     try:
         module = models.make_encoder(**{"name": None} | chosen)
         models.check_image_size(module, image_size, image_size)
+    except OwnEncoderError as error:
+        raise OwnEncoderError(f"config.{key}.{error}") from error
     except ValueError as error:
         raise ConfigError(f"config.{key}.{error}") from error
-    _close(encoder, models.settings(encoder.name))
+    own = models.settings(encoder.name)
+    if models.is_own(encoder.name) and set(encoder) != {"name", *own}:
+        raise ConfigError(
+            f"config.{key}.name={encoder.name} was set without its settings: choose it by "
+            "byol_jax.runs.config.use_encoder."
+        )
+    _close(encoder, own)
     return module
+
+
+def _check_own_encoders(config: ConfigDict) -> None:
+    """Raises ConfigError for an encoder of the user's own that cannot be trained or used."""
+    sizes = [config.data.image_size, *([config.crop.local_size] * (config.crop.local_views > 0))]
+    for section in ENCODERS:
+        encoder = get(config, section)
+        if models.is_own(encoder.name):
+            shapes = [(size, size, config.data.channels) for size in dict.fromkeys(sizes)]
+            if section == "target.encoder":  # it sees no local views
+                shapes = shapes[:1]
+            given = f"config.{section}.name={encoder.name}"
+            user_code.check_encoder(given, models.make_encoder(**encoder), shapes)
 
 
 def _resolve_objective(config: ConfigDict) -> None:
@@ -572,9 +645,12 @@ def from_record(record: dict[str, Any]) -> ConfigDict:
 
     Raises:
       ConfigError: it has a key that this version does not know, or a value that cannot work.
+      OwnEncoderError: an encoder is MODULE:CLASS of a module that the process has not imported.
     """
-    config = default()
-    found = flat(record)
+    config, found = default(), flat(record)
+    for section in ENCODERS:
+        if models.is_own(name := found.get(f"{section}.name")):
+            _put_encoder(config, section, name)
     unknown = sorted(found.keys() - flat(config).keys())
     if unknown:
         raise ConfigError(

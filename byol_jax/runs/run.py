@@ -28,7 +28,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 import byol_jax
 from byol_jax import backend, byol, data, parallel
-from byol_jax.errors import CheckpointError, ConfigError, DataError
+from byol_jax.errors import CheckpointError, ConfigError, DataError, OwnEncoderError
 from byol_jax.runs import build, paths
 from byol_jax.runs import config as config_lib
 from byol_jax.runs.checkpoint import Checkpoints
@@ -275,6 +275,8 @@ def read(workdir: paths.AnyPath) -> Run:
         raise CheckpointError(
             f"{workdir} holds no run (no config.json): name the --workdir of a pre-training run."
         ) from None
+    except OwnEncoderError as error:
+        raise CheckpointError(f"{workdir}: {error}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{workdir / 'config.json'} is not a config of this program "
