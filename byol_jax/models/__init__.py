@@ -15,6 +15,7 @@ from byol_jax.models.encoders import (
     has_field,
     is_own,
     make_encoder,
+    own_class,
     settings,
 )
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
@@ -75,5 +76,6 @@ __all__ = [
     "is_own",
     "make_encoder",
     "matmul_precision",
+    "own_class",
     "settings",
 ]

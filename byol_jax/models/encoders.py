@@ -144,11 +144,12 @@ def check_setting(key: str, value: Any, kind: type, choices: tuple) -> None:
         raise ValueError(f"{key}={value!r} must be of type {kind.__name__}.")
 
 
-def _class(name: str) -> Callable[..., nn.Module]:
-    """What makes the module of a named encoder: its class, or a partial of one."""
-    if not is_own(name):
-        check_setting("name", name, str, tuple(ENCODERS))
-        return ENCODERS[name]
+def own_class(name: str) -> type[nn.Module]:
+    """The class that MODULE:CLASS names.
+
+    Raises:
+      OwnEncoderError: the module is not imported, or the class cannot be used.
+    """
     module, _, attribute = name.partition(":")
     # Not `getattr`, which may import: a package can have a `__getattr__`.
     content = getattr(sys.modules.get(module), "__dict__", None)
@@ -158,7 +159,8 @@ def _class(name: str) -> Callable[..., nn.Module]:
             f"import {module} first, in a command by --import={module}."
         )
     found = content.get(attribute)
-    if not isinstance(found, type) or not issubclass(found, nn.Module):
+    is_class = isinstance(found, type) and issubclass(found, nn.Module)
+    if not is_class or found is nn.Module:
         raise OwnEncoderError(f"name={name!r} is no subclass of flax.linen.Module in {module}.")
     for field in dataclasses.fields(found):
         missing = field.default is field.default_factory is dataclasses.MISSING
@@ -167,6 +169,14 @@ def _class(name: str) -> Callable[..., nn.Module]:
                 f"name={name!r} has a field {field.name!r} without a default: give it one."
             )
     return found
+
+
+def _class(name: str) -> Callable[..., nn.Module]:
+    """What makes the module of a named encoder: its class, or a partial of one."""
+    if is_own(name):
+        return own_class(name)
+    check_setting("name", name, str, tuple(ENCODERS))
+    return ENCODERS[name]
 
 
 def _fields(name: str) -> dict[str, dataclasses.Field]:

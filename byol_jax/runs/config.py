@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from byol_jax import backend, models, objectives
 from byol_jax.augment import corrupt, geometry
@@ -269,6 +269,8 @@ def _open_encoder(name: str) -> ConfigDict:
     encoder = ConfigDict({"name": name})
     for other in [name] if models.is_own(name) else models.ENCODERS:
         for key, value in models.settings(other).items():
+            if hasattr(ConfigDict, key):
+                raise OwnEncoderError(f"name={name!r} has a field {key!r}: give it another name.")
             encoder[key] = config_dict.placeholder(type(value))
     return encoder.lock()
 
@@ -290,12 +292,11 @@ def use_encoder(config: ConfigDict, name: str, section: str = "encoder", **setti
         user_code.load(f"config.{section}.name={name}", name)
     _put_encoder(config, section, name)
     for key, value in settings.items():
+        _check_has(get(config, section), f"{section}.{key}")
         try:
             put(config, f"{section}.{key}", value)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"config.{section}.{key}={value!r} is not a setting of {name}, or of another type."
-            ) from error
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"config.{section}.{key}={value!r} is of another type.") from error
 
 
 def _put_encoder(config: ConfigDict, section: str, name: str) -> None:
@@ -307,16 +308,28 @@ def _put_encoder(config: ConfigDict, section: str, name: str) -> None:
 
 
 def use_own_encoders(config: ConfigDict, changes: dict[str, Any]) -> None:
-    """Opens the settings of a user's own encoders, if changes by dotted key name any.
+    """Opens the settings of a user's own encoders that changes, by dotted key, name or are of.
 
     Raises:
       ConfigError: as `use_encoder`.
     """
     for section in ENCODERS:
-        name = changes.get(f"{section}.name")
-        before = get(config, f"{section}.name") if isinstance(name, str) else name
-        if name != before and (models.is_own(name) or models.is_own(before)):
+        keys = [key for key in changes if key.rpartition(".")[0] == section]
+        if not keys:
+            continue
+        before, name = get(config, section).name, changes.get(f"{section}.name")
+        if name not in (None, before) and (models.is_own(name) or models.is_own(before)):
             use_encoder(config, name, section)
+        encoder = get(config, section)
+        for key in keys if models.is_own(encoder.name) else ():
+            _check_has(encoder, key)
+
+
+def _check_has(encoder: ConfigDict, key: str) -> None:
+    """Raises ConfigError if a dotted key is no setting of a user's own encoder."""
+    if key.rpartition(".")[2] not in encoder:
+        has = ", ".join(models.settings(encoder.name)) or "none"
+        raise ConfigError(f"config.{key} is not a setting of {encoder.name}, which has {has}.")
 
 
 def use_other_encoder(config: ConfigDict, preset: ConfigDict) -> None:
@@ -511,17 +524,35 @@ def _resolve_encoder(encoder: ConfigDict, key: str, image_size: int) -> nn.Modul
     return module
 
 
+def own_classes(config: ConfigDict) -> tuple[type[nn.Module], ...]:
+    """The classes of the user's own encoders; a notebook may define a class anew under its name."""
+    names = [get(config, f"{section}.name") for section in ENCODERS]
+    return tuple(models.own_class(name) for name in names if models.is_own(name))
+
+
 def _check_own_encoders(config: ConfigDict) -> None:
-    """Raises ConfigError for an encoder of the user's own that cannot be trained or used."""
+    """Raises OwnEncoderError for an encoder of the user's own that a run could not use."""
     sizes = [config.data.image_size, *([config.crop.local_size] * (config.crop.local_views > 0))]
     for section in ENCODERS:
         encoder = get(config, section)
         if models.is_own(encoder.name):
-            shapes = [(size, size, config.data.channels) for size in dict.fromkeys(sizes)]
-            if section == "target.encoder":  # it sees no local views
-                shapes = shapes[:1]
-            given = f"config.{section}.name={encoder.name}"
-            user_code.check_encoder(given, models.make_encoder(**encoder), shapes)
+            seen = sizes if section == "encoder" else sizes[:1]  # a target sees no local views
+            shapes = tuple((size, size, config.data.channels) for size in dict.fromkeys(seen))
+            kind = models.own_class(encoder.name)
+            _check_own_encoder(section, kind, FrozenConfigDict(encoder), shapes)
+
+
+@functools.lru_cache(8)  # as a start reads the same settings several times
+def _check_own_encoder(
+    section: str,
+    kind: type[nn.Module],
+    encoder: FrozenConfigDict,
+    shapes: tuple[tuple[int, int, int], ...],
+) -> None:
+    del kind  # of the name, for the cache alone
+    given = f"config.{section}.name={encoder.name}"
+    module = models.make_encoder(**encoder)
+    user_code.check_encoder(given, module, shapes, is_trained=section == "encoder")
 
 
 def _resolve_objective(config: ConfigDict) -> None:

@@ -72,13 +72,19 @@ class Run(NamedTuple):
         if not for_training:
             config.augment.function = ""
         config = FrozenConfigDict(config)
-        return _learner(config, self.data["num_classes"], self.steps_per_epoch, axis_name)
+        own = config_lib.own_classes(config)
+        return _learner(config, own, self.data["num_classes"], self.steps_per_epoch, axis_name)
 
 
 @functools.lru_cache(parallel.KEPT)
 def _learner(
-    config: FrozenConfigDict, num_classes: int | None, steps_per_epoch: int, axis_name: str | None
+    config: FrozenConfigDict,
+    own_classes: tuple[type, ...],  # of the names in the config, for the cache alone
+    num_classes: int | None,
+    steps_per_epoch: int,
+    axis_name: str | None,
 ) -> byol.Learner:
+    del own_classes
     rate = build.learning_rate(config, steps_per_epoch)
     total = config_lib.total_steps(config, steps_per_epoch)
     return build.make_learner(config, rate, total, num_classes, axis_name)

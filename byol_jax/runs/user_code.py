@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from byol_jax import models
 from byol_jax.errors import ConfigError, OwnEncoderError, describe
+from byol_jax.runs import manifest
 
 AUGMENTATION = "config.augment.function"
 
@@ -89,39 +90,48 @@ def _check_augmentation(given: str, function: Callable, shape: tuple[int, int, i
         raise ConfigError(f"{given} must return a view, float32 {shape}, not {returned}.")
 
 
-def check_encoder(given: str, encoder: nn.Module, shapes: list[tuple[int, int, int]]) -> None:
-    """Raises OwnEncoderError for an encoder that cannot be trained, or not used afterwards.
+def check_encoder(
+    given: str, encoder: nn.Module, shapes: tuple[tuple[int, int, int], ...], is_trained: bool
+) -> None:
+    """Raises OwnEncoderError for an encoder that training or evaluation could not use.
 
     Args:
       given: how the user gave it, for the message.
-      encoder: the module; it is traced as training and evaluation do, and computes nothing.
+      encoder: the module; it is traced as in a run, and computes nothing.
       shapes: (height, width, channels) of each kind of view.
+      is_trained: whether it needs a gradient, unlike a frozen target.
     """
 
     def call(module: nn.Module, views: list[jax.Array], train: bool) -> list[jax.Array]:
         return [models.encode(module, view, train) for view in views]
 
+    train, evaluate = (functools.partial(call, train=train) for train in (True, False))
+
     def use(key: jax.Array, views: list[jax.Array]) -> dict[str, Any]:
-        found = nn.init(functools.partial(call, train=True), encoder)(key, views)
+        found = nn.init(train, encoder)(key, views)
         variables = {kind: found.get(kind, {}) for kind in ("params", "batch_stats")}
-        train = functools.partial(call, train=True)
-        nn.apply(train, encoder, mutable=["batch_stats"])(variables, views, rngs=key)
-        nn.apply(functools.partial(call, train=False), encoder)(variables, views)
+        nn.apply(evaluate, encoder)(variables, views)
+
+        def loss(params: Any) -> jax.Array:
+            apply = nn.apply(train, encoder, mutable=["batch_stats"])
+            embeddings, _ = apply(variables | {"params": params}, views, rngs=key)
+            return sum(map(jnp.sum, embeddings))
+
+        (jax.grad(loss) if is_trained else loss)(variables["params"])
         return variables
 
     views = [jax.ShapeDtypeStruct((2, *shape), jnp.float32) for shape in shapes]
     try:
         variables = jax.eval_shape(use, jax.eval_shape(lambda: jax.random.key(0)), views)
     except Exception as error:  # whatever the module raises
-        text = " and ".join(map(str, shapes))
+        batches = " and ".join(f"(batch, {', '.join(map(str, shape))})" for shape in shapes)
         raise OwnEncoderError(
-            f"{given} cannot be traced on batches of float32 {text} ({describe(error)})."
+            f"{given} cannot be traced on float32 {batches}: {describe(error)}."
         ) from error
     if not variables["params"]:
         raise OwnEncoderError(f"{given} has no parameters: there is nothing to train.")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    for name, leaf in manifest.leaves(variables).items():
         if leaf.dtype != jnp.float32:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise OwnEncoderError(f"{given} has {leaf.dtype} {name}: keep all of them in float32.")
     frozen = getattr(encoder, "frozen", ())
     if not isinstance(frozen, tuple) or not all(isinstance(name, str) for name in frozen):
