@@ -392,6 +392,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     encoder = _resolve_encoder(config.encoder, "encoder", config.data.image_size)
     _resolve_objective(config)
     _disable_augmentations(config)
+    _check_own_encoders(config)
     _check_views(config, config.data.image_size, "data.image_size")
     if config.crop.local_views:
         _check_local_views(config, encoder)
@@ -411,7 +412,6 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     for key, value in OPTIMIZER_DEFAULTS[config.optimizer.name].items():
         if config.optimizer[key] is None:
             config.optimizer[key] = value
-    _check_own_encoders(config)
     warnings = []
     rate = config.optimizer.base_learning_rate
     usual = OPTIMIZER_DEFAULTS["adamw"]["base_learning_rate"]
@@ -532,27 +532,25 @@ def own_classes(config: ConfigDict) -> tuple[type[nn.Module], ...]:
 
 def _check_own_encoders(config: ConfigDict) -> None:
     """Raises OwnEncoderError for an encoder of the user's own that a run could not use."""
-    sizes = [config.data.image_size, *([config.crop.local_size] * (config.crop.local_views > 0))]
     for section in ENCODERS:
-        encoder = get(config, section)
-        if models.is_own(encoder.name):
-            seen = sizes if section == "encoder" else sizes[:1]  # a target sees no local views
-            shapes = tuple((size, size, config.data.channels) for size in dict.fromkeys(seen))
+        encoder, sizes = get(config, section), {config.data.image_size}
+        if not models.is_own(encoder.name):
+            continue
+        if config.crop.local_views and section == "encoder":  # a target sees no local views
+            sizes.add(config.crop.local_size)
+        for size in sorted(sizes):
+            shape = (size, size, config.data.channels)
             kind = models.own_class(encoder.name)
-            _check_own_encoder(section, kind, FrozenConfigDict(encoder), shapes)
+            _check_own_encoder(section, kind, FrozenConfigDict(encoder), shape)
 
 
 @functools.lru_cache(8)  # as a start reads the same settings several times
 def _check_own_encoder(
-    section: str,
-    kind: type[nn.Module],
-    encoder: FrozenConfigDict,
-    shapes: tuple[tuple[int, int, int], ...],
+    section: str, kind: type[nn.Module], encoder: FrozenConfigDict, shape: tuple[int, int, int]
 ) -> None:
     del kind  # of the name, for the cache alone
-    given = f"config.{section}.name={encoder.name}"
-    module = models.make_encoder(**encoder)
-    user_code.check_encoder(given, module, shapes, is_trained=section == "encoder")
+    given, module = f"config.{section}.name={encoder.name}", models.make_encoder(**encoder)
+    user_code.check_encoder(given, module, shape, is_trained=section == "encoder")
 
 
 def _resolve_objective(config: ConfigDict) -> None:

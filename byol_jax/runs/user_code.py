@@ -91,42 +91,38 @@ def _check_augmentation(given: str, function: Callable, shape: tuple[int, int, i
 
 
 def check_encoder(
-    given: str, encoder: nn.Module, shapes: tuple[tuple[int, int, int], ...], is_trained: bool
+    given: str, encoder: nn.Module, shape: tuple[int, int, int], is_trained: bool
 ) -> None:
     """Raises OwnEncoderError for an encoder that training or evaluation could not use.
 
     Args:
       given: how the user gave it, for the message.
       encoder: the module; it is traced as in a run, and computes nothing.
-      shapes: (height, width, channels) of each kind of view.
+      shape: (height, width, channels) of a view.
       is_trained: whether it needs a gradient, unlike a frozen target.
     """
+    train, evaluate = (functools.partial(models.encode, train=train) for train in (True, False))
 
-    def call(module: nn.Module, views: list[jax.Array], train: bool) -> list[jax.Array]:
-        return [models.encode(module, view, train) for view in views]
-
-    train, evaluate = (functools.partial(call, train=train) for train in (True, False))
-
-    def use(key: jax.Array, views: list[jax.Array]) -> dict[str, Any]:
-        found = nn.init(train, encoder)(key, views)
+    def use(key: jax.Array, view: jax.Array) -> dict[str, Any]:
+        found = nn.init(train, encoder)(key, view)
         variables = {kind: found.get(kind, {}) for kind in ("params", "batch_stats")}
-        nn.apply(evaluate, encoder)(variables, views)
+        nn.apply(evaluate, encoder)(variables, view)
 
         def loss(params: Any) -> jax.Array:
             apply = nn.apply(train, encoder, mutable=["batch_stats"])
-            embeddings, _ = apply(variables | {"params": params}, views, rngs=key)
-            return sum(map(jnp.sum, embeddings))
+            embedding, _ = apply(variables | {"params": params}, view, rngs=key)
+            return jnp.sum(embedding)
 
         (jax.grad(loss) if is_trained else loss)(variables["params"])
         return variables
 
-    views = [jax.ShapeDtypeStruct((2, *shape), jnp.float32) for shape in shapes]
     try:
-        variables = jax.eval_shape(use, jax.eval_shape(lambda: jax.random.key(0)), views)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        variables = jax.eval_shape(use, key, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     except Exception as error:  # whatever the module raises
-        batches = " and ".join(f"(batch, {', '.join(map(str, shape))})" for shape in shapes)
         raise OwnEncoderError(
-            f"{given} cannot be traced on float32 {batches}: {describe(error)}."
+            f"{given} cannot be traced on float32 (batch, {', '.join(map(str, shape))}): "
+            f"{describe(error)}."
         ) from error
     if not variables["params"]:
         raise OwnEncoderError(f"{given} has no parameters: there is nothing to train.")
