@@ -13,6 +13,10 @@ class ConfigError(UserError):
     """A setting that cannot work, or settings that do not fit each other."""
 
 
+class OwnEncoderError(ConfigError):
+    """An encoder of the user's own is not imported, or its class cannot be used."""
+
+
 class DataError(UserError):
     """Data that are not there, cannot be read or decoded, or do not fit the settings."""
 
@@ -23,3 +27,9 @@ class CheckpointError(UserError):
 
 class ProcessLostError(UserError):
     """Another process of the same run failed or is gone."""
+
+
+def describe(error: BaseException) -> str:
+    """Type and text of an exception of other code, on one line and not too long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200].rstrip('.')}"

@@ -6,6 +6,9 @@ by a flag of its own, --config.key=value.
 
 import importlib.util
 import inspect
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ def define(**settings: Any) -> flags.FlagHolder:
     values = settings.get("flag_values", flags.FLAGS)
     help_string = f"{', '.join(names())}, or a FILE.py like them; NAME:ARGUMENT for some."
     holder = config_flags.DEFINE_config_file("config", None, help_string, **settings)
-    values["config"].parser = _Parser()
+    values["config"].parser = _Parser(settings.get("sys_argv"))
     return holder
 
 
@@ -45,7 +48,14 @@ def names() -> list[str]:
 
 
 class _Parser(flags.ArgumentParser):
-    """Reads the value of the flag; raises ConfigError."""
+    """Reads the value of the flag; raises ConfigError.
+
+    Args:
+      argv: the command line, if that is not `sys.argv`.
+    """
+
+    def __init__(self, argv: Sequence[str] | None = None):
+        self.argv = argv
 
     def parse(self, argument: str) -> ConfigDict:
         source, *arguments = argument.split(":", 1)
@@ -74,8 +84,25 @@ class _Parser(flags.ArgumentParser):
             raise ConfigError(app.format_error(error)) from error
         if not isinstance(config, ConfigDict):
             raise ConfigError(f"get_config() of {path} returns no ConfigDict.")
+        try:
+            _use_own_encoders(config, self.argv)
+        except ConfigError as error:
+            raise flags.Error(str(error)) from error  # which absl does not ascribe to --config
         self.preset = config.copy_and_resolve_references()
         return config.lock()
 
     def flag_type(self) -> str:
         return "preset or file"
+
+
+def _use_own_encoders(config: ConfigDict, argv: Sequence[str] | None) -> None:
+    """Imports the user's own encoders of a command line: only then are their settings known."""
+    from byol_jax.runs import config as config_lib  # late: it imports JAX
+
+    argv = flags.FLAGS.read_flags_from_files(list(argv or sys.argv), force_gnu=False)
+    pattern = r"--?(?:no)?config\.((?:target\.)?encoder\.\w+)(?:=(.*))?"
+    found = {}
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if given := re.fullmatch(pattern, argument, re.DOTALL):
+            found[given[1]] = following if given[2] is None else given[2]
+    config_lib.use_own_encoders(config, found)

@@ -2,7 +2,7 @@ r"""Evaluates a pre-trained encoder: a simple classifier on its frozen features.
 
 byol-jax evaluate --checkpoint=DIR --protocol=logistic|knn [--step=N] \
     [--baselines=random_init,pixels] [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] \
-    [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N]
+    [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N] [--import=MODULE]
 
 Baselines show what pre-training added: the same encoder with random weights, and raw pixels of
 images shrunk to 32 pixels. All share one pass over the images. --baselines= leaves both out. Host
@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags
 
-from byol_jax.cli import app
+from byol_jax.cli import app, import_flag
 from byol_jax.errors import CheckpointError, ConfigError, DataError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
@@ -51,6 +51,7 @@ CPU_DEVICES = flags.DEFINE_integer(
     "Devices that JAX divides the CPU into; by default one for each core, at most 16.",
     lower_bound=1,
 )
+IMPORT = import_flag.define()
 flags.mark_flags_as_required(["checkpoint", "protocol"])
 
 
@@ -71,6 +72,7 @@ def main() -> None:
     backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
     if CPU_DEVICES.value:
         backend.check_cpu_devices(CPU_DEVICES.value)
+    import_flag.apply(IMPORT)
     workdir = paths.path(CHECKPOINT.value)
     run, learner, state = run_lib.restore(workdir, STEP.value)
     config = run.config.copy_and_resolve_references()

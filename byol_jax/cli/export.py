@@ -1,8 +1,9 @@
 r"""Writes a trained encoder, or the features of a data set that it computes, for use elsewhere.
 
-byol-jax export --checkpoint=DIR --output=OUT [--step=N] [--format=NAME]
+byol-jax export --checkpoint=DIR --output=OUT [--step=N] [--format=NAME] [--import=MODULE]
 byol-jax export --what=features --checkpoint=DIR --output=OUT [--step=N] \
-    [--data=SOURCE] [--data_dir=DIR] [--split=NAME] [--on_decode_error=error|skip]
+    [--data=SOURCE] [--data_dir=DIR] [--split=NAME] [--on_decode_error=error|skip] \
+    [--import=MODULE]
 
 docs/export.md describes the formats and how to load them.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from byol_jax.cli import app
+from byol_jax.cli import app, import_flag
 from byol_jax.errors import ConfigError
 
 FORMATS = {  # the module whose `save` writes it
@@ -50,6 +51,7 @@ ON_DECODE_ERROR = flags.DEFINE_enum(
     ["error", "skip"],
     "For features: stop at an image that cannot be decoded (default), or leave it out.",
 )
+IMPORT = import_flag.define()
 flags.mark_flags_as_required(["checkpoint", "output"])
 
 
@@ -75,6 +77,7 @@ def main() -> None:
 
     import byol_jax
 
+    import_flag.apply(IMPORT)
     encoder, output = byol_jax.load(CHECKPOINT.value, STEP.value), Path(OUTPUT.value)
     if WHAT.value == "features":
         from byol_jax.export import features

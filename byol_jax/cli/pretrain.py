@@ -12,7 +12,7 @@ import contextlib
 
 from absl import flags
 
-from byol_jax.cli import app, config_flag
+from byol_jax.cli import app, config_flag, import_flag
 
 CONFIG = config_flag.define()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, for everything it writes.")
@@ -42,6 +42,7 @@ CACHE = flags.DEFINE_string(
     "Folder for compiled programs, which the next start reuses; empty for none. By default "
     "byol_jax in the user's cache folder. JAX_COMPILATION_CACHE_DIR has precedence.",
 )
+IMPORT = import_flag.define()
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -62,6 +63,7 @@ def main() -> int:
         if CPU_DEVICES.value:
             backend.use_cpu_devices(CPU_DEVICES.value)  # joining other processes starts JAX
         processes.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
+        import_flag.apply(IMPORT)
         workdir = paths.path(WORKDIR.value)
         config = config_flag.value(CONFIG)
         is_complete = loop.train(config, workdir, cpu_devices=CPU_DEVICES.value)

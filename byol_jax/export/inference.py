@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
-from byol_jax.errors import CheckpointError
+from byol_jax import models
+from byol_jax.errors import CheckpointError, describe
 from byol_jax.runs.encoder import Encoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -24,7 +26,7 @@ MAX_WEIGHT_BYTES = 2**31 - 2**24
 def function(encoder: Encoder) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
     """The function of variables and images, not compiled."""
     module = encoder.module
-    if hasattr(module, "dtype"):
+    if models.has_field(module, "dtype"):
         module = module.clone(dtype=jnp.float32)
     return encoder.embed_fn(module)
 
@@ -51,9 +53,9 @@ def image_shape(encoder: Encoder) -> tuple[int, int, int]:
     return size, size, encoder.config["channels"]
 
 
-def num_features(encoder: Encoder) -> int:
-    """The size of an embedding."""
-    images = jax.ShapeDtypeStruct((1, *image_shape(encoder)), jnp.uint8)
+def num_features(encoder: Encoder, n: Any = 1) -> int:
+    """The size of an embedding, from tracing the encoder on n images."""
+    images = jax.ShapeDtypeStruct((n, *image_shape(encoder)), jnp.uint8)
     return jax.eval_shape(function(encoder), encoder.variables, images).shape[1]
 
 
@@ -64,7 +66,19 @@ def record(encoder: Encoder, file_format: str, load: str) -> dict[str, Any]:
       encoder: what is exported.
       file_format: name and version of the format.
       load: Python that makes `features` from `images`, to be run in the exported folder.
+
+    Raises:
+      CheckpointError: the encoder, a user's own, cannot be traced for any number of images.
     """
+    (n,) = export.symbolic_shape("n")
+    try:
+        features = num_features(encoder, n)
+    except Exception as error:  # whatever the module raises
+        raise CheckpointError(
+            f"{encoder.config['encoder']['name']} takes no unknown number of images, which this "
+            f"format needs ({describe(error)}): use x.shape[0] and -1 in place of len(x), or "
+            "--format=byol_jax or orbax."
+        ) from error
     return {
         "format": file_format,
         "input": {
@@ -73,7 +87,7 @@ def record(encoder: Encoder, file_format: str, load: str) -> dict[str, Any]:
             "shape": ["n", *image_shape(encoder)],
             "meaning": "0 to 255, not normalised: mean and std are applied inside",
         },
-        "output": {"name": "features", "dtype": "float32", "shape": ["n", num_features(encoder)]},
+        "output": {"name": "features", "dtype": "float32", "shape": ["n", features]},
         "load": load.splitlines(),
         **encoder.config,
         "dtype": "float32",

@@ -104,7 +104,7 @@ def save(encoder: Encoder, directory: Path) -> None:
 def _state_dict(encoder: Encoder) -> dict[str, np.ndarray]:
     """The encoder's weights under timm's names."""
     module, channels = encoder.module, encoder.config["channels"]
-    if not isinstance(module, models.ViT | models.ConvNeXt):
+    if type(module) not in (models.ViT, models.ConvNeXt):
         return torchvision_export.state_dict(encoder, "timm")
     if channels != 3:
         raise CheckpointError(

@@ -80,7 +80,7 @@ def state_dict(encoder: Encoder, library: str) -> dict[str, np.ndarray]:
     """
     module = encoder.module
     channels = encoder.config["channels"]
-    if not isinstance(module, models.ResNet):
+    if type(module) is not models.ResNet:  # a subclass may compute something else
         reason = f"it is a {type(module).__name__}, not a ResNet"
     elif module.stem != "imagenet":
         reason = (

@@ -12,7 +12,10 @@ from byol_jax.models.encoders import (
     check_image_size,
     check_setting,
     check_settings,
+    has_field,
+    is_own,
     make_encoder,
+    own_class,
     settings,
 )
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
@@ -69,7 +72,10 @@ __all__ = [
     "check_settings",
     "dropout_by_position",
     "encode",
+    "has_field",
+    "is_own",
     "make_encoder",
     "matmul_precision",
+    "own_class",
     "settings",
 ]

@@ -9,9 +9,13 @@ Three more things are optional: `check_image_size(height, width)`, which raises 
 images that the module cannot take; `frozen`, names of parameters that the optimizer must leave as
 they are; and `self.sow("intermediates", NAME, x)` for each map (batch, height, width, channels)
 that users may want, with the NAME 'features' for the last.
+
+A name may also be MODULE:CLASS, for a module of the user's own that the process has imported. From
+such a name nothing is imported here, as it may come from a file of somebody else.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from byol_jax.errors import OwnEncoderError, describe
 from byol_jax.models import convnet, convnext, resnet, vit
 
 ENCODERS = {
@@ -38,17 +43,28 @@ ENCODERS = {
     "convnext_s": convnext.ConvNeXtS,
 }
 LARGEST = 1e12  # of any number in a setting
+SIMPLE = bool | int | float | str  # types of settings, besides tuples of them
+SHARED = ("dtype", "axis_name", "convolution")  # fields that `make_encoder` sets, and no setting
+
+
+def is_own(name: Any) -> bool:
+    """Whether a name is MODULE:CLASS, of a user's own encoder."""
+    return isinstance(name, str) and ":" in name
 
 
 def settings(name: str) -> dict[str, Any]:
-    """The settings of a named encoder and their defaults."""
-    given = getattr(ENCODERS[name], "keywords", {})
-    defaults = {
-        key: given.get(key, field.default)
-        for key, field in _fields(name).items()
-        if field.default is not dataclasses.MISSING
-    }
-    return {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str | tuple)}
+    """The settings of a named encoder and their defaults.
+
+    Raises:
+      ValueError: as `make_encoder`, for the name.
+    """
+    given = getattr(_class(name), "keywords", {})
+    defaults = {key: given.get(key, field.default) for key, field in _fields(name).items()}
+
+    def is_setting(value: Any) -> bool:
+        return all(isinstance(v, SIMPLE) for v in (value if isinstance(value, tuple) else (value,)))
+
+    return {k: v for k, v in defaults.items() if k not in SHARED and is_setting(v)}
 
 
 def make_encoder(
@@ -61,7 +77,7 @@ def make_encoder(
     """The encoder of a name with these settings, and its own defaults for others.
 
     Args:
-      name: a key of `ENCODERS`.
+      name: a key of `ENCODERS`, or MODULE:CLASS.
       dtype: of the computation, for a module that has such a field.
       axis_name: mapped axis of replicas, likewise.
       convolution: computes its convolutions, like `jax.lax.conv_general_dilated`, likewise.
@@ -70,19 +86,30 @@ def make_encoder(
     Raises:
       ValueError: there is no such encoder, or it has no such setting, or cannot take its value; one
         line that begins with "name" or the setting.
+      OwnEncoderError: the module of MODULE:CLASS is not imported, or the class cannot be used.
     """
-    check_setting("name", name, str, tuple(ENCODERS))
-    fields = _fields(name)
+    encoder, fields = _class(name), _fields(name)
     chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
     check_settings(name, chosen, settings(name), {k: field.type for k, field in fields.items()})
-    shared = {"dtype": dtype, "axis_name": axis_name, "convolution": convolution}
-    return ENCODERS[name](**chosen, **{k: v for k, v in shared.items() if k in fields})
+    shared = dict(zip(SHARED, (dtype, axis_name, convolution), strict=True))
+    given = chosen | {k: v for k, v in shared.items() if k in fields}
+    if not is_own(name):
+        return encoder(**given)
+    try:
+        return encoder(**given)
+    except Exception as error:  # whatever its __post_init__ raises
+        raise OwnEncoderError(f"name={name!r} cannot be built ({describe(error)}).") from error
 
 
 def check_image_size(encoder: nn.Module, height: int, width: int) -> None:
     """Raises ValueError, beginning with a setting, if an encoder cannot take images this large."""
     if hasattr(encoder, "check_image_size"):
         encoder.check_image_size(height, width)
+
+
+def has_field(encoder: nn.Module, name: str) -> bool:
+    """Whether an encoder has a field that can be set, rather than any attribute of this name."""
+    return name in {field.name for field in dataclasses.fields(encoder)}
 
 
 def check_settings(
@@ -117,7 +144,42 @@ def check_setting(key: str, value: Any, kind: type, choices: tuple) -> None:
         raise ValueError(f"{key}={value!r} must be of type {kind.__name__}.")
 
 
+def own_class(name: str) -> type[nn.Module]:
+    """The class that MODULE:CLASS names.
+
+    Raises:
+      OwnEncoderError: the module is not imported, or the class cannot be used.
+    """
+    module, _, attribute = name.partition(":")
+    # Not `getattr`, which may import: a package can have a `__getattr__`.
+    content = getattr(sys.modules.get(module), "__dict__", None)
+    if content is None:
+        raise OwnEncoderError(
+            f"name={name!r} is of a module that is not imported, and a file must not run code: "
+            f"import {module} first, in a command by --import={module}."
+        )
+    found = content.get(attribute)
+    is_class = isinstance(found, type) and issubclass(found, nn.Module)
+    if not is_class or found is nn.Module:
+        raise OwnEncoderError(f"name={name!r} is no subclass of flax.linen.Module in {module}.")
+    for field in dataclasses.fields(found):
+        missing = field.default is field.default_factory is dataclasses.MISSING
+        if missing and field.init and field.name not in SHARED:
+            raise OwnEncoderError(
+                f"name={name!r} has a field {field.name!r} without a default: give it one."
+            )
+    return found
+
+
+def _class(name: str) -> Callable[..., nn.Module]:
+    """What makes the module of a named encoder: its class, or a partial of one."""
+    if is_own(name):
+        return own_class(name)
+    check_setting("name", name, str, tuple(ENCODERS))
+    return ENCODERS[name]
+
+
 def _fields(name: str) -> dict[str, dataclasses.Field]:
     """The fields of a named encoder's module."""
-    module = getattr(ENCODERS[name], "func", ENCODERS[name])
-    return {field.name: field for field in dataclasses.fields(module)}
+    module = _class(name)
+    return {field.name: field for field in dataclasses.fields(getattr(module, "func", module))}

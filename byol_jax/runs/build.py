@@ -16,7 +16,7 @@ from byol_jax.augment import crops
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import user_function
+from byol_jax.runs import user_code
 
 
 def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
@@ -88,7 +88,7 @@ def policy(config: ConfigDict) -> image_augment.Policy:
         view2=image_augment.View(**config.views.view2),
         mean=tuple(config.views.mean),
         std=tuple(config.views.std),
-        function=user_function.load(config),
+        function=user_code.load_augmentation(config),
     )
 
 

@@ -13,12 +13,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from byol_jax import backend, models, objectives
 from byol_jax.augment import corrupt, geometry
 from byol_jax.augment import image as image_augment
-from byol_jax.errors import ConfigError
+from byol_jax.errors import ConfigError, OwnEncoderError
+from byol_jax.runs import user_code
 
 # For settings of the optimizer that a config leaves open. The learning rates differ in meaning:
 # under LARS the length of an update is rate * 1e-3 * |w|, for any gradient.
@@ -48,6 +49,7 @@ IMAGENET_RECIPES = {  # by epochs
 }
 
 UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, which does not name its data
+ENCODERS = ("encoder", "target.encoder")  # where encoders are in a config
 CHOICES = {
     "optimizer.name": tuple(OPTIMIZER_DEFAULTS),
     "dtype": ("float32", "bfloat16"),
@@ -260,12 +262,74 @@ def default() -> ConfigDict:
 
 
 def _open_encoder(name: str) -> ConfigDict:
-    """A name of models.ENCODERS and the settings of its module, or None for its own default."""
+    """An encoder's name and the settings of its module, or None for its own default.
+
+    Where it is none of the user's own, those of all others too: another name may be set later.
+    """
     encoder = ConfigDict({"name": name})
-    for other in models.ENCODERS:
+    for other in [name] if models.is_own(name) else models.ENCODERS:
         for key, value in models.settings(other).items():
+            if hasattr(ConfigDict, key):
+                raise OwnEncoderError(f"name={name!r} has a field {key!r}: give it another name.")
             encoder[key] = config_dict.placeholder(type(value))
-    return encoder
+    return encoder.lock()
+
+
+def use_encoder(config: ConfigDict, name: str, section: str = "encoder", **settings: Any) -> None:
+    """Chooses an encoder with these settings, and its own defaults for others.
+
+    Args:
+      config: is changed.
+      name: MODULE:CLASS of your own, which is imported, the current folder being on the path; or a
+        name of models.ENCODERS.
+      section: the key of the encoder in the config, or of the target's: "target.encoder".
+      **settings: values by setting.
+
+    Raises:
+      ConfigError: it cannot be imported, is no class of Flax modules, or has no such setting.
+    """
+    if models.is_own(name):
+        user_code.load(f"config.{section}.name={name}", name)
+    _put_encoder(config, section, name)
+    for key, value in settings.items():
+        _check_has(get(config, section), f"{section}.{key}")
+        try:
+            put(config, f"{section}.{key}", value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"config.{section}.{key}={value!r} is of another type.") from error
+
+
+def _put_encoder(config: ConfigDict, section: str, name: str) -> None:
+    """Puts an encoder with open settings into a config."""
+    try:
+        put(config, section, _open_encoder(name))
+    except OwnEncoderError as error:
+        raise OwnEncoderError(f"config.{section}.{error}") from error
+
+
+def use_own_encoders(config: ConfigDict, changes: dict[str, Any]) -> None:
+    """Opens the settings of a user's own encoders that changes, by dotted key, name or are of.
+
+    Raises:
+      ConfigError: as `use_encoder`.
+    """
+    for section in ENCODERS:
+        keys = [key for key in changes if key.rpartition(".")[0] == section]
+        if not keys:
+            continue
+        before, name = get(config, section).name, changes.get(f"{section}.name")
+        if name not in (None, before) and (models.is_own(name) or models.is_own(before)):
+            use_encoder(config, name, section)
+        encoder = get(config, section)
+        for key in keys if models.is_own(encoder.name) else ():
+            _check_has(encoder, key)
+
+
+def _check_has(encoder: ConfigDict, key: str) -> None:
+    """Raises ConfigError if a dotted key is no setting of a user's own encoder."""
+    if key.rpartition(".")[2] not in encoder:
+        has = ", ".join(models.settings(encoder.name)) or "none"
+        raise ConfigError(f"config.{key} is not a setting of {encoder.name}, which has {has}.")
 
 
 def use_other_encoder(config: ConfigDict, preset: ConfigDict) -> None:
@@ -328,6 +392,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     encoder = _resolve_encoder(config.encoder, "encoder", config.data.image_size)
     _resolve_objective(config)
     _disable_augmentations(config)
+    _check_own_encoders(config)
     _check_views(config, config.data.image_size, "data.image_size")
     if config.crop.local_views:
         _check_local_views(config, encoder)
@@ -445,10 +510,47 @@ def _resolve_encoder(encoder: ConfigDict, key: str, image_size: int) -> nn.Modul
     try:
         module = models.make_encoder(**{"name": None} | chosen)
         models.check_image_size(module, image_size, image_size)
+    except OwnEncoderError as error:
+        raise OwnEncoderError(f"config.{key}.{error}") from error
     except ValueError as error:
         raise ConfigError(f"config.{key}.{error}") from error
-    _close(encoder, models.settings(encoder.name))
+    own = models.settings(encoder.name)
+    if models.is_own(encoder.name) and set(encoder) != {"name", *own}:
+        raise ConfigError(
+            f"config.{key}.name={encoder.name} was set without its settings: choose it by "
+            "byol_jax.runs.config.use_encoder."
+        )
+    _close(encoder, own)
     return module
+
+
+def own_classes(config: ConfigDict) -> tuple[type[nn.Module], ...]:
+    """The classes of the user's own encoders; a notebook may define a class anew under its name."""
+    names = [get(config, f"{section}.name") for section in ENCODERS]
+    return tuple(models.own_class(name) for name in names if models.is_own(name))
+
+
+def _check_own_encoders(config: ConfigDict) -> None:
+    """Raises OwnEncoderError for an encoder of the user's own that a run could not use."""
+    for section in ENCODERS:
+        encoder, sizes = get(config, section), {config.data.image_size}
+        if not models.is_own(encoder.name):
+            continue
+        if config.crop.local_views and section == "encoder":  # a target sees no local views
+            sizes.add(config.crop.local_size)
+        for size in sorted(sizes):
+            shape = (size, size, config.data.channels)
+            kind = models.own_class(encoder.name)
+            _check_own_encoder(section, kind, FrozenConfigDict(encoder), shape)
+
+
+@functools.lru_cache(8)  # as a start reads the same settings several times
+def _check_own_encoder(
+    section: str, kind: type[nn.Module], encoder: FrozenConfigDict, shape: tuple[int, int, int]
+) -> None:
+    del kind  # of the name, for the cache alone
+    given, module = f"config.{section}.name={encoder.name}", models.make_encoder(**encoder)
+    user_code.check_encoder(given, module, shape, is_trained=section == "encoder")
 
 
 def _resolve_objective(config: ConfigDict) -> None:
@@ -572,9 +674,12 @@ def from_record(record: dict[str, Any]) -> ConfigDict:
 
     Raises:
       ConfigError: it has a key that this version does not know, or a value that cannot work.
+      OwnEncoderError: an encoder is MODULE:CLASS of a module that the process has not imported.
     """
-    config = default()
-    found = flat(record)
+    config, found = default(), flat(record)
+    for section in ENCODERS:
+        if models.is_own(name := found.get(f"{section}.name")):
+            _put_encoder(config, section, name)
     unknown = sorted(found.keys() - flat(config).keys())
     if unknown:
         raise ConfigError(

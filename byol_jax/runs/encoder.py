@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from byol_jax import backend, byol, models
 from byol_jax.augment import image as image_augment
-from byol_jax.errors import CheckpointError, ConfigError, DataError
+from byol_jax.errors import CheckpointError, ConfigError, DataError, OwnEncoderError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import manifest, paths
 
@@ -167,7 +167,7 @@ class Encoder:
     @functools.cached_property
     def _fast_module(self) -> nn.Module:
         """The module with the convolution of this machine."""
-        if not hasattr(self.module, "convolution"):
+        if not models.has_field(self.module, "convolution"):
             return self.module
         training = self.config["training"].get("config") or {}
         wanted = training.get("cpu_convolution", backend.AUTO)
@@ -323,6 +323,8 @@ def _open_export(directory: Path, config: dict[str, Any]) -> Encoder:
         init = nn.init(functools.partial(models.encode, train=False), encoder.module)
         wanted = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct(image, np.float32))
     # The first three: what is missing, and what JAX raises for impossible sizes.
+    except OwnEncoderError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = str(error).rstrip(".")
         raise CheckpointError(

@@ -112,6 +112,11 @@ def join(
     except Exception as error:  # detecting a cluster can raise anything
         if missing and "coordinator_address" in str(error):
             return  # no cluster: one process
+        if "must be called before any JAX calls" in str(error):
+            raise ConfigError(
+                "JAX has computed something before this run could start, such as an array at the "
+                "top of your encoder's module: make it a NumPy array there."
+            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ProcessLostError(
             f"the processes of this run cannot be joined ({reason}). {SINGLE}"

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 import byol_jax
 from byol_jax import backend, byol, data, parallel
-from byol_jax.errors import CheckpointError, ConfigError, DataError
+from byol_jax.errors import CheckpointError, ConfigError, DataError, OwnEncoderError
 from byol_jax.runs import build, paths
 from byol_jax.runs import config as config_lib
 from byol_jax.runs.checkpoint import Checkpoints
@@ -72,13 +72,19 @@ class Run(NamedTuple):
         if not for_training:
             config.augment.function = ""
         config = FrozenConfigDict(config)
-        return _learner(config, self.data["num_classes"], self.steps_per_epoch, axis_name)
+        own = config_lib.own_classes(config)
+        return _learner(config, own, self.data["num_classes"], self.steps_per_epoch, axis_name)
 
 
 @functools.lru_cache(parallel.KEPT)
 def _learner(
-    config: FrozenConfigDict, num_classes: int | None, steps_per_epoch: int, axis_name: str | None
+    config: FrozenConfigDict,
+    own_classes: tuple[type, ...],  # of the names in the config, for the cache alone
+    num_classes: int | None,
+    steps_per_epoch: int,
+    axis_name: str | None,
 ) -> byol.Learner:
+    del own_classes
     rate = build.learning_rate(config, steps_per_epoch)
     total = config_lib.total_steps(config, steps_per_epoch)
     return build.make_learner(config, rate, total, num_classes, axis_name)
@@ -275,6 +281,8 @@ def read(workdir: paths.AnyPath) -> Run:
         raise CheckpointError(
             f"{workdir} holds no run (no config.json): name the --workdir of a pre-training run."
         ) from None
+    except OwnEncoderError as error:
+        raise CheckpointError(f"{workdir}: {error}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{workdir / 'config.json'} is not a config of this program "

@@ -70,7 +70,9 @@ def pretrain(
 
 def _changed(config: ConfigDict, settings: dict[str, Any]) -> ConfigDict:
     """A copy with other values at dotted keys."""
-    preset, config = config, config.copy_and_resolve_references()
+    config = config.copy_and_resolve_references()
+    config_lib.use_own_encoders(config, settings)
+    preset = config.copy_and_resolve_references()
     try:
         config.update_from_flattened_dict(settings)
     except (KeyError, TypeError, ValueError) as error:

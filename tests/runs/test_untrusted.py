@@ -10,6 +10,7 @@ import pickle
 import re
 import shutil
 import struct
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -116,6 +117,8 @@ def test_no_call_executes_code_in_a_file():
         ("encoder", None, "garbles"),
         ("encoder", [], "garbles"),
         ("encoder.name", "../../etc/passwd", "encoder.name='../../etc/passwd' is not one of"),
+        ("encoder.name", "antigravity:fly", "name='antigravity:fly' .* is not imported"),
+        ("encoder.name", "os:system", "name='os:system' is no subclass of flax.linen.Module"),
         ("encoder.name", 7, "encoder.name=7 is of another type"),
         ("encoder.unknown", 7, "has no config.encoder.unknown"),
         ("encoder.width_multiplier", 1e9, "does not fit its config.json"),
@@ -150,6 +153,7 @@ def test_a_hostile_config_of_an_export_is_refused(export, key, value, message):
     change(export, key, value)
     error = error_of(export)
     assert str(export) in error and re.search(message, error), error
+    assert "antigravity" not in sys.modules  # of the standard library: it opens a browser
 
 
 @pytest.mark.parametrize(
@@ -271,6 +275,8 @@ def test_a_device_is_not_opened(export):
     [
         ("config", 3),
         ("config.encoder.name", "../../etc/passwd"),
+        ("config.encoder.name", "antigravity:fly"),
+        ("config.target.encoder.name", "antigravity:fly"),
         ("config.encoder.width_multiplier", 0),
         ("config.encoder.width_multiplier", float("inf")),
         ("config.encoder.stage_channels", ["a", 2, 3]),
@@ -302,6 +308,7 @@ def test_a_hostile_config_of_a_run_is_refused(run, key, value):
     with pytest.raises(UserError):
         run_lib.read(run)
     assert str(run) in error_of(run)
+    assert "antigravity" not in sys.modules
 
 
 def test_a_config_of_a_run_that_cannot_be_parsed_is_refused(run):

@@ -16,7 +16,7 @@ from tiny import tiny_config
 from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import run as run_lib
-from byol_jax.runs import user_function
+from byol_jax.runs import user_code
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -73,11 +73,11 @@ def config_with(name):
 
 
 def test_without_a_name_there_is_no_function():
-    assert user_function.load(config_with("")) is None
+    assert user_code.load_augmentation(config_with("")) is None
 
 
 def test_a_file_in_the_current_folder_is_found(in_folder):
-    function = user_function.load(config_with("own_views:half"))
+    function = user_code.load_augmentation(config_with("own_views:half"))
     out = function(jax.random.key(0), jnp.full((16, 16, 1), 0.5))
     np.testing.assert_allclose(out, 0.25, atol=2e-6)
 
@@ -104,7 +104,7 @@ def test_a_file_in_the_current_folder_is_found(in_folder):
 )
 def test_a_mistake_is_one_line_with_the_key(in_folder, name, message):
     with pytest.raises(ConfigError, match=f"^config.augment.function={name}{message}") as caught:
-        user_function.load(config_with(name))
+        user_code.load_augmentation(config_with(name))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
