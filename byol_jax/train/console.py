@@ -16,7 +16,7 @@ from byol_jax.runs import run as run_lib
 from byol_jax.runs.paths import AnyPath
 from byol_jax.train.timer import INPUT_BOUND, Timer
 
-FEW_RENEWALS, RENEWALS = 100, 200  # of the target network in a run: docs/ablations.md
+FEW_RENEWALS, RENEWALS = 50, 200  # of the target network in a run: docs/ablations.md
 SHOWN = ("loss", "images_per_second", "knn_test_top1", "probe_test_top1", "probe_train_top1")
 
 
