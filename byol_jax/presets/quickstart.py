@@ -7,8 +7,8 @@ features 98, 89 and 95% for seeds 0 to 2, against 62, 57 and 56% for the same en
 training and 34% for raw pixels.
 
 Not the paper's setting: a run of minutes needs AdamW (LARS starts slowly), small batches for many
-steps, a decay that lets the target follow (docs/ablations.md, "Short runs"), and augmentations that remove whatever distinguishes two
-images of a class.
+steps, a decay that lets the target follow (docs/ablations.md, "Short runs"), and augmentations that
+remove whatever distinguishes two images of a class.
 """
 
 from ml_collections import ConfigDict
