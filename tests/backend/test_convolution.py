@@ -47,6 +47,11 @@ def loaded():
         pytest.skip(f"needs oneDNN: {reason}")
 
 
+def conv_general_dilated():
+    """Ours, as runs use it on this processor."""
+    return partial(convolution.conv_general_dilated, dtypes=onednn._load().dtypes)
+
+
 def arrays(case):
     inputs, outputs, kernel, *_, groups, dtype = case
     rng = np.random.default_rng(0)
@@ -76,16 +81,16 @@ def all_of(function):
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1-thread", "2-threads"])
 def results(request):
-    ours = partial(convolution.conv_general_dilated, threads=request.param)
+    ours = partial(conv_general_dilated(), threads=request.param)
     return all_of(ours), all_of(lax.conv_general_dilated)
 
 
 def test_onednn_computes_all_cases():
-    """A call for the convolution, and one for each gradient."""
-    ours = partial(convolution.conv_general_dilated, threads=1)
-    text = all_of.lower(ours).as_text()
-    assert text.count(f"@{convolution.TARGET}") == 3 * len(CASES)
-    assert "stablehlo.convolution" not in text
+    """A call for the convolution, and one for each gradient; of the dtypes that oneDNN has here."""
+    text = all_of.lower(partial(conv_general_dilated(), threads=1)).as_text()
+    computed = [case[-1] in onednn._load().dtypes for case in CASES]
+    assert text.count(f"@{convolution.TARGET}") == 3 * sum(computed)
+    assert ("stablehlo.convolution" in text) == (not all(computed))
 
 
 @pytest.mark.parametrize("index", range(len(CASES)))

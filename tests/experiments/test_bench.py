@@ -177,11 +177,17 @@ def test_a_peer_that_is_not_installed_is_noted(monkeypatch):
 
 @pytest.fixture
 def torch():
-    """PyTorch with one thread: waiting threads spin and slow down tests in other processes."""
+    """PyTorch with one thread: waiting threads spin and slow down tests in other processes.
+
+    Without oneDNN, which writes beyond its memory with one thread on processors without AVX-512
+    (PyTorch 2.13.0).
+    """
     torch = pytest.importorskip("torch", reason="needs requirements-interop.txt")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.backends.mkldnn.enabled = False
     yield torch
+    torch.backends.mkldnn.enabled = True
     torch.set_num_threads(threads)
 
 
