@@ -59,7 +59,11 @@ def settings(name: str) -> dict[str, Any]:
       ValueError: as `make_encoder`, for the name.
     """
     given = getattr(_class(name), "keywords", {})
-    defaults = {key: given.get(key, field.default) for key, field in _fields(name).items()}
+    defaults = {
+        key: given.get(key, field.default)
+        for key, field in _fields(name).items()
+        if field.default is not dataclasses.MISSING
+    }
 
     def is_setting(value: Any) -> bool:
         return all(isinstance(v, SIMPLE) for v in (value if isinstance(value, tuple) else (value,)))
