@@ -3,7 +3,7 @@
     byol-jax pretrain --config=quickstart --workdir=DIR
 
 Measured on two CPU cores (docs/results): 3 minutes; test accuracy of a logistic regression on the
-features 98, 89 and 95% for seeds 0 to 2, against 62, 57 and 56% for the same encoder before
+features 99.9, 99.2 and 87.0% for seeds 0 to 2, against 62, 57 and 56% for the same encoder before
 training and 34% for raw pixels.
 
 Not the paper's setting: a run of minutes needs AdamW (LARS starts slowly), small batches for many
