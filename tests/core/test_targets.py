@@ -142,4 +142,5 @@ def test_one_device_equals_four(name):
     for _ in range(STEPS):
         state, *_ = update(state, parallel.device_put_batch(make_batch()))
     for a, b in zip(jax.tree.leaves(parallel.local(state)), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        # Some processors round the sums over devices otherwise, by 1.3e-4 after these updates.
+        np.testing.assert_allclose(a, b, rtol=3e-4, atol=1e-5)
