@@ -42,18 +42,16 @@ def conv_general_dilated(
     precision: Any = None,
     *,
     threads: int,
-    dtypes: tuple[str, ...] = ("float32", "bfloat16"),
 ) -> jax.Array:
     """As `jax.lax.conv_general_dilated`; differentiable in reverse mode, any number of times.
 
     oneDNN computes convolutions over height and width in float32 and bfloat16, of any stride,
     kernel dilation, padding and number of groups. XLA computes all others.
 
-    It takes two more arguments: `threads`, the cores that a call uses, at least 1; and `dtypes`, of
-    float32 and bfloat16 those that oneDNN has on this processor.
+    It takes one more argument: `threads`, the cores that a call uses, at least 1.
     """
     is_2d = lhs.ndim == 4 and dimension_numbers == LAYOUT
-    is_computed = lhs.dtype == rhs.dtype and lhs.dtype.name in dtypes
+    is_computed = lhs.dtype == rhs.dtype and lhs.dtype.name in ("float32", "bfloat16")
     is_transposed = any(d != 1 for d in lhs_dilation or ())
     if is_2d and is_computed and not is_transposed:
         dilation = tuple(rhs_dilation or (1, 1))
