@@ -20,6 +20,7 @@ from absl import flags
 
 from byol_jax.cli import app
 from byol_jax.errors import UserError
+from byol_jax.train.metrics import read_rows
 from experiments.ablations.rows import TABLES, Row, Table
 
 TABLE = flags.DEFINE_enum("table", None, list(TABLES), "Which table.", required=True)
@@ -79,7 +80,7 @@ def result(table: Table, row: Row, seed: str, workdir: Path) -> dict[str, Any]:
         )
         report = json.loads((workdir / "eval" / f"{protocol}.json").read_text())
         numbers[protocol] = report["top1"]["byol"]
-    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    last = read_rows(workdir / "metrics.jsonl")[-1]
     measured = ("loss", "probe_loss", "projection_std", "projection_rank", "embedding_rank")
     numbers |= {key: last[key] for key in measured}
     collapse = COLLAPSE.search(log)

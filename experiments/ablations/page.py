@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ablations.rows import TABLES, Row
-from experiments.bench.measure import Spread
+from experiments.bench.measure import spread
 from experiments.bench.report import Column, Table
 
 ROOT = Path(__file__).parents[2]
@@ -45,10 +45,6 @@ def _fill(match: re.Match) -> str:
 
 def cells(row: Row, runs: list[dict[str, Any]]) -> list[Any]:
     """A row of the page from the runs of its seeds: medians, lowest and highest."""
-
-    def spread(values: list[float]) -> Spread:
-        return Spread(statistics.median(values), min(values), max(values))
-
     # The losses of the probe and of the objective are added; the probe's does not compare.
     losses = [run["loss"] - run["probe_loss"] for run in runs]
     measured = [spread([run[key] for run in runs]) for key in ("logistic", "knn")]

@@ -34,35 +34,37 @@ def _without(*parts: str, what: str = "") -> Row:
 
 
 RECIPE = _row("recipe", "(the recipe itself)")
-# How the target's decay changes within 400 steps, with the sum of 1 - tau.
+
+
+def _decay(name: str, what: str, tau: float, schedule: str, renewals: float) -> Row:
+    """A decay of the target, and the sum of 1 - tau over 400 steps."""
+    settings = (f"target.tau_base={tau}", f"target.tau_schedule={schedule}")
+    return _row(f"{name}_{tau}", f"{what}: sum {renewals:.0f}", *settings)
+
+
 SCHEDULES = (
     *(
-        _row(
-            f"rising_{tau}",
-            f"tau rises from {tau} to 1: sum {200 * (1 - tau):.0f}",
-            f"target.tau_base={tau}",
-            "target.tau_schedule=cosine",
-        )
+        _decay("rising", f"tau rises from {tau} to 1", tau, "cosine", 200 * (1 - tau))
         for tau in (0.5, 0.8, 0.95)
     ),
     *(
-        _row(
-            f"constant_{tau}",
-            f"tau constant {tau}: sum {400 * (1 - tau):.0f}",
-            f"target.tau_base={tau}",
-            "target.tau_schedule=constant",
-        )
+        _decay("constant", f"tau constant {tau}", tau, "constant", 400 * (1 - tau))
         for tau in (0.0, 0.5, 0.8, 0.9, 0.95)
     ),
 )
 OBJECTIVES = (
-    _row("byol_negatives", "BYOL with negatives", "objective.name=byol_negatives"),
-    _row("info_nce", "InfoNCE (SimCLR)", "objective.name=info_nce"),
-    _row("moco_v3", "MoCo v3", "objective.name=moco_v3"),
-    _row("triplet", "triplet, semi-hard", "objective.name=triplet"),
-    _row("simsiam", "SimSiam", "objective.name=simsiam"),
-    _row("barlow_twins", "Barlow Twins", "objective.name=barlow_twins"),
-    _row("vicreg", "VICReg", "objective.name=vicreg"),
+    *(
+        _row(name, what, f"objective.name={name}")
+        for name, what in {
+            "byol_negatives": "BYOL with negatives",
+            "info_nce": "InfoNCE (SimCLR)",
+            "moco_v3": "MoCo v3",
+            "triplet": "triplet, semi-hard",
+            "simsiam": "SimSiam",
+            "barlow_twins": "Barlow Twins",
+            "vicreg": "VICReg",
+        }.items()
+    ),
     _row("no_predictor", "no predictor", "heads.predictor_layers=0"),
 )
 TARGETS = (
