@@ -533,13 +533,12 @@ def own_classes(config: ConfigDict) -> tuple[type[nn.Module], ...]:
 def _check_own_encoders(config: ConfigDict) -> None:
     """Raises OwnEncoderError for an encoder of the user's own that a run could not use."""
     for section in ENCODERS:
-        encoder, sizes = get(config, section), {config.data.image_size}
+        encoder, shapes = get(config, section), user_code.view_shapes(config)
         if not models.is_own(encoder.name):
             continue
-        if config.crop.local_views and section == "encoder":  # a target sees no local views
-            sizes.add(config.crop.local_size)
-        for size in sorted(sizes):
-            shape = (size, size, config.data.channels)
+        if section == "target.encoder":  # it sees no local views
+            shapes = shapes[:1]
+        for shape in shapes:
             kind = models.own_class(encoder.name)
             _check_own_encoder(section, kind, FrozenConfigDict(encoder), shape)
 

@@ -63,12 +63,17 @@ def load_augmentation(config: ConfigDict) -> Callable[[jax.Array, jax.Array], ja
     function = load(given, name)
     if not callable(function) or type(function).__hash__ is None:  # JAX keeps it in its caches
         raise ConfigError(f"{given} is not a function but of type {type(function).__name__}.")
-    sizes = {config.data.image_size} | (
-        {config.crop.local_size} if config.crop.local_views else set()
-    )
-    for size in sorted(sizes):
-        _check_augmentation(given, function, (size, size, config.data.channels))
+    for shape in view_shapes(config):
+        _check_augmentation(given, function, shape)
     return function
+
+
+def view_shapes(config: ConfigDict) -> list[tuple[int, int, int]]:
+    """(height, width, channels) of the global views, then of the local ones, if there are any."""
+    sizes = [config.data.image_size]
+    if config.crop.local_views:
+        sizes.append(config.crop.local_size)
+    return [(size, size, config.data.channels) for size in sizes]
 
 
 def _check_augmentation(given: str, function: Callable, shape: tuple[int, int, int]) -> None:
