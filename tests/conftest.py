@@ -4,15 +4,12 @@ import os
 import tempfile
 from pathlib import Path
 
+from compilation import XLA_FLAGS
+
 # Before anything imports jax.
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=4",
-        # Compiles tiny networks in half to a third of the time.
-        "--xla_cpu_use_fusion_emitters=false",
-    ]
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + f" {XLA_FLAGS} --xla_force_host_platform_device_count=4"
 )
 
 # Within one call of pytest, runs of the same tiny config share their compiled programs. Under

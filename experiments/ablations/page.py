@@ -4,18 +4,17 @@ python -m experiments.ablations.page
 """
 
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 from experiments.ablations.rows import TABLES, Row
+from experiments.bench import page
 from experiments.bench.measure import spread
 from experiments.bench.report import Column, Table
 
 ROOT = Path(__file__).parents[2]
 PAGE, RESULTS = ROOT / "docs" / "ablations.md", ROOT / "docs" / "results" / "ablations"
-PLACE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 COLUMNS = [
     Column("", "text"),
     Column("Flags", "text"),
@@ -30,17 +29,18 @@ COLUMNS = [
 
 def main() -> None:
     """Fills each place of the page that has results."""
-    PAGE.write_text(PLACE.sub(_fill, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    text = page.replaced(PAGE.read_text(encoding="utf-8"), "table", table_of)
+    PAGE.write_text(text, encoding="utf-8")
 
 
-def _fill(match: re.Match) -> str:
-    name = match["name"]
+def table_of(name: str) -> str:
+    """The results of a table in Markdown."""
     results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     table = Table(name, COLUMNS)
     for row in TABLES[name].rows:
         if row.name in results:
             table.add(*cells(row, list(results[row.name].values())))
-    return f"{match[1]}\n{table.markdown()}\n\n{match[3]}"
+    return table.markdown()
 
 
 def cells(row: Row, runs: list[dict[str, Any]]) -> list[Any]:

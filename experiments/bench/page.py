@@ -1,6 +1,7 @@
 """Puts the tables of the results that `--output` wrote into docs/performance.md."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from byol_jax.errors import UserError
@@ -8,8 +9,17 @@ from experiments.bench import report
 
 # Text between such a pair of lines is replaced; the name is that of a file in the folder of
 # results, without its suffix.
-PLACE = re.compile(r"(<!-- bench: (?P<name>[\w/-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+PLACE = r"(<!-- {kind}: (?P<name>[\w/-]+) -->\n).*?(<!-- end -->\n)"
 EMPTY = "Not measured yet."
+
+
+def replaced(text: str, kind: str, content: Callable[[str], str]) -> str:
+    """A page with `content(name)` at each place of a kind."""
+
+    def fill(match: re.Match) -> str:
+        return f"{match[1]}\n{content(match['name'])}\n\n{match[3]}"
+
+    return re.sub(PLACE.format(kind=kind), fill, text, flags=re.DOTALL)
 
 
 def filled(text: str, results: Path) -> str:
@@ -18,7 +28,7 @@ def filled(text: str, results: Path) -> str:
     Raises:
       UserError: a file cannot be read as results, or the page has no place for it.
     """
-    places = {match["name"] for match in PLACE.finditer(text)}
+    places = {match["name"] for match in re.finditer(PLACE.format(kind="bench"), text, re.DOTALL)}
     for path in sorted(results.rglob("*.json")):
         name = path.relative_to(results).with_suffix("").as_posix()
         if name not in places:
@@ -27,12 +37,11 @@ def filled(text: str, results: Path) -> str:
                 "'<!-- end -->'."
             )
 
-    def fill(match: re.Match) -> str:
-        path = results / f"{match['name']}.json"
-        content = report.load(path).markdown() if path.exists() else EMPTY
-        return f"{match[1]}\n{content}\n\n{match[3]}"
+    def content(name: str) -> str:
+        path = results / f"{name}.json"
+        return report.load(path).markdown() if path.exists() else EMPTY
 
-    return PLACE.sub(fill, text)
+    return replaced(text, "bench", content)
 
 
 def write(page: Path, results: Path) -> None:

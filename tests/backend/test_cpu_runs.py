@@ -10,13 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compilation import XLA_FLAGS
 
 import byol_jax
 from byol_jax import backend
 from byol_jax.runs import run as run_lib
 
 ROOT = Path(__file__).parents[2]
-FLAGS = "--xla_cpu_use_fusion_emitters=false"  # as in tests/conftest.py
 SHORT = ("--config.steps=6", "--config.checkpoint.every_steps=3", "--config.knn.every_steps=0")
 
 
@@ -27,7 +27,7 @@ def pretrain(workdir, *flags, **environment):
             *(sys.executable, "-m", "byol_jax.cli", "pretrain", f"--workdir={workdir}"),
             *(f"--config={ROOT}/tests/faults/toy.py:convnet", *SHORT, *flags),
         ],
-        env=os.environ | {"XLA_FLAGS": FLAGS, "PYTHONPATH": str(ROOT)} | environment,
+        env=os.environ | {"XLA_FLAGS": XLA_FLAGS, "PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -54,7 +54,7 @@ def one_device(tmp_path_factory):
 def test_the_first_lines_and_the_record_have_what_computes(one_device):
     workdir, output = one_device
     found = record(workdir)["computed_by"]
-    assert (found["platform"], found["devices"], found["xla_flags"]) == ("cpu", 1, FLAGS)
+    assert (found["platform"], found["devices"], found["xla_flags"]) == ("cpu", 1, XLA_FLAGS)
     assert f"\nComputed by {run_lib.describe(found)}.\n" in output
     assert run_lib.describe(found).startswith(f"1 cpu device ({backend.processor()}), convolutions")
     if found["convolutions"] == "onednn":

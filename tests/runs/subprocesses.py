@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from compilation import XLA_FLAGS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -23,10 +25,12 @@ def start(arguments, count=2, devices=2):
     stderr.
     """
     address = f"localhost:{free_port()}"
-    flags = "--xla_cpu_use_fusion_emitters=false"  # as in tests/conftest.py
-    if devices:
-        flags += f" --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
+    count_flag = f" --xla_force_host_platform_device_count={devices}" if devices else ""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": XLA_FLAGS + count_flag,
+        "PYTHONUNBUFFERED": "1",
+    }
     return [
         subprocess.Popen(
             [
