@@ -42,16 +42,18 @@ def conv_general_dilated(
     precision: Any = None,
     *,
     threads: int,
+    dtypes: tuple[str, ...] = ("float32", "bfloat16"),
 ) -> jax.Array:
     """As `jax.lax.conv_general_dilated`; differentiable in reverse mode, any number of times.
 
     oneDNN computes convolutions over height and width in float32 and bfloat16, of any stride,
     kernel dilation, padding and number of groups. XLA computes all others.
 
-    It takes one more argument: `threads`, the cores that a call uses, at least 1.
+    It takes two more arguments: `threads`, the cores that a call uses, at least 1; and `dtypes`, of
+    float32 and bfloat16 those that oneDNN has on this processor.
     """
     is_2d = lhs.ndim == 4 and dimension_numbers == LAYOUT
-    is_computed = lhs.dtype == rhs.dtype and lhs.dtype.name in ("float32", "bfloat16")
+    is_computed = lhs.dtype == rhs.dtype and lhs.dtype.name in dtypes
     is_transposed = any(d != 1 for d in lhs_dilation or ())
     if is_2d and is_computed and not is_transposed:
         dilation = tuple(rhs_dilation or (1, 1))
@@ -59,6 +61,12 @@ def conv_general_dilated(
         pads = padding
         if isinstance(padding, str):
             pads = lax.padtype_to_pads(lhs.shape[1:3], window, window_strides, padding)
+        if window == [1, 1] and not any(low or high for low, high in pads):
+            # Only the positions that it reads, and no stride: with a stride, oneDNN 3.2 computes
+            # a wrong gradient of the kernel where there is no AVX-512 and the number of input
+            # channels is no multiple of 8.
+            lhs = lhs[:, :: window_strides[0], :: window_strides[1]]
+            window_strides = (1, 1)
         height, width = (
             (n + low + high - w) // stride + 1
             for n, (low, high), w, stride in zip(

@@ -48,6 +48,13 @@ class Convolution(NamedTuple):
     note: str = ""
 
 
+class Extension(NamedTuple):
+    """The loaded extension: the dtypes that it computes; or the reason why there is none."""
+
+    dtypes: tuple[str, ...] = ()
+    reason: str = ""
+
+
 def choose_convolution(wanted: str, devices: int | None = None) -> Convolution:
     """What computes convolutions on the devices that JAX uses.
 
@@ -57,10 +64,11 @@ def choose_convolution(wanted: str, devices: int | None = None) -> Convolution:
     """
     if wanted == XLA or jax.default_backend() != "cpu":
         return Convolution(jax.lax.conv_general_dilated)
-    if reason := _load():
-        return Convolution(jax.lax.conv_general_dilated, note=reason)
+    extension = _load()
+    if extension.reason:
+        return Convolution(jax.lax.conv_general_dilated, note=extension.reason)
     threads = _threads(devices or jax.local_device_count())
-    return Convolution(_convolve_fn(threads), ONEDNN, threads)
+    return Convolution(_convolve_fn(threads, extension.dtypes), ONEDNN, threads)
 
 
 def check_convolution(wanted: str) -> None:
@@ -73,8 +81,8 @@ def check_convolution(wanted: str) -> None:
 
 
 @functools.cache  # so that equal networks have equal convolutions
-def _convolve_fn(threads: int) -> Callable:
-    return functools.partial(convolution.conv_general_dilated, threads=threads)
+def _convolve_fn(threads: int, dtypes: tuple[str, ...]) -> Callable:
+    return functools.partial(convolution.conv_general_dilated, threads=threads, dtypes=dtypes)
 
 
 def _threads(devices: int) -> int:
@@ -85,10 +93,10 @@ def _threads(devices: int) -> int:
 
 
 @functools.cache
-def _load() -> str:
-    """Makes `convolution.TARGET` known to XLA, once; returns why not, or an empty string."""
+def _load() -> Extension:
+    """Makes `convolution.TARGET` known to XLA, once."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return "it is available on Linux with x86-64 only"
+        return Extension(reason="it is available on Linux with x86-64 only")
     try:
         library, include = _find_packages()
         file = _build(library, include)
@@ -98,18 +106,15 @@ def _load() -> str:
             file.unlink(missing_ok=True)
             extension = ctypes.CDLL(str(_build(library, include)))
     except importlib.metadata.PackageNotFoundError:
-        return "pip install 'byol_jax[cpu]'"
+        return Extension(reason="pip install 'byol_jax[cpu]'")
     except (OSError, RuntimeError) as error:
-        return str(error).rstrip(".") or type(error).__name__
-    # As processors with AVX-512 do.
-    extension.byol_jax_has_bfloat16.restype = ctypes.c_bool
-    if not extension.byol_jax_has_bfloat16():
-        # There the gradients of narrow convolutions differed from run to run.
-        return "its gradients are not reliable on processors without AVX-512"
+        return Extension(reason=str(error).rstrip(".") or type(error).__name__)
     jax.ffi.register_ffi_target(
         convolution.TARGET, jax.ffi.pycapsule(extension.byol_jax_convolution), platform="cpu"
     )
-    return ""
+    extension.byol_jax_has_bfloat16.restype = ctypes.c_bool
+    has_bfloat16 = extension.byol_jax_has_bfloat16()
+    return Extension(("float32", "bfloat16") if has_bfloat16 else ("float32",))
 
 
 def _find_packages() -> tuple[Path, Path]:

@@ -9,6 +9,7 @@ each on one CPU device.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 from absl import flags
 
+from byol_jax.backend import cores
 from byol_jax.cli import app
 from byol_jax.errors import UserError
 from byol_jax.train.metrics import read_rows
@@ -89,8 +91,12 @@ def result(table: Table, row: Row, seed: str, workdir: Path) -> dict[str, Any]:
 
 def command(name: str, *arguments: str) -> str:
     """Runs a command of byol-jax and returns what it printed; raises UserError if it fails."""
+    threads = str(max(1, cores() // JOBS.value))
     run = subprocess.run(
-        [sys.executable, "-m", "byol_jax.cli", name, *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "byol_jax.cli", name, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": threads},
+        capture_output=True,
+        text=True,
     )
     if run.returncode:
         raise UserError(f"byol-jax {name} {' '.join(arguments)}: {run.stderr.strip()}")
