@@ -86,16 +86,30 @@ TARGETS = (
     ),
     _row("no_target", "no target network", "target.rule=none"),
 )
-COLOURED = (_without("color", what="no colour changes (jitter and gray)"), _without("gray"))
-VIEWS_REMOVED = (_without("crop"), _without("flip"), _without("jitter"), _without("solarize"))
+COLOUR_REMOVED = (
+    _without("color", what="no colour changes (jitter and gray)"),
+    _without("gray"),
+)
+VIEWS_REMOVED = (
+    _without("crop"),
+    _without("flip"),
+    _without("jitter"),
+    _without("solarize"),
+    _without("asymmetry", what="both views from one distribution"),
+)
+# What the recipes below have on; one of these is left where it stands alone.
+ON = ("crop", "flip", "jitter", "gray", "solarize")
+NEW = {
+    "vertical_flip": ("vertical flip", "vertical_flip_prob=0.5"),
+    "quarter_turn": ("quarter turns", "quarter_turn_prob=0.75"),
+    "rotation": ("rotation", "rotation_prob=1"),
+    "pad": ("pad and crop", "pad=4"),
+    "noise": ("noise", "noise_prob=1"),
+    "erase": ("one erased block", "erase_prob=1"),
+    "mask": ("masked patches", "mask_share=0.3"),
+}
 VIEWS_ADDED = (
-    _views("vertical_flip", "vertical flip", "vertical_flip_prob=0.5"),
-    _views("quarter_turn", "quarter turns", "quarter_turn_prob=0.5"),
-    _views("rotation", "rotation", "rotation_prob=0.5"),
-    _views("pad", "pad and crop", "pad=4"),
-    _views("noise", "noise", "noise_prob=0.5"),
-    _views("erase", "one erased block", "erase_prob=0.5"),
-    _views("mask", "masked patches", "mask_share=0.3"),
+    *(_views(name, what, setting) for name, (what, setting) in NEW.items()),
     _row(
         "multi_crop",
         "two local views",
@@ -106,16 +120,65 @@ VIEWS_ADDED = (
     ),
     _row("adversarial", "adversarial views", "augment.adversarial_norm=3"),
 )
+
+
+def _alone(name: str, what: str, *flags: str) -> Row:
+    """Views that only this makes different."""
+    others = ",".join(part for part in ON if part != name)
+    return Row(
+        f"only_{name}", f"{what} alone", (f"--config.disable_augmentations={others}", *flags)
+    )
+
+
+VIEWS_ALONE = (
+    _alone("nothing", "two equal views: nothing"),
+    *(_alone(name, name) for name in ON),
+    *(_alone(name, what, *_views("", "", setting).flags) for name, (what, setting) in NEW.items()),
+)
+ENCODERS = (
+    _row(
+        "vit",
+        "ViT of 4 layers, width 96, patches of 4",
+        "encoder.name=vit_ti",
+        "encoder.patch_size=4",
+        "encoder.width=96",
+        "encoder.depth=4",
+    ),
+    _row("convnet", "three convolutions and a dense layer", "encoder.name=convnet"),
+    _row(
+        "resnet10",
+        "ResNet-10, a quarter of the width",
+        "encoder.name=resnet10",
+        "encoder.width_multiplier=0.25",
+    ),
+)
 TABLES = {
     "schedules": Table("quickstart", ("--config.steps=400",), SCHEDULES),
     "quickstart": Table(
         "quickstart",
         ("--config.steps=400",),
-        (RECIPE, *OBJECTIVES, *TARGETS, *VIEWS_REMOVED[:-1], *VIEWS_ADDED),
+        (RECIPE, *OBJECTIVES, *TARGETS, *VIEWS_REMOVED[:3], *VIEWS_ADDED),
     ),
     "cifar10": Table(
         "cifar10_small",
-        ("--config.epochs=0", "--config.steps=800", "--config.knn.every_steps=0"),
-        (RECIPE, *OBJECTIVES, *TARGETS, *VIEWS_REMOVED, *COLOURED, *VIEWS_ADDED),
+        (
+            "--config.epochs=0",
+            "--config.steps=600",
+            "--config.log_every_steps=50",
+            "--config.knn.every_steps=600",
+            "--config.optimizer.warmup_epochs=0.1",
+            "--config.target.tau_base=0.67",
+            "--config.target.tau_schedule=constant",
+        ),
+        (
+            RECIPE,
+            *OBJECTIVES,
+            *TARGETS,
+            *ENCODERS,
+            *VIEWS_REMOVED,
+            *COLOUR_REMOVED,
+            *VIEWS_ADDED,
+            *VIEWS_ALONE,
+        ),
     ),
 }

@@ -1,0 +1,42 @@
+"""The rows of docs/ablations.md are valid runs, and differ from their recipe; its cells."""
+
+import pytest
+from absl import flags
+
+from byol_jax.cli import config_flag
+from byol_jax.runs import config as config_lib
+from experiments.ablations import page
+from experiments.ablations.rows import RECIPE, TABLES, Row
+
+
+def settings(table, row):
+    """The resolved settings of a row, by key."""
+    recipe = [flag.format(recipe="RUN") for flag in row.flags]
+    argv = ["pretrain", f"--config={table.preset}", *table.flags, *recipe]
+    argv.append("--config.data.source=folder:IMAGES")
+    values = flags.FlagValues()
+    config_flag.define(flag_values=values, sys_argv=argv)
+    values(argv)
+    config = values["config"].value
+    config_lib.use_other_encoder(config, values["config"].parser.preset)
+    return config_lib.flat(config_lib.resolve(config)[0])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_is_a_run_of_its_own(name):
+    table = TABLES[name]
+    assert len({row.name for row in table.rows}) == len(table.rows)
+    found = [settings(table, row) for row in table.rows]
+    for index, row in enumerate(found):
+        equal = [table.rows[i].name for i, other in enumerate(found[:index]) if other == row]
+        assert not equal, f"{table.rows[index].name} and {equal} have the same settings"
+
+
+def test_cells_have_the_median_and_range_of_the_seeds_without_the_probes_loss():
+    run = {"logistic": 0.5, "knn": 0.4, "loss": 3.0, "probe_loss": 2.0}
+    run |= {"projection_std": 0.9, "projection_rank": 12.0, "collapsed_at": None}
+    assert page.cells(RECIPE, [run])[4:] == [1.0, 0.9, 12.0, ""]
+    other = run | {"logistic": 0.7, "collapsed_at": 90}
+    what, given, logistic, _, loss, *_, collapse = page.cells(Row("a", "A", ("-x",)), [run, other])
+    assert (what, given, loss, collapse) == ("A", "`-x`", 1.0, "reported at step 90 (1 of 2 seeds)")
+    assert tuple(logistic) == (0.6, 0.5, 0.7)
