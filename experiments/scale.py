@@ -32,6 +32,7 @@ from byol_jax.errors import ConfigError
 from byol_jax.runs import build
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 
 FLOAT = 4  # bytes
 CLASSES = 1000  # of the probe
@@ -98,7 +99,7 @@ def paper() -> ConfigDict:
     config.data.source = config_lib.UNKNOWN_SOURCE
     config.epochs = 1000
     config.cpu_convolution = "xla"  # whose FLOPs XLA counts
-    return config_lib.resolve(config)[0]
+    return resolve(config)[0]
 
 
 def learner_and_state(config: ConfigDict, num_classes: int) -> tuple[byol.Learner, byol.State]:

@@ -11,9 +11,9 @@ from tiny import tiny_resnet_config
 
 from byol_jax import byol, models
 from byol_jax.augment import image as image_augment
-from byol_jax.runs import config as config_lib
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.encoder import Encoder
+from byol_jax.runs.resolve import resolve
 
 
 def random_encoder(
@@ -109,7 +109,7 @@ def random_trained(step: int, **heads: int) -> run_lib.Trained:
     """A run of `tiny_resnet_config` with these heads, at a step, without the training."""
     config = tiny_resnet_config()
     config.heads.update(heads)
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     run = run_lib.Run(config, {"name": "random", "num_classes": 3}, steps_per_epoch=3)
     learner = run.learner()
     state = run_lib.abstract_state(learner, config)

@@ -36,6 +36,7 @@ from byol_jax.augment import image as image_augment
 from byol_jax.export.convert import reference
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 
 METRICS = {"loss": "loss", "repr_loss": "byol_loss", "classif_loss": "probe_loss", "tau": "tau"}
 STATISTICS = {"online_state", "target_state"}
@@ -101,7 +102,7 @@ def make_run(values):
     config.optimizer.weight_decay = theirs["optimizer_config"]["weight_decay"]
     config.optimizer.momentum = theirs["optimizer_config"]["momentum"]
     config.optimizer.trust_coefficient = theirs["optimizer_config"]["eta"]
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     return run_lib.Run(config, {"num_classes": sizes["num_classes"]}, steps_per_epoch=1)
 
 

@@ -5,8 +5,8 @@
 
 As folder.py, for a machine without a GPU. Not the paper's setting: a run of thousands of steps
 needs AdamW (LARS starts slowly), small batches for many steps, crops of at least a fifth of the
-image, and a target that follows soon enough: a constant decay that replaces it 200 times in the run,
-as often as in the paper's runs (docs/ablations.md, "Short runs"). For another length set
+image, and a target that follows soon enough: a constant decay that replaces it 200 times, as often
+as in the paper's runs (docs/ablations.md, "Short runs"). For another length set
 --config.target.tau_base to 1 - 200 / steps.
 """
 

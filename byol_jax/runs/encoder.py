@@ -23,6 +23,7 @@ from byol_jax.augment import image as image_augment
 from byol_jax.errors import CheckpointError, ConfigError, DataError, OwnEncoderError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import manifest, paths
+from byol_jax.runs.resolve import from_record
 
 if TYPE_CHECKING:  # it imports Orbax
     from byol_jax.runs.run import Trained
@@ -346,7 +347,7 @@ def _check_config(config: dict[str, Any]) -> None:
     if not isinstance(training.get("data") or {}, dict):
         raise ConfigError("'data' of 'training' is not an object")
     run = training.get("config")
-    config_lib.from_record(
+    from_record(
         {
             "encoder": config["encoder"],
             "dtype": config["dtype"],

@@ -32,6 +32,7 @@ from byol_jax.errors import CheckpointError, ConfigError, DataError, OwnEncoderE
 from byol_jax.runs import build, paths
 from byol_jax.runs import config as config_lib
 from byol_jax.runs.checkpoint import Checkpoints
+from byol_jax.runs.resolve import from_record
 
 # Settings that may change when a run resumes: they do not change what is learned, except how data
 # errors and non-finite updates are handled. And data.source, if the data's fingerprint is the same.
@@ -275,7 +276,7 @@ def read(workdir: paths.AnyPath) -> Run:
                 "data": {"name": str(), "num_classes": None | int() as classes} as description,
                 "steps_per_epoch": int(steps),
             } if steps >= 1 and (classes is None or classes >= 1):
-                return Run(config_lib.from_record(config), description, steps)
+                return Run(from_record(config), description, steps)
         raise ValueError("'config', 'data' or 'steps_per_epoch' is missing or garbled")
     except FileNotFoundError:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs, paths, processes
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, Restored, RetentionPolicy
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import console, init_from, plots
 from byol_jax.train.health import CollapseMonitor
 from byol_jax.train.metrics import (
@@ -116,7 +117,7 @@ def run_context(
         if source is not None:
             config = config.copy_and_resolve_references()
             config.data.source = source.name
-        config, warnings = config_lib.resolve(config)
+        config, warnings = resolve(config)
         workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
         _use_cpu_devices(config, workdir, cpu_devices)
         on_all(lambda: backend.check_convolution(config.cpu_convolution))

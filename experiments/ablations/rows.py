@@ -86,99 +86,136 @@ TARGETS = (
     ),
     _row("no_target", "no target network", "target.rule=none"),
 )
-COLOUR_REMOVED = (
-    _without("color", what="no colour changes (jitter and gray)"),
-    _without("gray"),
-)
-VIEWS_REMOVED = (
-    _without("crop"),
-    _without("flip"),
-    _without("jitter"),
-    _without("solarize"),
-    _without("asymmetry", what="both views from one distribution"),
-)
-# What the recipes below have on; one of these is left where it stands alone.
-ON = ("crop", "flip", "jitter", "gray", "solarize")
-NEW = {
-    "vertical_flip": ("vertical flip", "vertical_flip_prob=0.5"),
-    "quarter_turn": ("quarter turns", "quarter_turn_prob=0.75"),
-    "rotation": ("rotation", "rotation_prob=1"),
-    "pad": ("pad and crop", "pad=4"),
-    "noise": ("noise", "noise_prob=1"),
-    "erase": ("one erased block", "erase_prob=1"),
-    "mask": ("masked patches", "mask_share=0.3"),
-}
-VIEWS_ADDED = (
-    *(_views(name, what, setting) for name, (what, setting) in NEW.items()),
-    _row(
-        "multi_crop",
-        "two local views",
-        "crop.local_views=2",
-        "crop.local_size=16",
-        "crop.local_area_min=0.05",
-        "crop.local_area_max=0.3",
-    ),
-    _row("adversarial", "adversarial views", "augment.adversarial_norm=3"),
-)
 
 
-def _alone(name: str, what: str, *flags: str) -> Row:
-    """Views that only this makes different."""
-    others = ",".join(part for part in ON if part != name)
-    return Row(
-        f"only_{name}", f"{what} alone", (f"--config.disable_augmentations={others}", *flags)
+def _removed(*parts: str) -> tuple[Row, ...]:
+    colour = _without("color", what="no colour changes (jitter and gray)")
+    equal = _without("asymmetry", what="both views from one distribution")
+    return (*map(_without, parts), colour, equal)
+
+
+def _own(size: int) -> dict[str, tuple[str, str]]:
+    """What is off in the recipes, as strong in images of any size."""
+    return {
+        "vertical_flip": ("vertical flip", "vertical_flip_prob=0.5"),
+        "quarter_turn": ("quarter turns", "quarter_turn_prob=0.75"),
+        "rotation": ("rotation", "rotation_prob=1"),
+        "pad": ("pad and crop", f"pad={size // 8}"),
+        "noise": ("noise", "noise_prob=1"),
+        "erase": ("one erased block", "erase_prob=1"),
+        "mask": ("masked patches", f"mask_share=0.3 mask_patch_size={size // 8}"),
+    }
+
+
+def _added(size: int) -> tuple[Row, ...]:
+    return (
+        *(_views(name, what, *given.split()) for name, (what, given) in _own(size).items()),
+        _row("function", "a function of one's own: posterize", f"augment.function={POSTERIZE}"),
+        _row(
+            "multi_crop",
+            "two local views",
+            "crop.local_views=2",
+            f"crop.local_size={size // 2}",
+            "crop.local_area_min=0.05",
+            "crop.local_area_max=0.3",
+        ),
+        # The perturbation of each value is then the same for any size.
+        _row("adversarial", "adversarial views", f"augment.adversarial_norm={3 * size // 32}"),
     )
 
 
-VIEWS_ALONE = (
-    _alone("nothing", "two equal views: nothing"),
-    *(_alone(name, name) for name in ON),
-    *(_alone(name, what, *_views("", "", setting).flags) for name, (what, setting) in NEW.items()),
-)
-ENCODERS = (
-    _row(
-        "vit",
-        "ViT of 4 layers, width 96, patches of 4",
-        "encoder.name=vit_ti",
-        "encoder.patch_size=4",
-        "encoder.width=96",
-        "encoder.depth=4",
-    ),
-    _row("convnet", "three convolutions and a dense layer", "encoder.name=convnet"),
-    _row(
-        "resnet10",
-        "ResNet-10, a quarter of the width",
-        "encoder.name=resnet10",
-        "encoder.width_multiplier=0.25",
-    ),
+def _alone(parts: tuple[str, ...], size: int) -> tuple[Row, ...]:
+    """Views that only one of the parts makes different, or what is off in the recipes."""
+
+    def alone(name: str, what: str, *flags: str) -> Row:
+        others = ",".join(part for part in parts if part != name)
+        off = f"--config.disable_augmentations={others}"
+        return Row(f"only_{name}", f"{what} alone", (off, *flags))
+
+    return (
+        Row("only_nothing", "nothing: two equal views", alone("", "").flags),
+        *(alone(name, name) for name in parts),
+        *(
+            alone(name, what, *_views("", "", *given.split()).flags)
+            for name, (what, given) in _own(size).items()
+        ),
+    )
+
+
+def _distilled(*teacher: str) -> Row:
+    """The row "pretrained" for another encoder; the teacher's is that of the recipe."""
+    return _row(
+        "distilled",
+        "the same, for the convnet below",
+        "target.rule=frozen",
+        "init.target_encoder={recipe}",
+        "encoder.name=convnet",
+        *(f"target.encoder.{setting}" for setting in teacher),
+    )
+
+
+def _encoders(size: int) -> tuple[Row, ...]:
+    return (
+        _row(
+            "vit",
+            "ViT of 4 blocks",
+            "encoder.name=vit_ti",
+            f"encoder.patch_size={size // 8}",
+            "encoder.width=96",
+            "encoder.depth=4",
+        ),
+        _row(
+            "convnext",
+            "ConvNeXt of 2 stages",
+            "encoder.name=convnext_t",
+            "encoder.stage_sizes=2,2",
+            "encoder.stage_channels=48,96",
+        ),
+        _row("convnet", "three convolutions, a dense layer", "encoder.name=convnet"),
+    )
+
+
+POSTERIZE = "experiments.ablations.posterize:posterize"
+# What the views of the recipes do.
+CIFAR10 = ("crop", "flip", "jitter", "gray", "solarize")
+IMAGENETTE = (*CIFAR10, "blur")
+SHORT = (
+    "--config.epochs=0",
+    "--config.steps=600",
+    "--config.knn.every_steps=600",
+    "--config.optimizer.warmup_epochs=0.1",
+    "--config.target.tau_base=0.67",
+    "--config.target.tau_schedule=constant",
 )
 TABLES = {
     "schedules": Table("quickstart", ("--config.steps=400",), SCHEDULES),
-    "quickstart": Table(
-        "quickstart",
-        ("--config.steps=400",),
-        (RECIPE, *OBJECTIVES, *TARGETS, *VIEWS_REMOVED[:3], *VIEWS_ADDED),
-    ),
     "cifar10": Table(
         "cifar10_small",
-        (
-            "--config.epochs=0",
-            "--config.steps=600",
-            "--config.log_every_steps=50",
-            "--config.knn.every_steps=600",
-            "--config.optimizer.warmup_epochs=0.1",
-            "--config.target.tau_base=0.67",
-            "--config.target.tau_schedule=constant",
-        ),
+        (*SHORT, "--config.log_every_steps=50"),
         (
             RECIPE,
             *OBJECTIVES,
             *TARGETS,
-            *ENCODERS,
-            *VIEWS_REMOVED,
-            *COLOUR_REMOVED,
-            *VIEWS_ADDED,
-            *VIEWS_ALONE,
+            _distilled("name=resnet8", "stem=strided", "width_multiplier=1.5"),
+            _row("resnet10", "ResNet-10", "encoder.name=resnet10", "encoder.width_multiplier=0.25"),
+            *_encoders(32),
+            *_removed(*CIFAR10),
+            *_added(32),
+            *_alone(CIFAR10, 32),
+        ),
+    ),
+    "imagenette": Table(
+        "folder_small",
+        (*SHORT, "--config.data.test_split=val"),
+        (
+            RECIPE,
+            *OBJECTIVES,
+            *TARGETS,
+            _distilled("name=resnet10", "width_multiplier=0.25"),
+            *_encoders(64),
+            *_removed(*IMAGENETTE),
+            *_added(64),
+            *_alone(IMAGENETTE, 64),
         ),
     ),
 }

@@ -27,7 +27,7 @@ from byol_jax import data, evaluate
 from byol_jax.errors import UserError
 from byol_jax.presets import cifar10_small
 from byol_jax.runs import build, inputs
-from byol_jax.runs import config as config_lib
+from byol_jax.runs.resolve import resolve
 from byol_jax.train.metrics import KNN_NEIGHBOURS
 from experiments.bench import peers, pretraining, startup
 from experiments.bench.report import Column, Report, Table
@@ -177,7 +177,7 @@ def train_peer(config: ConfigDict, steps: int, is_trial: bool) -> Result:
 
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(lengths(steps))
-    config = config_lib.resolve(config)[0]
+    config = resolve(config)[0]
     source, test_source = inputs.open_sources(config)
     if test_source is None or not isinstance(source, data.ArraySource):
         raise UserError(f"{source.name}: the race needs labelled images of one size, in memory.")

@@ -12,8 +12,8 @@ from tiny import tiny_resnet_config
 from byol_jax import byol, models
 from byol_jax.backend import convolution, onednn
 from byol_jax.runs import build
-from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
+from byol_jax.runs.resolve import resolve
 
 SIZE = (2, 9, 7)  # batch, height, width
 # channels in, channels out, kernel, strides, dilation, padding, groups, dtype
@@ -132,7 +132,7 @@ def test_a_mapped_convolution_is_one_for_each():
 
 def test_the_encoder_of_a_run_is_computed_by_onednn():
     config = tiny_resnet_config()
-    config = config_lib.resolve(config)[0]
+    config = resolve(config)[0]
     learner = build.make_learner(config, lambda step: 0.1, 6, 10, None)
     batch = build.example_batch(config)
     state = jax.eval_shape(partial(byol.init, learner, 0), batch)

@@ -13,9 +13,9 @@ from tiny import tiny_config
 
 from byol_jax import data, parallel
 from byol_jax.errors import ConfigError
-from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 
 CLASSES = 3
 EXAMPLES = {"train": 90, "test": 40}  # several batches, the last one partial
@@ -54,7 +54,7 @@ def trained(folder):
     def trained(image_size):
         config = tiny_config()
         config.data.source, config.data.image_size = f"npz:{folder}", image_size
-        config, _ = config_lib.resolve(config)
+        config, _ = resolve(config)
         run = run_lib.make_run(config, inputs.open_split(config, "train"))
         learner = run.learner()
         state = run_lib.initial_state(learner, config)

@@ -22,6 +22,7 @@ from byol_jax.errors import UserError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 
 
 def examples(count):
@@ -71,7 +72,7 @@ def find(tree, key):
 def check(config):
     """A config gives a learner or a one-line error."""
     try:
-        resolved, _ = config_lib.resolve(config)
+        resolved, _ = resolve(config)
         run_lib.Run(resolved, {"num_classes": 3}, steps_per_epoch=5).learner()
     except UserError as error:
         assert "\n" not in str(error)

@@ -10,7 +10,7 @@ from tiny import tiny_config
 
 from byol_jax import byol, parallel
 from byol_jax.runs import build
-from byol_jax.runs import config as config_lib
+from byol_jax.runs.resolve import resolve
 
 BATCH, STEPS = 8, 3
 SMALL = ("layer_scale", "class_token")  # names of parameters
@@ -32,7 +32,7 @@ def make(settings, axis_name):
     config.encoder.update(settings)
     # Not Adam, which makes large steps of gradients that are nothing but rounding.
     config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.5
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     return build.make_learner(config, lambda step: 0.03, 6, 3, axis_name)
 
 

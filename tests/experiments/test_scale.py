@@ -12,8 +12,8 @@ from tiny import tiny_resnet_config
 
 from byol_jax import byol, parallel
 from byol_jax.errors import UserError
-from byol_jax.runs import config as config_lib
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 from experiments import scale
 
 DOCS = Path(__file__).parents[2] / "docs" / "scale.md"
@@ -43,7 +43,7 @@ def all_reduces(config):
 
 
 def test_sizes_are_those_of_the_lowered_update():
-    state, found = all_reduces(config_lib.resolve(tiny_resnet_config())[0])
+    state, found = all_reduces(resolve(tiny_resnet_config())[0])
     sent = scale.traffic(state)
     sizes = sorted(scale.FLOAT * math.prod(shape) for shape in found)
     leaves = (state.online_params, state.online_stats, state.target_stats)
@@ -57,7 +57,7 @@ def test_sizes_are_those_of_the_lowered_update():
 
 
 def test_gradients_have_the_counted_size():
-    config = config_lib.resolve(tiny_resnet_config())[0]
+    config = resolve(tiny_resnet_config())[0]
     learner, state = scale.learner_and_state(config, 3)
     batch = byol.Batch(
         jax.ShapeDtypeStruct((8, 2, 16, 16, 1), jnp.uint8),
@@ -74,7 +74,7 @@ def test_gradients_have_the_counted_size():
 
 
 def test_micro_batches_repeat_only_the_norms():
-    config = config_lib.resolve(tiny_resnet_config())[0]
+    config = resolve(tiny_resnet_config())[0]
     _, state = scale.learner_and_state(config, 3)
     one, four = scale.traffic(state), scale.traffic(state, accum_steps=4)
     assert len(four.moments) == 4 * len(one.moments)
@@ -82,7 +82,7 @@ def test_micro_batches_repeat_only_the_norms():
 
 
 def test_a_dense_layer_has_two_flops_a_weight():
-    config = config_lib.resolve(tiny_resnet_config())[0]
+    config = resolve(tiny_resnet_config())[0]
     learner, state = scale.learner_and_state(config, 3)
     more = config.copy_and_resolve_references()
     more.heads.output_size += 10

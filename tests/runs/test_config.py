@@ -21,6 +21,7 @@ from byol_jax.errors import ConfigError, UserError
 from byol_jax.presets import imagenet
 from byol_jax.runs import build
 from byol_jax.runs import config as config_lib
+from byol_jax.runs.resolve import AUGMENTATION_ABLATIONS, from_record, resolve
 
 PRESETS = Path(__file__).parents[2] / "byol_jax" / "presets"
 
@@ -102,19 +103,19 @@ def test_a_wrong_value_is_refused_by_key(key, value, message):
     with config.ignore_type():
         config_lib.put(config, key, value)
     with pytest.raises(ConfigError, match=message) as caught:
-        config_lib.resolve(config)
+        resolve(config)
     assert str(caught.value).startswith("config.") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 10**39])
 def test_every_number_has_a_range(value):
-    for key, default in config_lib.flat(config_lib.resolve(tiny_resnet_config())[0]).items():
+    for key, default in config_lib.flat(resolve(tiny_resnet_config())[0]).items():
         if isinstance(default, int | float) and not isinstance(default, bool):
             config = tiny_resnet_config()
             with config.ignore_type():
                 config_lib.put(config, key, value)
             with pytest.raises(ConfigError, match=f"^config.{key}="):
-                config_lib.resolve(config)
+                resolve(config)
 
 
 class Linear(nn.Module):
@@ -140,10 +141,10 @@ def test_an_encoder_brings_its_own_settings(linear):
     config = tiny_resnet_config()
     config.encoder.update(name="linear", patch=2, stem=None, width_multiplier=None)
     config.dtype = "bfloat16"
-    resolved, _ = config_lib.resolve(config)
+    resolved, _ = resolve(config)
     assert resolved.encoder.to_dict() == {"name": "linear", "patch": 2, "pooling": "mean"}
-    assert config_lib.resolve(resolved)[0] == resolved
-    assert config_lib.from_record(resolved.to_dict()) == resolved
+    assert resolve(resolved)[0] == resolved
+    assert from_record(resolved.to_dict()) == resolved
     assert build.encoder(resolved, axis_name="batch") == Linear(2, dtype=jnp.bfloat16)
 
 
@@ -161,32 +162,32 @@ def test_settings_of_another_encoder_are_refused(linear, settings, message):
         config.encoder.update(dict.fromkeys(("stem", "width_multiplier")), name="linear")
         config.encoder.update(settings)
     with pytest.raises(ConfigError, match=f"config.encoder.{message}"):
-        config_lib.resolve(config)
+        resolve(config)
 
 
 def test_settings_of_other_encoders_stay_out_of_the_config(linear):
     assert "patch" in config_lib.default().encoder
-    assert "patch" not in config_lib.resolve(tiny_resnet_config())[0].encoder
+    assert "patch" not in resolve(tiny_resnet_config())[0].encoder
 
 
 def test_a_record_of_an_earlier_version_keeps_its_behaviour():
     config = tiny_resnet_config()
     config.crop.fit, config.disable_augmentations = "retry", "gray"
-    resolved, _ = config_lib.resolve(config)
+    resolved, _ = resolve(config)
     record = resolved.to_dict()
     del record["crop"]["fit"], record["matmul_precision"], record["checkpoint"]["every_minutes"]
     del record["encoder"]["stem_channels"], record["augment"]
     for view in (record["views"]["view1"], record["views"]["view2"]):
         for key in ("vertical_flip_prob", "rotation_prob", "pad", "pad_mode", "mask_share", "fill"):
             del view[key]
-    assert config_lib.from_record(json.loads(json.dumps(record))) == resolved
+    assert from_record(json.loads(json.dumps(record))) == resolved
 
 
 def test_a_record_with_unknown_keys_is_refused():
-    record = config_lib.resolve(tiny_resnet_config())[0].to_dict()
+    record = resolve(tiny_resnet_config())[0].to_dict()
     record["crop"]["angle"] = record["noise"] = 1
     with pytest.raises(ConfigError, match=r"has no config\.crop\.angle, config\.noise"):
-        config_lib.from_record(record)
+        from_record(record)
 
 
 @pytest.mark.parametrize("ablation", [{}, {"target.rule": "none"}, {"objective.name": "moco_v3"}])
@@ -196,7 +197,7 @@ def test_matmul_precision_reaches_every_product(ablation):
         config.matmul_precision = precision
         for key, value in ablation.items():
             config_lib.put(config, key, value)
-        config, _ = config_lib.resolve(config)
+        config, _ = resolve(config)
         learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=3, axis_name=None)
         batch = build.example_batch(config)._replace(labels=np.zeros(2, np.int32))
         state = jax.eval_shape(lambda: byol.init(learner, 0, batch))
@@ -212,7 +213,7 @@ def test_matmul_precision_reaches_every_product(ablation):
 
 
 def test_a_warmup_longer_than_the_run_is_refused():
-    config, _ = config_lib.resolve(tiny_resnet_config())
+    config, _ = resolve(tiny_resnet_config())
     config.optimizer.warmup_epochs = 2.0
     with pytest.raises(UserError, match="warmup_epochs=2 is 6 steps, but the run has 6"):
         build.learning_rate(config, steps_per_epoch=3)
@@ -229,7 +230,7 @@ def test_the_length_is_in_epochs_or_steps():
 def test_each_optimizer_has_its_own_defaults(name):
     config = config_lib.default()
     config.steps, config.data.source, config.optimizer.name = 1, "embedded", name
-    resolved, warnings = config_lib.resolve(config)
+    resolved, warnings = resolve(config)
     expected = config_lib.OPTIMIZER_DEFAULTS[name]
     assert resolved.optimizer.base_learning_rate == expected["base_learning_rate"]
     assert resolved.optimizer.weight_decay == expected["weight_decay"]
@@ -241,7 +242,7 @@ def test_a_vit_without_adamw_warns(optimizer, count):
     config = tiny_resnet_config()
     config.encoder.update(dict.fromkeys(("stem", "width_multiplier")), name="vit_ti")
     config.optimizer.name = optimizer
-    _, warnings = config_lib.resolve(config)
+    _, warnings = resolve(config)
     assert len(warnings) == count
     assert all(f"optimizer.name={optimizer} can make a ViT's first" in line for line in warnings)
 
@@ -249,7 +250,7 @@ def test_a_vit_without_adamw_warns(optimizer, count):
 def test_a_lars_rate_under_adamw_warns():
     config = tiny_resnet_config()
     config.optimizer.base_learning_rate = 0.45
-    _, (warning,) = config_lib.resolve(config)
+    _, (warning,) = resolve(config)
     assert "base_learning_rate=0.45 looks like a rate for LARS" in warning
 
 
@@ -274,7 +275,7 @@ def test_optimizer_settings_reach_the_optimizer(monkeypatch, name, expected):
     config.optimizer.update({"name": name, "momentum": 0.3, "trust_coefficient": 0.4})
     config.optimizer.clip = True
     config.optimizer.weight_decay = 0.2
-    build.optimizer(config_lib.resolve(config)[0], schedule=0.5)
+    build.optimizer(resolve(config)[0], schedule=0.5)
     assert seen == {"learning_rate": 0.5} | expected
 
 
@@ -283,7 +284,7 @@ def test_settings_of_heads_and_encoder_reach_the_networks():
     config.heads.hidden_size, config.heads.output_size = 11, 7
     config.encoder.zero_init_scale = config.encoder.first_shortcut = config.encoder.remat = True
     config.encoder.stem_channels, config.encoder.stage_channels = 8, (8, 12, 16)
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     schedule = build.learning_rate(config, 3)
     learner = build.make_learner(config, schedule, 6, num_classes=3, axis_name="batch")
     for head in (learner.online.projector, learner.online.predictor, learner.target.projector):
@@ -300,7 +301,7 @@ def test_ablations_reach_the_learner():
     config = tiny_resnet_config()
     config.heads.predictor_layers, config.target.rule = 0, "none"
     config.accum_steps, config.heads.projector_layers = 2, 3
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     learner = build.make_learner(config, 0.1, 6, num_classes=None, axis_name=None)
     assert isinstance(learner.target, objectives.NoTarget) and learner.online.predictor is None
     assert learner.accum_steps == 2
@@ -310,11 +311,11 @@ def test_ablations_reach_the_learner():
 def test_the_predictor_can_have_another_size():
     config = tiny_resnet_config()
     config.heads.predictor_hidden_size, config.heads.predictor_layers = 5, 1
-    resolved, _ = config_lib.resolve(config)
+    resolved, _ = resolve(config)
     projector, predictor = build.heads(resolved)
     assert (projector.hidden_size, predictor.hidden_size) == (8, 5)
     assert (projector.layers, predictor.layers, predictor.output_size) == (2, 1, 4)
-    assert config_lib.resolve(tiny_resnet_config())[0].heads.predictor_hidden_size == 8
+    assert resolve(tiny_resnet_config())[0].heads.predictor_hidden_size == 8
 
 
 def test_another_encoder_drops_the_presets_settings_of_its_own():
@@ -322,15 +323,13 @@ def test_another_encoder_drops_the_presets_settings_of_its_own():
     config = preset.copy_and_resolve_references()
     config.encoder.name = "vit_ti"
     config_lib.use_other_encoder(config, preset)
-    assert config_lib.resolve(config)[0].encoder.to_dict() == {"name": "vit_ti"} | models.settings(
-        "vit_ti"
-    )
+    assert resolve(config)[0].encoder.to_dict() == {"name": "vit_ti"} | models.settings("vit_ti")
     # What was changed as well is kept, and refused.
     config = preset.copy_and_resolve_references()
     config.encoder.update({"name": "vit_ti", "stem": "cifar"})
     config_lib.use_other_encoder(config, preset)
     with pytest.raises(ConfigError, match=r"^config.encoder.stem='cifar' is not a setting of vit_"):
-        config_lib.resolve(config)
+        resolve(config)
     # An encoder of the same name keeps all.
     config = preset.copy_and_resolve_references()
     config_lib.use_other_encoder(config, preset)
@@ -346,7 +345,7 @@ def test_objectives_reach_the_learner_with_the_networks_that_they_read(name):
     config.objective.name = name
     for key, value in objectives.settings(name).items():
         config.objective[key] = value if isinstance(value, str) else value / 2
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     kind = objectives.OBJECTIVES[name]
     assert config.target.rule == ("ema" if kind.has_target else "none")
     assert config.heads.predictor_layers == (2 if kind.predicts else 0)
@@ -356,7 +355,7 @@ def test_objectives_reach_the_learner_with_the_networks_that_they_read(name):
     pair = (OUTPUTS, models.Outputs(None, OUTPUTS.prediction, OUTPUTS.projection))
     want, _ = objectives.make_objective(**config.objective)(pair, pair[::-1], None)
     assert learner.objective(pair, pair[::-1], None)[0] == want
-    assert config_lib.from_record(config.to_dict()) == config
+    assert from_record(config.to_dict()) == config
 
 
 @pytest.mark.parametrize("update", ["ema", "copy", "redraw", "frozen", "none"])
@@ -364,7 +363,7 @@ def test_targets_reach_the_learner(update):
     config = tiny_resnet_config()
     config.target.rule = update
     config.target.every_steps = 3 if update in ("copy", "redraw") else None
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=None, axis_name=None)
     assert isinstance(learner.target, objectives.NoTarget) == (update == "none")
     assert (learner.next_target is None) == (update == "ema")
@@ -379,13 +378,13 @@ def test_a_frozen_target_can_have_another_encoder():
     config = tiny_resnet_config()
     config.target.rule = "frozen"
     config.target.encoder.update({"name": "convnet", "channels": (2, 3), "features": 7})
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     assert config.target.encoder.to_dict() == {
         "name": "convnet",
         "channels": (2, 3),
         "features": 7,
     }
-    assert config_lib.from_record(config.to_dict()) == config
+    assert from_record(config.to_dict()) == config
     learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=None, axis_name=None)
     assert isinstance(learner.target.encoder, models.ConvNet)
     assert isinstance(learner.online.encoder, models.ResNet)
@@ -429,11 +428,11 @@ def test_what_does_not_go_together_is_refused(settings, message):
     for key, value in settings.items():
         config_lib.put(config, key, value)
     with pytest.raises(ConfigError, match=f"^{message}"):
-        config_lib.resolve(config)
+        resolve(config)
 
 
 def test_adversarial_settings_reach_the_learner(monkeypatch):
-    config, _ = config_lib.resolve(tiny_resnet_config())
+    config, _ = resolve(tiny_resnet_config())
     assert build.perturb(config) is None
     config.augment.adversarial_norm, config.augment.adversarial_iterations = 0.5, 3
     monkeypatch.setattr(adversarial, "perturb", lambda *settings: settings)
@@ -444,11 +443,11 @@ def test_adversarial_settings_reach_the_learner(monkeypatch):
 def test_tau_can_be_constant():
     config = tiny_resnet_config()
     config.target.tau_base, config.target.tau_schedule = 0.5, "constant"
-    tau = build.target_decay(config_lib.resolve(config)[0], total=6)
+    tau = build.target_decay(resolve(config)[0], total=6)
     assert [float(tau(step)) for step in (0, 3, 6)] == [0.5, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("part", config_lib.AUGMENTATION_ABLATIONS)
+@pytest.mark.parametrize("part", AUGMENTATION_ABLATIONS)
 def test_disable_augmentations_changes_one_part_alone(part):
     config = config_lib.default()
     config.steps, config.data.source = 1, "embedded"
@@ -458,10 +457,10 @@ def test_disable_augmentations_changes_one_part_alone(part):
         view.pad, view.mask_share = 4, 0.5
     config.augment.function, config.augment.adversarial_norm = "mine:augment", 1.0
     config.crop.local_views = 2
-    before, _ = config_lib.resolve(config)
+    before, _ = resolve(config)
     config.disable_augmentations = part
-    after, _ = config_lib.resolve(config)
-    assert after == config_lib.resolve(after)[0]  # on resume nothing changes
+    after, _ = resolve(config)
+    assert after == resolve(after)[0]  # on resume nothing changes
     before, after = config_lib.flat(before), config_lib.flat(after)
     changed = {key: after[key] for key in before if before[key] != after[key]}
     fields = {
@@ -514,11 +513,11 @@ def test_local_views_that_do_not_fit_are_refused(settings, message):
     config.encoder.update(width=16, heads=2, depth=1, patch_size=4)
     config.optimizer.name = "adamw"
     config.crop.local_views, config.crop.local_size = 2, 8
-    config_lib.resolve(config)
+    resolve(config)
     for key, value in settings.items():
         config_lib.put(config, key, value)
     with pytest.raises(ConfigError, match=message) as caught:
-        config_lib.resolve(config)
+        resolve(config)
     assert "\n" not in str(caught.value)
 
 
@@ -547,9 +546,9 @@ def test_asymmetry_takes_means_and_needs_the_same_names(view1, view2, want):
     config.views.view2.update(view2)
     if isinstance(want, str):
         with pytest.raises(ConfigError, match=want):
-            config_lib.resolve(config)
+            resolve(config)
         return
-    resolved, _ = config_lib.resolve(config)
+    resolved, _ = resolve(config)
     for view in (resolved.views.view1, resolved.views.view2):
         assert {key: view[key] for key in want} == want
 
@@ -558,7 +557,7 @@ def test_asymmetry_sees_what_else_is_disabled():
     config = config_lib.default()
     config.steps, config.data.source = 1, "embedded"
     config.views.view1.pad, config.disable_augmentations = 7, "asymmetry,pad"
-    resolved, _ = config_lib.resolve(config)
+    resolved, _ = resolve(config)
     assert (resolved.views.view1.pad, resolved.views.view2.pad) == (0, 0)
 
 
@@ -570,11 +569,11 @@ def test_an_initial_state_excludes_other_initial_weights():
     config = tiny_resnet_config()
     config.init.state, config.init.encoder = "a", "b"
     with pytest.raises(UserError, match=r"config.init.state brings a complete state"):
-        config_lib.resolve(config)
+        resolve(config)
 
 
 def test_learning_rate_scales_with_the_batch_size():
-    config, _ = config_lib.resolve(tiny_resnet_config())
+    config, _ = resolve(tiny_resnet_config())
     config.optimizer.base_learning_rate, config.batch_size = 0.3, 4096
     assert build.learning_rate(config, steps_per_epoch=3)(0) == pytest.approx(4.8)
 
@@ -593,13 +592,13 @@ def test_every_setting_of_the_views_reaches_the_policy():
     [("encoder.padding", "same"), ("encoder.stem", "imagenet"), ("dtype", "bfloat16")],
 )
 def test_encoder_settings_reach_the_encoder(key, value):
-    config, _ = config_lib.resolve(tiny_resnet_config())
+    config, _ = resolve(tiny_resnet_config())
     config_lib.put(config, key, value)
     assert getattr(build.encoder(config), key.rpartition(".")[-1]) == value
 
 
 def test_bfloat16_keeps_state_and_loss_in_float32():
-    config, _ = config_lib.resolve(tiny_resnet_config())
+    config, _ = resolve(tiny_resnet_config())
     config.dtype = "bfloat16"
     schedule = build.learning_rate(config, 3)
     learner = build.make_learner(config, schedule, 6, num_classes=10, axis_name=None)
@@ -618,7 +617,7 @@ def test_presets_resolve_without_a_warning(path):
     assert f"byol-jax pretrain --config={path.stem}" in namespace["__doc__"]  # the command
     config = namespace["get_config"]()
     config.data.source = config.data.source or "folder:images"
-    resolved, warnings = config_lib.resolve(config)
+    resolved, warnings = resolve(config)
     assert not warnings
     build.learning_rate(resolved, steps_per_epoch=max(1, 50_000 // resolved.batch_size))
 
@@ -666,14 +665,14 @@ def test_images_that_an_encoder_cannot_take_are_refused(settings, message):
     config.data.image_size = 20
     config.encoder.update(dict.fromkeys(("stem", "width_multiplier")) | settings)
     with pytest.raises(ConfigError, match=f"config.{message}"):
-        config_lib.resolve(config)
+        resolve(config)
 
 
 def test_a_frozen_patch_embedding_reaches_network_and_optimizer():
     config = tiny_resnet_config()
     tiny = {"name": "vit_ti", "width": 8, "heads": 2, "depth": 1, "freeze_patch_embedding": True}
     config.encoder.update(dict.fromkeys(("stem", "width_multiplier")) | tiny)
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     assert build.encoder(config).frozen == ("patch_embedding",)
     leaf = {"kernel": jnp.ones((2, 2))}
     params = {"encoder": {"patch_embedding": leaf, "norm": leaf}, "patch_embedding": leaf}

@@ -12,6 +12,7 @@ from byol_jax.errors import CheckpointError, ConfigError, DataError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 
 COLORS = ("blue", "red")
 
@@ -41,7 +42,7 @@ def run_on(source, **settings):
     config.data.source = source
     for key, value in settings.items():
         config_lib.put(config, key.replace("__", "."), value)
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     return run_lib.make_run(config, inputs.open_split(config, "train"))
 
 

@@ -14,9 +14,9 @@ import pytest
 from tiny import tiny_config
 
 from byol_jax.errors import ConfigError
-from byol_jax.runs import config as config_lib
 from byol_jax.runs import run as run_lib
 from byol_jax.runs import user_code
+from byol_jax.runs.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -69,7 +69,7 @@ def in_folder(folder, monkeypatch):
 def config_with(name):
     config = tiny_config()
     config.augment.function = name
-    return config_lib.resolve(config)[0]
+    return resolve(config)[0]
 
 
 def test_without_a_name_there_is_no_function():

@@ -27,6 +27,7 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import processes
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import loop
 
 ROOT = Path(__file__).parents[2]
@@ -289,7 +290,7 @@ def test_what_is_no_longer_there_or_changed_is_one_line(trained, folder, monkeyp
 
 def test_a_class_that_is_defined_anew_is_another_encoder(monkeypatch):
     """As in a notebook, under the same name."""
-    config = config_lib.resolve(own_config())[0]
+    config = resolve(own_config())[0]
     run = run_lib.Run(config, {"num_classes": None}, steps_per_epoch=9)
     before = run.learner()
     assert run.learner() is before
@@ -306,7 +307,7 @@ def parse(*arguments):
     values(argv)
     config, preset = values["config"].value, values["config"].parser.preset
     config_lib.use_other_encoder(config, preset)
-    return config_lib.resolve(config)[0]
+    return resolve(config)[0]
 
 
 def test_flags_set_it_in_any_order(tmp_path):
@@ -370,11 +371,11 @@ def test_a_mistake_from_python_is_one_line():
     config = tiny_config()
     config.encoder.update({"name": "own_net:Net", "channels": None, "features": None})
     with pytest.raises(ConfigError, match=r"^config.encoder.name='own_net:Net' .* not imported"):
-        config_lib.resolve(config)
+        resolve(config)
     with pytest.raises(ConfigError, match=r"^config.encoder.width='q' is of another type"):
         config_lib.use_encoder(tiny_config(), "own_net:Net", width="q")
     with pytest.raises(ConfigError, match=r"^config.encoder.name=own_net:Net was set without its"):
-        config_lib.resolve(config)  # it is imported now
+        resolve(config)  # it is imported now
     with pytest.raises(ConfigError, match=r"^config.encoder.depth is not a setting of own_net"):
         byol_jax.pretrain(IMAGES, "none", encoder={"name": "own_net:Net", "depth": 3})
 

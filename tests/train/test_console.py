@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config
 
-from byol_jax.runs import config as config_lib
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import console
 
 
@@ -14,7 +14,7 @@ def summary(is_resumed=False, **target):
     config = tiny_config()
     config.steps, config.data.placement = 400, "device"
     config.target.update(target)
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     data = {"name": "images", "num_examples": 10, "num_classes": None}
     run = run_lib.Run(config, data, steps_per_epoch=3)
     lines = []

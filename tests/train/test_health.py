@@ -5,6 +5,7 @@ import pytest
 from tiny import tiny_config
 
 from byol_jax.runs import config as config_lib
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import health
 
 
@@ -84,7 +85,7 @@ def monitor(patience, collapsed_checks=0, **settings):
     config.health.patience = patience
     for key, value in settings.items():
         config_lib.put(config, key.replace("__", "."), value)
-    return health.CollapseMonitor(config_lib.resolve(config)[0], collapsed_checks)
+    return health.CollapseMonitor(resolve(config)[0], collapsed_checks)
 
 
 def test_monitor_warns_once_after_patience_and_again_after_recovery():

@@ -18,6 +18,7 @@ from byol_jax.runs import build, paths
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import init_from, loop
 from byol_jax.train.metrics import read_rows
 
@@ -55,7 +56,7 @@ def started(num_classes=10, **settings):
     for key, value in settings.items():
         parent, _, leaf = key.replace("__", ".").rpartition(".")
         (config_lib.get(config, parent) if parent else config)[leaf] = value
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     learner = build.make_learner(config, lambda step: 0.1, 6, num_classes, axis_name=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_lib, "initial_state", placeholders)

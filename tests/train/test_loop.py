@@ -20,10 +20,10 @@ from byol_jax import byol, data
 from byol_jax.augment import image as image_augment
 from byol_jax.data import textures
 from byol_jax.errors import DataError, UserError
-from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import console, health, loop, metrics, setup, timer
 
 KEYS = {
@@ -396,7 +396,7 @@ def test_another_list_of_images_is_refused(tmp_path):
     config.data.source = f"folder:{tmp_path}"
     config.data.channels = 3
     config.views.mean, config.views.std = (0.5,) * 3, (0.25,) * 3
-    resolved, _ = config_lib.resolve(config)
+    resolved, _ = resolve(config)
 
     def now():
         return run_lib.make_run(resolved, inputs.open_split(resolved, "train"))

@@ -13,7 +13,7 @@ from tiny import tiny_config, tiny_resnet_config
 
 from byol_jax import byol, parallel
 from byol_jax.runs import build
-from byol_jax.runs import config as config_lib
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import plots
 
 
@@ -35,7 +35,7 @@ def test_every_pixel_of_a_view_is_drawn(tmp_path, channels):
 def test_adversarial_views_are_drawn_as_the_online_network_sees_them(monkeypatch, tmp_path):
     config = tiny_config()
     config.augment.adversarial_norm = 0.5
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     learner = build.make_learner(config, lambda step: 0.1, 6, None, parallel.AXIS)
     examples = np.random.default_rng(0).integers(0, 256, (8, 2, 16, 16, 1), np.uint8)
     batch = byol.Batch(examples, None, np.arange(8, dtype=np.int32))
@@ -56,7 +56,7 @@ def test_local_views_are_drawn_below_the_others(monkeypatch, tmp_path):
     config.crop.local_views, config.crop.local_size = 2, 8
     for view in (config.views.view1, config.views.view2):
         view.gray_prob = view.solarize_prob = 0.0
-    config, _ = config_lib.resolve(config)
+    config, _ = resolve(config)
     learner = build.make_learner(config, lambda step: 0.1, 6, None, parallel.AXIS)
     rng = np.random.default_rng(0)
     sizes = {"global": (8, 2, 16, 16, 1), "local": (8, 2, 8, 8, 1)}

@@ -22,6 +22,7 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs import manifest
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
+from byol_jax.runs.resolve import resolve
 
 IMAGENET_EXAMPLES = 1_281_167  # of the training split, which the authors use completely
 WARMUP_EPOCHS = 10
@@ -191,7 +192,7 @@ def _config(sizes: dict[str, Any], epochs: int, batch_size: int, image_size: int
     warmup_steps = WARMUP_EPOCHS * IMAGENET_EXAMPLES // batch_size
     config.optimizer.warmup_epochs = warmup_steps / (IMAGENET_EXAMPLES // batch_size)
     config.target.tau_base = recipe.tau_base
-    return config_lib.resolve(config)[0]
+    return resolve(config)[0]
 
 
 def _state(path: Path, contents: Contents, abstract: byol.State) -> byol.State:
