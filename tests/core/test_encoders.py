@@ -17,7 +17,7 @@ SMALL = ("layer_scale", "class_token")  # names of parameters
 SETTINGS = {
     "vit": {
         **{"name": "vit_ti", "width": 16, "heads": 2, "depth": 2, "patch_size": 4},
-        **{"drop_path": 0.5, "freeze_patch_embedding": True, "remat": True},
+        **{"drop_path": 0.5, "freeze_patch_embedding": True},
     },
     "convnext": {
         **{"name": "convnext_t", "stage_sizes": (1, 1), "stage_channels": (8, 16)},

@@ -43,7 +43,7 @@ def assert_equal_features(encoder, directory, monkeypatch):
     "make",
     [
         lambda: random_encoder("resnet18"),
-        lambda: random_encoder("resnet50"),
+        lambda: random_encoder("resnet50", width_multiplier=0.25),
         lambda: random_encoder("convnet", image_size=16),
         tiny_vit,
         lambda: tiny_vit(positions="learned", pool="mean"),
