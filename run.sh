@@ -117,8 +117,7 @@ lint() {
 
 run_quickstart() {
     step "$python" -m byol_jax.cli pretrain --config=quickstart --workdir="$quickstart"
-    step "$python" -m byol_jax.cli evaluate --checkpoint="$quickstart" --protocol=logistic
-    step "$python" -m byol_jax.cli evaluate --checkpoint="$quickstart" --protocol=knn
+    step "$python" -m byol_jax.cli evaluate --checkpoint="$quickstart" --protocol=logistic,knn
     step "$python" -m byol_jax.cli export --checkpoint="$quickstart" --output="$quickstart/export"
     cat <<EOF
 

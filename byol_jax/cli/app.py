@@ -14,10 +14,8 @@ from absl import app, flags, logging
 from byol_jax.errors import UserError
 
 EXTRAS = {  # packages that a plain install lacks, and the extra that has them
-    **dict.fromkeys(
-        ("PIL", "matplotlib", "orbax", "tensorboard", "tensorflow", "tensorflow_datasets", "tqdm"),
-        "train",
-    ),
+    **dict.fromkeys(("PIL", "matplotlib", "orbax", "sklearn", "tensorboard", "tqdm"), "train"),
+    **dict.fromkeys(("tensorflow", "tensorflow_datasets"), "train"),
     "pyarrow": "export",
 }
 

@@ -1,38 +1,51 @@
-r"""Evaluates a pre-trained encoder: a simple classifier on its frozen features.
+r"""Evaluates a pre-trained encoder, frozen.
 
-byol-jax evaluate --checkpoint=DIR --protocol=logistic|knn [--step=N] \
-    [--baselines=random_init,pixels] [--data=SOURCE] [--data_dir=DIR] [--train_split=NAME] \
-    [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N] [--import=MODULE]
+byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
+    [--against=PATH,...] [--baselines=random,pixels|none] [--data=SOURCE] [--data_dir=DIR] \
+    [--train_split=NAME] [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N] \
+    [--import=MODULE]
+
+    knn         classes by a vote of the nearest training images
+    logistic    classes by logistic regression: the paper's transfer protocol
+    few_shot    classes from 1, 2, 5, 10 and 25 images of each
+    cluster     classes against clusters that are found without labels
+    retrieval   whether the nearest test images are of the same class
+    label_free  RankMe, alpha-ReQ and uniformity of training images, which need no labels
 
 Baselines show what pre-training added: the same encoder with random weights, and raw pixels of
-images shrunk to 32 pixels. All share one pass over the images. --baselines= leaves both out. Host
-memory holds the features of all encoders (4 bytes a number), and one more copy while a classifier
-is fitted.
+images shrunk to 32 pixels. --against adds other encoders, each with the image size that it was
+trained at: runs, exports, and files of torchvision's ResNets or timm's ViTs and ConvNeXts
+(.safetensors, .pth). All protocols and encoders share one pass over the images. Host memory holds
+the features of all encoders (4 bytes a number), and one more copy while a classifier is fitted.
 
-Writes DIR/eval/PROTOCOL.json. With another step or other data than the run's, the file's name
-includes them; it ends in -skip if images were left out.
+Writes DIR/eval/NAME.json for each protocol. With another step or other data than the run's, the
+file's name includes them; it ends in -skip if images were left out.
 """
 
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from byol_jax.cli import app, import_flag
-from byol_jax.errors import CheckpointError, ConfigError, DataError
+from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 
+LABEL_FREE = "label_free"
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
-PROTOCOL = flags.DEFINE_string("protocol", None, "logistic (regression) or knn.")
+PROTOCOL = flags.DEFINE_list("protocol", None, "What to compute, one or several; see above.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
 BASELINES = flags.DEFINE_list(
-    "baselines", ["random_init", "pixels"], "What to compare with: random_init, pixels, or nothing."
+    "baselines", ["random", "pixels"], "What to compare with: random, pixels, both or none."
 )
 flags.register_validator(
-    "baselines", {"random_init", "pixels"}.issuperset, "name random_init, pixels, both or neither."
+    "baselines",
+    lambda names: names == ["none"] or {"random", "pixels"}.issuperset(names),
+    "name random, pixels, both or none.",
 )
+AGAINST = flags.DEFINE_list("against", [], "Other encoders to compare with: paths.")
 DATA = flags.DEFINE_string(
     "data", None, "tfds:NAME, folder:PATH, npz:PATH, embedded; or the run's."
 )
@@ -57,18 +70,14 @@ flags.mark_flags_as_required(["checkpoint", "protocol"])
 
 def main() -> None:
     """Evaluates as the flags say."""
-    from byol_jax import backend, evaluate, parallel
+    from byol_jax import backend, data, evaluate, parallel
     from byol_jax.runs import inputs, paths
     from byol_jax.runs import run as run_lib
 
-    if PROTOCOL.value == "linear":
-        raise ConfigError(
-            "--protocol=linear is not available: what was called linear is now --protocol=logistic,"
-            " and the paper's linear protocol is not implemented yet."
-        )
-    if PROTOCOL.value not in evaluate.PROTOCOLS:
-        known = ", ".join(evaluate.PROTOCOLS)
-        raise ConfigError(f"--protocol={PROTOCOL.value} is not one of {known}.")
+    known = [*evaluate.PROTOCOLS, LABEL_FREE]
+    for protocol in PROTOCOL.value:
+        if protocol not in known:
+            raise ConfigError(f"--protocol={protocol} is not one of {', '.join(known)}.")
     backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
     if CPU_DEVICES.value:
         backend.check_cpu_devices(CPU_DEVICES.value)
@@ -76,60 +85,102 @@ def main() -> None:
     workdir = paths.path(CHECKPOINT.value)
     run, learner, state = run_lib.restore(workdir, STEP.value)
     config = run.config.copy_and_resolve_references()
-    train_source, test_source = _open_sources(config)
+    with_labels = [protocol for protocol in PROTOCOL.value if protocol != LABEL_FREE]
+    train_source, test_source = _open_sources(config, bool(with_labels))
 
     embed_with, batch_size = parallel.embedder(learner), inputs.eval_batch_size(config)
+    view = data.CentralView(config.data.image_size, config.crop.test_fraction)
 
-    def embedder(state: Any) -> Callable:
+    def row(state: Any) -> _Row:
         embed = embed_with(state)  # sends the state to the devices: once, not for every batch
-        return lambda images: embed(images, batch_size)
+        return _Row(lambda images: embed(images, batch_size), view)
 
-    encoders = {"byol": embedder(state)}
-    if "random_init" in BASELINES.value:
-        encoders["random_init"] = embedder(run_lib.initial_state(learner, config))
+    encoders = {"byol": row(state)}
+    if "random" in BASELINES.value:
+        encoders["random"] = row(run_lib.initial_state(learner, config))
     if "pixels" in BASELINES.value:
-        encoders["pixels"] = evaluate.pixels
+        encoders["pixels"] = _Row(evaluate.pixels, view)
+    for path in AGAINST.value:
+        encoders[path] = _other(path, config.data.channels, batch_size)
     _log(f"computed by {run_lib.describe(run_lib.computed_by(config))}")
-    _log(f"computing features of {', '.join(encoders)} at {config.data.image_size} pixels")
+    for size in sorted({encoder.view.image_size for encoder in encoders.values()}):
+        names = [name for name, encoder in encoders.items() if encoder.view.image_size == size]
+        _log(f"computing features of {', '.join(names)} at {size} pixels")
     left_out: dict[str, None] = {}
     train_features, train_labels = _features(encoders, config, train_source, left_out)
-    test_features, test_labels = _features(encoders, config, test_source, left_out)
-    results = {}
+    if test_source:
+        test_features, test_labels = _features(encoders, config, test_source, left_out)
+    results: dict[str, dict] = {protocol: {} for protocol in PROTOCOL.value}
     for name in encoders:
-        rows, columns = train_features[name].shape
-        _log(f"{PROTOCOL.value}: {rows} x {columns} features of {name}")
-        results[name] = evaluate.PROTOCOLS[PROTOCOL.value](
-            train_features.pop(name),  # freed when the next one is evaluated
-            train_labels,
-            test_features.pop(name),
-            test_labels,
-            num_classes=train_source.num_classes,
-        )
+        train, test = train_features.pop(name), None  # freed when the next one is evaluated
+        if test_source:
+            test = test_features.pop(name)
+        for protocol, found in results.items():
+            _log(f"{protocol}: {train.shape[0]} x {train.shape[1]} features of {name}")
+            if protocol == LABEL_FREE:
+                found[name] = evaluate.label_free(train)
+            else:
+                function = evaluate.PROTOCOLS[protocol]
+                splits = (train, train_labels, test, test_labels)
+                found[name] = function(*splits, num_classes=train_source.num_classes)
 
-    report = {
-        "protocol": PROTOCOL.value,
-        "data": test_source.name,
-        "train_data": train_source.name,
-        "train_examples": len(train_labels),
-        "test_examples": len(test_labels),
-        "left_out": list(left_out),
-        "step": int(state.step),
-        "top1": {name: result["top1"] for name, result in results.items()},
-        "details": results,
-    }
     for name in left_out:
         print(f"left out: {name}")
-    for line in table(report):
-        print(line)
+    for protocol, found in results.items():
+        report = {"protocol": protocol, "step": int(state.step), "left_out": list(left_out)}
+        report |= {"train_data": train_source.name, "train_examples": len(train_labels)}
+        title = f"{protocol} on {train_source.name}: {len(train_labels)} images"
+        if protocol != LABEL_FREE:
+            report |= {"data": test_source.name, "test_examples": len(test_labels)}
+            report["top1"] = {name: result["top1"] for name, result in found.items()}
+            title = f"{protocol} on {test_source.name}: {len(test_labels)} images"
+        report["details"] = found
+        print(f"{title}, step {report['step']}")
+        for line in evaluate.table(found):
+            print(line)
+        print(f"written to {_write(workdir, report, train_source, test_source)}")
+
+
+class _Row(NamedTuple):
+    """An encoder that is evaluated."""
+
+    embed: Callable  # uint8 (n, height, width, channels) -> float32 (n, features)
+    view: Any  # data.CentralView: what it sees of an image
+
+
+def _other(path: str, channels: int, batch_size: int) -> _Row:
+    """The encoder at a path; raises UserError if it cannot be read or takes other images."""
+    import byol_jax
+    from byol_jax import data
+    from byol_jax.export.convert.weights import open_weights
+    from byol_jax.runs import paths
+
+    is_folder = paths.path(path).is_dir()
+    try:
+        encoder = byol_jax.load(path) if is_folder else open_weights(path)
+    except UserError as error:
+        raise UserError(f"--against={path}: {error}") from error
+    if encoder.config["channels"] != channels:
+        raise ConfigError(
+            f"--against={path} takes images of {encoder.config['channels']} channels, but the "
+            f"run's have {channels}: name an encoder of as many channels."
+        )
+    view = data.CentralView(encoder.config["image_size"], encoder.crop_fraction)
+    return _Row(lambda images: encoder.embed(images, batch_size), view)
+
+
+def _write(workdir: Any, report: dict[str, Any], train_source: Any, test_source: Any) -> Any:
+    """Writes a report; returns its path."""
     # Another checkpoint or other data must not overwrite the run's own result.
-    name = PROTOCOL.value
+    name = report["protocol"]
     if STEP.value is not None:
         name += f"-step{STEP.value}"
     if any(flag.value for flag in (DATA, DATA_DIR, TRAIN_SPLIT, TEST_SPLIT)):
-        parts = (DATA_DIR.value, TRAIN_SPLIT.value, test_source.name)
+        source = test_source or train_source
+        parts = (DATA_DIR.value, TRAIN_SPLIT.value, source.name)
         data = re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts)))
         name += f"-{data[-100:]}"  # the names of files are limited
-    if left_out:
+    if report["left_out"]:
         name += "-skip"
     path = workdir / "eval" / f"{name}.json"
     try:
@@ -137,11 +188,14 @@ def main() -> None:
         path.write_text(json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
-    print(f"written to {path}")
+    return path
 
 
-def _open_sources(config: Any) -> tuple[Any, Any]:
-    """The sources to fit on and to test on; first sets what the flags override in the config."""
+def _open_sources(config: Any, with_labels: bool) -> tuple[Any, Any]:
+    """The sources to fit on and to test on; first sets what the flags override in the config.
+
+    Without labels, only the first.
+    """
     from byol_jax import data
     from byol_jax.runs import inputs
 
@@ -149,16 +203,19 @@ def _open_sources(config: Any) -> tuple[Any, Any]:
     config.data.dir = DATA_DIR.value or config.data.dir
     config.data.on_decode_error = ON_DECODE_ERROR.value or config.data.on_decode_error
     train_source = inputs.open_split(config, TRAIN_SPLIT.value or config.data.train_split)
+    if not with_labels:
+        return train_source, None
     if train_source.num_classes is None:
         raise DataError(
-            f"{train_source.name} has no labels to evaluate on: name labelled images with --data."
+            f"{train_source.name} has no labels to evaluate on: name labelled images with --data, "
+            f"or choose --protocol={LABEL_FREE}."
         )
     test_source = inputs.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
     return train_source, data.match_classes(train_source, test_source)
 
 
 def _features(
-    encoders: dict[str, Callable], config: Any, source: Any, left_out: dict
+    encoders: dict[str, _Row], config: Any, source: Any, left_out: dict
 ) -> tuple[dict[str, Any], Any]:
     """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over a source.
 
@@ -166,18 +223,27 @@ def _features(
     """
     import tqdm
 
-    from byol_jax import evaluate
+    from byol_jax import data, evaluate
     from byol_jax.runs import inputs
 
-    on_decode_error = left_out.setdefault if config.data.on_decode_error == "skip" else None
-    batches = inputs.eval_batches(config, source, on_decode_error=on_decode_error)
+    on_decode_error = None
+    if config.data.on_decode_error == "skip":
+        on_decode_error = lambda _, message: left_out.setdefault(message)  # noqa: E731
+    views = list(dict.fromkeys(encoder.view for encoder in encoders.values()))
+    batches = data.eval_views(
+        source,
+        views,
+        batch_size=inputs.eval_batch_size(config),
+        on_decode_error=on_decode_error,
+    )
     with tqdm.tqdm(
         desc=source.name, total=source.num_examples, unit="image", unit_scale=True, disable=None
     ) as progress:
 
-        def embed(images: Any) -> dict[str, Any]:
-            features = {name: encode(images) for name, encode in encoders.items()}
-            progress.update(len(images))
+        def embed(seen: Any) -> dict[str, Any]:
+            images = dict(zip(views, seen, strict=True))
+            features = {name: row.embed(images[row.view]) for name, row in encoders.items()}
+            progress.update(len(seen[0]))
             return features
 
         return evaluate.collect(embed, batches, source.num_examples)
@@ -185,25 +251,6 @@ def _features(
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def table(report: dict[str, Any]) -> Iterator[str]:
-    """The report as text: a row for each kind of features, a column for each number."""
-    yield (
-        f"{report['protocol']} on {report['data']}: {report['test_examples']} images, "
-        f"step {report['step']}"
-    )
-    details = report["details"]
-    columns = {"top-1": report["top1"]}
-    if report["protocol"] == "knn":
-        columns = {
-            f"k = {k}": {name: result["top1_by_k"][k] for name, result in details.items()}
-            for k in details["byol"]["top1_by_k"]
-        }
-    yield " " * 14 + "".join(f"{title:>9s}" for title in columns)
-    for name in report["top1"]:
-        cells = "".join(f"{100 * values[name]:8.1f}%" for values in columns.values())
-        yield f"  {name:12s}{cells}"
 
 
 if __name__ == "__main__":

@@ -8,16 +8,18 @@ TensorFlow is imported where it is first needed: arrays, `npz:` and `embedded` d
 
 from byol_jax.augment.crops import Crop
 from byol_jax.data.arrays import ArraySource, from_arrays
-from byol_jax.data.eval import eval_batches
+from byol_jax.data.eval import CentralView, eval_batches, eval_views
 from byol_jax.data.open import open_source
 from byol_jax.data.source import ShardOptions, Source, match_classes, steps_per_epoch
 
 __all__ = [
     "ArraySource",
+    "CentralView",
     "Crop",
     "ShardOptions",
     "Source",
     "eval_batches",
+    "eval_views",
     "from_arrays",
     "match_classes",
     "open_source",

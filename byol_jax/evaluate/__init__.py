@@ -1,15 +1,38 @@
-"""Evaluation protocols: how well frozen features predict labels that pre-training never used.
+"""Evaluation protocols: what frozen features are worth.
 
-Each is `f(train_features, train_labels, test_features, test_labels, *, num_classes, ...) -> dict`,
-from NumPy arrays to Python numbers, and `PROTOCOLS` lists them for the command line. This room
-knows arrays only: no training state, config, file or device mesh, so features may come from
-anywhere. It imports nothing of byol_jax but the errors.
+Each of `PROTOCOLS` is `f(train_features, train_labels, test_features, test_labels, *, num_classes,
+...) -> dict`, from NumPy arrays to Python numbers: how well features predict labels that
+pre-training never used. `label_free` needs no labels. This room knows arrays only: no training
+state, config, file or device mesh, so features may come from anywhere. It imports nothing of
+byol_jax but the errors.
 """
 
+from byol_jax.evaluate.cluster import cluster
 from byol_jax.evaluate.features import collect, pixels
+from byol_jax.evaluate.few_shot import few_shot
 from byol_jax.evaluate.knn import knn
+from byol_jax.evaluate.label_free import label_free
 from byol_jax.evaluate.logistic import logistic
+from byol_jax.evaluate.retrieval import retrieval
+from byol_jax.evaluate.table import table
 
-PROTOCOLS = {"knn": knn, "logistic": logistic}
+PROTOCOLS = {
+    "knn": knn,
+    "logistic": logistic,
+    "few_shot": few_shot,
+    "cluster": cluster,
+    "retrieval": retrieval,
+}
 
-__all__ = ["PROTOCOLS", "collect", "knn", "logistic", "pixels"]
+__all__ = [
+    "PROTOCOLS",
+    "cluster",
+    "collect",
+    "few_shot",
+    "knn",
+    "label_free",
+    "logistic",
+    "pixels",
+    "retrieval",
+    "table",
+]

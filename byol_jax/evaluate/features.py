@@ -12,20 +12,21 @@ PIXELS = 32  # the largest height and width of the baseline of raw pixels
 
 
 def collect(
-    embed: Callable[[np.ndarray], Any],
-    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    embed: Callable[[Any], Any],
+    batches: Iterable[tuple[Any, np.ndarray | None]],
     num_examples: int,
 ) -> tuple[Any, np.ndarray]:
     """Embeds every batch, into arrays that are allocated once.
 
     Args:
-      embed: uint8 (b, height, width, channels) -> float32 (b, d), such as `pixels`; or a pytree of
-        such arrays, for several encoders in one pass over the images.
-      batches: images and labels, int32 (b,).
+      embed: images of a batch -> float32 (b, d), such as `pixels`; or a pytree of such arrays, for
+        several encoders in one pass over the images.
+      batches: images, whatever `embed` takes, and labels, int32 (b,), or None.
       num_examples: at least the number n of images in all batches.
 
     Returns:
-      Features, float32 (n, d) or a pytree as `embed` returns it, and labels, int32 (n,).
+      Features, float32 (n, d) or a pytree as `embed` returns it; and labels, int32 (n,), -1 where
+      there are none.
 
     Raises:
       DataError: there is no image at all.
@@ -35,10 +36,10 @@ def collect(
         rows = embed(images)
         if features is None:
             features = jax.tree.map(lambda x: np.empty((num_examples, *x.shape[1:]), x.dtype), rows)
-        end = count + len(images)
+        end = count + len(jax.tree.leaves(rows)[0])
         for array, values in zip(jax.tree.leaves(features), jax.tree.leaves(rows), strict=True):
             array[count:end] = values
-        labels[count:end] = batch_labels
+        labels[count:end] = -1 if batch_labels is None else batch_labels
         count = end
     if not count:
         raise DataError("there is no image to evaluate: none of them could be decoded.")

@@ -7,6 +7,7 @@ number to monitor during pre-training.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 
 from byol_jax.errors import ConfigError
 from byol_jax.evaluate.features import check_splits
+from byol_jax.evaluate.scores import accuracies, label_ranks
 
 # Similarities held at once: 2**25 float32 are 128 MiB, 655 test rows against CIFAR's 50,000.
 _SIMILARITIES_PER_CHUNK = 2**25
@@ -29,7 +31,7 @@ def knn(
     num_classes: int,
     ks: Sequence[int] = (20, 200),
     temperature: float = 0.07,
-) -> dict[str, float | int | dict[int, float]]:
+) -> dict[str, Any]:
     """Classifies test rows by a weighted vote of their nearest training rows.
 
     A neighbour with cosine similarity s votes for its class with weight exp(s / temperature); the
@@ -48,8 +50,8 @@ def knn(
       temperature: > 0; the smaller, the more the closest neighbours count.
 
     Returns:
-      'top1': accuracy in [0, 1] with the first of `ks`; 'k': that number of neighbours;
-      'top1_by_k': {k: accuracy} for all of them, where a k above n appears as n.
+      `scores.accuracies` with the first of `ks`; 'k': that number of neighbours; 'top1_by_k':
+      {k: accuracy} for all of them, where a k above n appears as n.
 
     Raises:
       DataError: features or labels do not have these shapes or values.
@@ -71,17 +73,18 @@ def knn(
     # device_put: jnp.asarray would hold a second copy for a moment.
     keys, key_labels = jax.device_put((_unit_rows(train_features), train_labels))
     queries = _unit_rows(test_features)
-    predictions = []
+    ranks = []
     for start in range(0, num_test, rows):
         chunk = queries[start : start + rows]
         # The last chunk is padded to the common size: another shape would compile again.
         padded = np.pad(chunk, ((0, rows - len(chunk)), (0, 0)))
-        votes = _classify(padded, keys, key_labels, temperature, used_ks, num_classes)
-        predictions.append(np.asarray(votes)[:, : len(chunk)])
-    correct = np.concatenate(predictions, axis=1) == test_labels
-    top1_by_k = {k: float(hits.mean()) for k, hits in zip(used_ks, correct, strict=True)}
+        labels = np.pad(test_labels[start : start + rows], (0, rows - len(chunk)))
+        found = _ranks(padded, labels, keys, key_labels, temperature, used_ks, num_classes)
+        ranks.append(np.asarray(found)[:, : len(chunk)])
+    by_k = dict(zip(used_ks, np.concatenate(ranks, axis=1), strict=True))
     first = min(int(ks[0]), num_train)
-    return {"top1": top1_by_k[first], "k": first, "top1_by_k": top1_by_k}
+    top1_by_k = {k: float(np.mean(found == 0)) for k, found in by_k.items()}
+    return accuracies(by_k[first], test_labels, num_classes) | {"k": first, "top1_by_k": top1_by_k}
 
 
 def _unit_rows(features: np.ndarray) -> np.ndarray:
@@ -90,8 +93,8 @@ def _unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames=("ks", "num_classes"))
-def _classify(queries, keys, key_labels, temperature, ks, num_classes):
-    """(rows, d) queries -> (len(ks), rows) int32 predicted classes; ks ascend."""
+def _ranks(queries, labels, keys, key_labels, temperature, ks, num_classes):
+    """(rows, d) queries -> (len(ks), rows) `label_ranks` of their labels; ks ascend."""
     # Full float32: the TF32 a GPU would use moves a weight by a percent at temperature .07.
     similarities = jnp.matmul(queries, keys.T, precision="highest")
     # The barrier keeps the slices below out of the top-k: merged with it, XLA on CPU no longer
@@ -102,4 +105,4 @@ def _classify(queries, keys, key_labels, temperature, ks, num_classes):
     # A comparison that fuses into the sum, not a scatter-add: those reorder sums on GPUs.
     is_class = key_labels[neighbours][:, :, None] == jnp.arange(num_classes)
     votes = jnp.where(is_class, weights[:, :, None], 0)
-    return jnp.stack([votes[:, :k].sum(axis=1).argmax(axis=1) for k in ks])
+    return jnp.stack([label_ranks(votes[:, :k].sum(axis=1), labels, jnp) for k in ks])

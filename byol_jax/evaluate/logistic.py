@@ -17,7 +17,7 @@ once.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ import optax
 
 from byol_jax.errors import ConfigError
 from byol_jax.evaluate.features import check_splits
+from byol_jax.evaluate.scores import accuracies, label_ranks
 
 L2_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -52,7 +53,7 @@ def logistic(
     l2: Sequence[float] = L2_STRENGTHS,
     validation_fraction: float = 0.1,
     seed: int = 0,
-) -> dict[str, float | dict[float, float]]:
+) -> dict[str, Any]:
     """Accuracy of logistic regression on frozen features, its L2 strength chosen by validation.
 
     A seeded permutation holds out `validation_fraction` of the training set; one classifier per
@@ -72,8 +73,8 @@ def logistic(
       seed: of the permutation that picks it.
 
     Returns:
-      'top1': test accuracy in [0, 1]; 'l2': the strength chosen; 'validation_top1': {strength:
-      accuracy in [0, 1]}.
+      `scores.accuracies` on the test split; 'l2': the strength chosen; 'validation_top1':
+      {strength: accuracy in [0, 1]}.
 
     Raises:
       DataError: features or labels do not have these shapes or values.
@@ -93,21 +94,23 @@ def logistic(
 
     order = np.random.default_rng(seed).permutation(num_train)
     held_out, fitted = order[:num_validation], order[num_validation:]
-    accuracies = _fit_and_score(
+    ranks = _fit_and_rank(
         (train_features[fitted], train_labels[fitted]),
         (train_features[held_out], train_labels[held_out]),
         l2,
         num_classes,
     )
-    validation_top1 = dict(zip(map(float, l2), accuracies, strict=True))
+    shares = [float(np.mean(found == 0)) for found in ranks]
+    validation_top1 = dict(zip(map(float, l2), shares, strict=True))
     chosen = max(validation_top1, key=lambda strength: (validation_top1[strength], strength))
-    (top1,) = _fit_and_score(
+    (ranks,) = _fit_and_rank(
         (train_features.copy(), train_labels),
         (test_features.copy(), test_labels),
         [chosen],
         num_classes,
     )
-    return {"top1": top1, "l2": chosen, "validation_top1": validation_top1}
+    result = accuracies(ranks, test_labels, num_classes)
+    return result | {"l2": chosen, "validation_top1": validation_top1}
 
 
 def standardise(train: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -237,13 +240,13 @@ def _gradient(point, features, labels, l2):
     return weights_gradient + l2[:, None, None] * weights, biases_gradient
 
 
-def _fit_and_score(
+def _fit_and_rank(
     train: tuple[np.ndarray, np.ndarray],
     other: tuple[np.ndarray, np.ndarray],
     l2: Sequence[float],
     num_classes: int,
-) -> list[float]:
-    """Accuracy on other's (features, labels) of a fit to train's, for each strength.
+) -> list[np.ndarray]:
+    """The `label_ranks` of other's (features, labels) by a fit to train's, for each strength.
 
     The features are overwritten.
     """
@@ -253,6 +256,6 @@ def _fit_and_score(
     features = jax.device_put(features)
     weights, biases, *_ = map(np.asarray, fit(features, labels, l2, num_classes))
     return [
-        float(np.mean((other_features @ w + b).argmax(axis=1) == other_labels))
+        label_ranks(other_features @ w + b, other_labels)
         for w, b in zip(weights, biases, strict=True)
     ]

@@ -3,23 +3,27 @@
 import functools
 import importlib
 import json
+import re
 import sys
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
+from encoders import random_encoder
 from tiny import tiny_config
 
 from byol_jax import data, parallel
-from byol_jax.errors import ConfigError
+from byol_jax.errors import ConfigError, DataError, UserError
+from byol_jax.evaluate import knn
+from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.resolve import resolve
 
 CLASSES = 3
 EXAMPLES = {"train": 90, "test": 40}  # several batches, the last one partial
-ALL = ["byol", "random_init", "pixels"]
+ALL = ["byol", "random", "pixels"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """Runs that were never trained, by image size; weights are not those of random_init."""
+    """Runs that were never trained, by image size; weights are not those of random."""
 
     @functools.cache
     def trained(image_size):
@@ -73,7 +77,7 @@ def written(folder):
 
 @pytest.fixture
 def evaluate(command, trained, tmp_path, monkeypatch):
-    """Runs the command on such a run; returns its report."""
+    """Runs the command on such a run; returns its last report."""
 
     def evaluate(*arguments, image_size=16):
         monkeypatch.setattr(run_lib, "restore", lambda workdir, step: trained(image_size))
@@ -81,22 +85,23 @@ def evaluate(command, trained, tmp_path, monkeypatch):
         flags.FLAGS(["evaluate", f"--checkpoint={tmp_path}", *arguments])
         before = written(tmp_path / "eval")
         command.main()
-        ((path, _),) = written(tmp_path / "eval") - before  # exactly one file
-        return json.loads(path.read_text())
+        new = [path for path, _ in written(tmp_path / "eval") - before]
+        assert len(new) == len(command.PROTOCOL.value)
+        return json.loads(max(new, key=lambda path: path.stat().st_mtime_ns).read_text())
 
     return evaluate
 
 
 @pytest.fixture
 def passes(monkeypatch):
-    """The image size of every pass over a split, in order."""
-    sizes, original = [], data.eval_batches
+    """The image sizes of every pass over a split, in order."""
+    sizes, original = [], data.eval_views
 
-    def counted(source, *, image_size, **options):
-        sizes.append(image_size)
-        return original(source, image_size=image_size, **options)
+    def counted(source, views, **options):
+        sizes.extend(view.image_size for view in views)
+        return original(source, views, **options)
 
-    monkeypatch.setattr(data, "eval_batches", counted, raising=False)
+    monkeypatch.setattr(data, "eval_views", counted)
     return sizes
 
 
@@ -113,7 +118,7 @@ def test_the_state_is_copied_to_the_devices_once_per_encoder(evaluate, monkeypat
     [
         ([], 16, [16, 16], ALL),
         ([], 40, [40, 40], ALL),
-        (["--baselines=random_init"], 40, [40, 40], ALL[:2]),
+        (["--baselines=random"], 40, [40, 40], ALL[:2]),
         (["--baselines=pixels"], 16, [16, 16], ["byol", "pixels"]),
         (["--baselines="], 16, [16, 16], ["byol"]),
     ],
@@ -129,8 +134,8 @@ def test_images_are_decoded_once_for_all_encoders(
 
 def test_features_of_a_common_pass_equal_those_of_separate_passes(evaluate):
     together = evaluate("--protocol=knn")
-    assert together["details"]["byol"] != together["details"]["random_init"]
-    for name in ("random_init", "pixels"):
+    assert together["details"]["byol"] != together["details"]["random"]
+    for name in ("random", "pixels"):
         alone = evaluate("--protocol=knn", f"--baselines={name}")
         assert alone["details"] == {key: together["details"][key] for key in ("byol", name)}
 
@@ -141,27 +146,29 @@ def test_logistic_report_and_table(evaluate, capsys):
     assert (report["train_examples"], report["test_examples"]) == tuple(EXAMPLES.values())
     out, err = capsys.readouterr()
     for name, top1 in report["top1"].items():
-        assert f"  {name:12s}{100 * top1:8.1f}%" in out
+        assert re.search(f"  {name:12s} +{100 * top1:.1f}%", out)
+        low, high = report["details"][name]["interval"]
+        assert low <= top1 <= high and f"{100 * low:.1f} to {100 * high:.1f}" in out
     assert "/eval/logistic.json" in out
     # Without a terminal: a line for each part of the work, and no progress bar.
     lines = err.splitlines()
     assert len(lines) == 5 and lines[0].startswith("computed by 4 cpu devices (")
-    assert "byol, random_init, pixels at 16 pixels" in lines[1]
+    assert "byol, random, pixels at 16 pixels" in lines[1]
     assert lines[2].startswith("logistic: 90 x ") and lines[2].endswith("features of byol")
 
 
 def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch, capsys, tmp_path):
-    callbacks, original = [], data.eval_batches
+    callbacks, original = [], data.eval_views
 
-    def without_the_first(source, *, on_decode_error, **options):
+    def without_the_first(source, views, *, on_decode_error, **options):
         callbacks.append(on_decode_error)
-        for number, (images, labels) in enumerate(original(source, **options)):
+        for number, ((images,), labels) in enumerate(original(source, views, **options)):
             if on_decode_error is not None and not number:
                 on_decode_error(0, f"{source.name} 0: it is empty")
                 images, labels = images[1:], labels[1:]
-            yield images, labels
+            yield (images,), labels
 
-    monkeypatch.setattr(data, "eval_batches", without_the_first, raising=False)
+    monkeypatch.setattr(data, "eval_views", without_the_first)
     report = evaluate("--protocol=knn", "--on_decode_error=skip", image_size=40)
     assert len(callbacks) == len(report["left_out"]) == 2  # one of each split
     out, err = capsys.readouterr()
@@ -176,8 +183,8 @@ def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch,
 @pytest.mark.parametrize(
     ("protocol", "message"),
     [
-        ("linear", "--protocol=logistic, and the paper's linear protocol"),
         ("svm", "--protocol=svm is not one of knn, logistic"),
+        ("knn,,logistic", "--protocol= is not one of"),
     ],
 )
 def test_unknown_protocols_raise_one_line(evaluate, protocol, message):
@@ -187,5 +194,61 @@ def test_unknown_protocols_raise_one_line(evaluate, protocol, message):
 
 
 def test_unknown_baselines_are_a_wrong_flag(evaluate):
-    with pytest.raises(flags.IllegalFlagValueError, match="name random_init, pixels, both or"):
+    with pytest.raises(flags.IllegalFlagValueError, match="name random, pixels, both or"):
         evaluate("--protocol=knn", "--baselines=pixel")
+
+
+def test_several_protocols_share_the_features(evaluate, passes, capsys, tmp_path):
+    protocols = ["knn", "few_shot", "cluster", "retrieval", "label_free"]
+    evaluate(f"--protocol={','.join(protocols)}", "--baselines=none")
+    assert passes == [16, 16]
+    out = capsys.readouterr().out
+    for protocol in protocols:
+        report = json.loads((tmp_path / "eval" / f"{protocol}.json").read_text())
+        assert report["protocol"] == protocol and list(report["details"]) == ["byol"]
+        assert f"{protocol} on {report.get('data', report['train_data'])}: " in out
+    for title in ("k = 20", "1 per class", "NMI", "recall@10", "mAP", "RankMe"):
+        assert title in out
+    assert report["details"]["byol"]["images"] == EXAMPLES["train"]
+
+
+def test_images_without_labels_have_the_measures_that_need_none(evaluate, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 1), dtype=np.uint8)
+    np.savez(tmp_path / "train.npz", images=images)
+    report = evaluate("--protocol=label_free", f"--data=npz:{tmp_path}")
+    assert list(report["details"]) == ALL and "data" not in report
+    assert all(1 < result["rankme"] <= 30 for result in report["details"].values())
+    with pytest.raises(DataError, match=r"has no labels to evaluate on: .* --protocol=label_free"):
+        evaluate("--protocol=label_free,knn", f"--data=npz:{tmp_path}")
+
+
+def test_other_encoders_are_rows_with_images_of_their_own_size(evaluate, passes, tmp_path):
+    other = random_encoder(
+        "resnet8", image_size=24, stem="strided", width_multiplier=0.25, channels=1
+    )
+    encoder_lib.save(other, tmp_path / "other")
+    report = evaluate("--protocol=knn", "--baselines=none", f"--against={tmp_path / 'other'}")
+    assert passes == [16, 24, 16, 24]
+    assert list(report["top1"]) == ["byol", str(tmp_path / "other")]
+    train, test = (
+        data.open_source(report[key].rpartition("/")[0], split, channels=1)
+        for key, split in (("train_data", "train"), ("data", "test"))
+    )
+    ((images, labels),), ((queries, wanted),) = (
+        data.eval_batches(source, batch_size=99, image_size=24) for source in (train, test)
+    )
+    splits = (other.embed(images), labels, other.embed(queries), wanted)
+    expected = knn(*splits, num_classes=CLASSES)
+    assert report["details"][str(tmp_path / "other")]["top1"] == expected["top1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nothing", "nothing is not a file"), ("coloured", "takes images of 3 channels")],
+)
+def test_other_encoders_that_do_not_fit_are_one_line(evaluate, tmp_path, name, message):
+    coloured = random_encoder("resnet8", image_size=16, stem="strided", width_multiplier=0.25)
+    encoder_lib.save(coloured, tmp_path / "coloured")
+    with pytest.raises(UserError, match=f"--against=.*{message}") as error:
+        evaluate("--protocol=knn", f"--against={tmp_path / name}")
+    assert "\n" not in str(error.value)

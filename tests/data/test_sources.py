@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from batches import joined, photos, put, same, shards, train
+from PIL import Image
 
-from byol_jax.data import eval_batches, from_arrays, match_classes, open_source
+from byol_jax.data import (
+    CentralView,
+    eval_batches,
+    eval_views,
+    from_arrays,
+    match_classes,
+    open_source,
+)
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.tfds import RecordSource, open_records
 from byol_jax.errors import ConfigError, DataError
@@ -345,3 +353,19 @@ def test_tfds_data_sets_that_are_not_prepared(tmp_path, name):
     (tmp_path / "mnist").mkdir()
     with pytest.raises(DataError, match=f"not prepared in {tmp_path}; run `tfds build {name}`"):
         open_source(f"tfds:{name}", "train", data_dir=str(tmp_path))
+
+
+def test_several_views_of_an_image_are_those_of_separate_passes(tmp_path):
+    """From files and from arrays; a view of another size, and one of another part."""
+    views = [CentralView(12), CentralView(8, 1.0)]
+    rng = np.random.default_rng(0)
+    arrays = rng.integers(0, 256, (5, 20, 24, 3), dtype=np.uint8)
+    for index, array in enumerate(arrays):
+        Image.fromarray(array).save(tmp_path / f"{index}.png")
+    for source in (open_source(f"folder:{tmp_path}", "train"), from_arrays(arrays)):
+        together = list(eval_views(source, views, batch_size=2))
+        assert [len(images) for (images, _), _ in together] == [2, 2, 1]
+        for index, (size, fraction) in enumerate(views):
+            alone = eval_batches(source, batch_size=2, image_size=size, crop_fraction=fraction)
+            for (images, _), (both, _) in zip(alone, together, strict=True):
+                np.testing.assert_array_equal(both[index], images)

@@ -1,0 +1,69 @@
+"""Whether classes can be found without labels: k-means on frozen features."""
+
+from typing import Any
+
+import numpy as np
+
+from byol_jax.evaluate.features import check_splits
+
+MANY = 100_000  # rows from which on k-means sees a part of them at a time
+
+
+def cluster(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    num_classes: int,
+    starts: int = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compares clusters of the features with the classes.
+
+    k-means (k-means++ starts, the best of several) finds as many clusters as there are classes in
+    the training features, each scaled to length 1. Test features go to the nearest centre. Labels
+    are compared afterwards.
+
+    Args:
+      train_features: (n, d) float32, finite, n >= num_classes.
+      train_labels: (n,) integers in [0, num_classes); they are not used.
+      test_features: (m, d) float32, finite.
+      test_labels: (m,) integers in [0, num_classes).
+      num_classes: number of classes and clusters, >= 1.
+      starts: of k-means.
+      seed: of the starts.
+
+    Returns:
+      'top1': accuracy in [0, 1] after the best matching of clusters and classes; 'nmi': normalised
+      mutual information, 0 to 1 (arithmetic mean of the entropies); 'ari': adjusted Rand index, 1
+      for equal partitions, about 0 for random ones.
+
+    Raises:
+      DataError: features or labels do not have these shapes or values.
+    """
+    # Late: their import takes a second.
+    from scipy.optimize import linear_sum_assignment
+    from sklearn import cluster as sklearn_cluster
+    from sklearn import metrics
+
+    train_features, _, test_features, test_labels = check_splits(
+        train_features, train_labels, test_features, test_labels, num_classes
+    )
+    train, test = _unit_rows(train_features), _unit_rows(test_features)
+    kind = sklearn_cluster.KMeans if len(train) < MANY else sklearn_cluster.MiniBatchKMeans
+    model = kind(min(num_classes, len(train)), n_init=starts, random_state=seed).fit(train)
+    found = model.predict(test)
+    table = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(table, (test_labels, found), 1)
+    matched = table[linear_sum_assignment(table, maximize=True)].sum()
+    return {
+        "top1": float(matched / len(test)),
+        "nmi": float(metrics.normalized_mutual_info_score(test_labels, found)),
+        "ari": float(metrics.adjusted_rand_score(test_labels, found)),
+    }
+
+
+def _unit_rows(features: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms > 0, norms, 1)
