@@ -100,18 +100,21 @@ def feature_metrics(embeddings: np.ndarray, projections: np.ndarray) -> dict[str
 class CollapseMonitor:
     """Warns when `config.health.patience` checks in a row find the projections collapsed.
 
-    That is a feature_std below .05, an effective_rank below 1.5, or nan. One such check means
-    little: early in training BYOL loses rank before it gains rank.
+    That is a feature_std below .05, an effective_rank below 4, or nan. Runs that learned had ranks
+    of 8 and more (docs/ablations.md); a rank below 4 with a larger deviation is called dimensional
+    collapse (arXiv 2110.09348). One such check means little: early in training BYOL loses rank
+    before it gains rank.
 
     Attributes:
       collapsed_checks: the number of checks that found a collapse since the last that did not.
     """
 
     min_std = 0.05
-    min_rank = 1.5
 
     def __init__(self, config: ConfigDict, collapsed_checks: int = 0):
         self._config, self._patience = config, config.health.patience
+        # Of few dimensions, healthy outputs have a low rank too.
+        self.min_rank = min(4.0, max(1.5, config.heads.output_size / 16))
         self.collapsed_checks = collapsed_checks
 
     @property
@@ -145,9 +148,13 @@ class CollapseMonitor:
                 "They contain NaN or infinity: training has diverged. Restore an earlier "
                 "checkpoint and try a lower learning rate, a longer warm-up or float32."
             )
+        if std < self.min_std or rank < 1.5:
+            measured += "The network gives nearly the same output for every image"
+        else:
+            measured += "The outputs of all images lie along a few directions"
         return measured + (
-            "The network gives nearly the same output for every image: the representation has "
-            f"collapsed, however low the loss is. Try, in this order: {advice(self._config)}."
+            ": the representation has collapsed, however low the loss is. Try, in this order: "
+            f"{advice(self._config)}."
         )
 
 

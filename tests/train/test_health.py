@@ -106,6 +106,15 @@ def test_monitor_checks_both_numbers(std, rank):
     assert monitor(patience=1).check(7, 0.051, 1.51) is None
 
 
+def test_few_directions_of_many_are_a_collapse():
+    wide = monitor(patience=1, heads__output_size=256)
+    message = wide.check(7, 0.5, 3.9)
+    assert "lie along a few directions: the representation has collapsed" in message
+    assert "an effective rank of 3.9 (alarming: below 4)" in message
+    assert wide.check(8, 0.5, 4.1) is None
+    assert monitor(patience=1, heads__output_size=4).check(7, 0.5, 2.6) is None
+
+
 def test_monitor_calls_nan_divergence():
     message = monitor(patience=1).check(7, float("nan"), float("nan"))
     assert "diverged" in message and "collapsed" not in message
