@@ -55,28 +55,34 @@ class Extension(NamedTuple):
     reason: str = ""
 
 
-def choose_convolution(wanted: str, devices: int | None = None) -> Convolution:
+def choose_convolution(
+    wanted: str, devices: int | None = None, dtype: str = "float32"
+) -> Convolution:
     """What computes convolutions on the devices that JAX uses.
 
     Args:
       wanted: XLA; or AUTO or ONEDNN, which are oneDNN on a CPU where it can be loaded.
       devices: CPU devices that compute at the same time and share the cores; by default all.
+      dtype: that of the network. oneDNN has bfloat16 on processors with AVX-512 only.
     """
     if wanted == XLA or jax.default_backend() != "cpu":
         return Convolution(jax.lax.conv_general_dilated)
     extension = _load()
     if extension.reason:
         return Convolution(jax.lax.conv_general_dilated, note=extension.reason)
+    if dtype not in extension.dtypes:
+        note = "on this processor it has float32 only (--config.dtype=float32)"
+        return Convolution(jax.lax.conv_general_dilated, note=note)
     threads = _threads(devices or jax.local_device_count())
     return Convolution(_convolve_fn(threads, extension.dtypes), ONEDNN, threads)
 
 
-def check_convolution(wanted: str) -> None:
-    """Raises ConfigError if ONEDNN is wanted on a CPU and cannot be loaded."""
-    note = choose_convolution(wanted).note
+def check_convolution(wanted: str, dtype: str = "float32") -> None:
+    """Raises ConfigError if ONEDNN is wanted on a CPU and cannot be used."""
+    note = choose_convolution(wanted, dtype=dtype).note
     if wanted == ONEDNN and note:
         raise ConfigError(
-            f"config.cpu_convolution=onednn: oneDNN cannot be loaded ({note}); auto takes XLA then."
+            f"config.cpu_convolution=onednn: oneDNN cannot be used ({note}); auto takes XLA then."
         )
 
 

@@ -15,8 +15,9 @@ byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
 Baselines show what pre-training added: the same encoder with random weights, and raw pixels of
 images shrunk to 32 pixels. --against adds other encoders, each with the image size that it was
 trained at: runs, exports, and files of torchvision's ResNets or timm's ViTs and ConvNeXts
-(.safetensors, .pth). All protocols and encoders share one pass over the images. Host memory holds
-the features of all encoders (4 bytes a number), and one more copy while a classifier is fitted.
+(.safetensors, .pth; ImageNet's mean and std). All protocols and encoders share one pass over the
+images. Host memory holds the features of all encoders (4 bytes a number), and two more copies of
+one while it is evaluated.
 
 Writes DIR/eval/NAME.json for each protocol. With another step or other data than the run's, the
 file's name includes them; it ends in -skip if images were left out.
@@ -75,9 +76,17 @@ def main() -> None:
     from byol_jax.runs import run as run_lib
 
     known = [*evaluate.PROTOCOLS, LABEL_FREE]
+    if not PROTOCOL.value:
+        raise ConfigError(f"--protocol is empty: name one or several of {', '.join(known)}.")
     for protocol in PROTOCOL.value:
         if protocol not in known:
             raise ConfigError(f"--protocol={protocol} is not one of {', '.join(known)}.")
+    for path in AGAINST.value:
+        if path in ("", "byol", "random", "pixels"):
+            raise ConfigError(
+                f"--against={path} is not a path of its own: name a folder or a file, such as "
+                f"./{path or 'PATH'}."
+            )
     backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
     if CPU_DEVICES.value:
         backend.check_cpu_devices(CPU_DEVICES.value)
@@ -101,7 +110,7 @@ def main() -> None:
     if "pixels" in BASELINES.value:
         encoders["pixels"] = _Row(evaluate.pixels, view)
     for path in AGAINST.value:
-        encoders[path] = _other(path, config.data.channels, batch_size)
+        encoders[path] = _other(path, config.data.channels)
     _log(f"computed by {run_lib.describe(run_lib.computed_by(config))}")
     for size in sorted({encoder.view.image_size for encoder in encoders.values()}):
         names = [name for name, encoder in encoders.items() if encoder.view.image_size == size]
@@ -111,22 +120,30 @@ def main() -> None:
     if test_source:
         test_features, test_labels = _features(encoders, config, test_source, left_out)
     results: dict[str, dict] = {protocol: {} for protocol in PROTOCOL.value}
+    failed: dict[str, UserError] = {}  # by protocol; the others are finished first
     for name in encoders:
         train, test = train_features.pop(name), None  # freed when the next one is evaluated
         if test_source:
             test = test_features.pop(name)
-        for protocol, found in results.items():
+        for protocol in [protocol for protocol in results if protocol not in failed]:
             _log(f"{protocol}: {train.shape[0]} x {train.shape[1]} features of {name}")
-            if protocol == LABEL_FREE:
-                found[name] = evaluate.label_free(train)
-            else:
-                function = evaluate.PROTOCOLS[protocol]
-                splits = (train, train_labels, test, test_labels)
-                found[name] = function(*splits, num_classes=train_source.num_classes)
+            try:
+                if protocol == LABEL_FREE:
+                    found = evaluate.label_free.measures(train)
+                else:
+                    function = evaluate.PROTOCOLS[protocol]
+                    splits = (train, train_labels, test, test_labels)
+                    found = function(*splits, num_classes=train_source.num_classes)
+            except UserError as error:
+                failed[protocol] = error
+                continue
+            results[protocol][name] = found
 
     for name in left_out:
         print(f"left out: {name}")
     for protocol, found in results.items():
+        if protocol in failed:
+            continue
         report = {"protocol": protocol, "step": int(state.step), "left_out": list(left_out)}
         report |= {"train_data": train_source.name, "train_examples": len(train_labels)}
         title = f"{protocol} on {train_source.name}: {len(train_labels)} images"
@@ -139,6 +156,9 @@ def main() -> None:
         for line in evaluate.table(found):
             print(line)
         print(f"written to {_write(workdir, report, train_source, test_source)}")
+    if failed:
+        lines = (f"{protocol} cannot be computed: {error}" for protocol, error in failed.items())
+        raise DataError(" ".join(lines))
 
 
 class _Row(NamedTuple):
@@ -148,7 +168,7 @@ class _Row(NamedTuple):
     view: Any  # data.CentralView: what it sees of an image
 
 
-def _other(path: str, channels: int, batch_size: int) -> _Row:
+def _other(path: str, channels: int) -> _Row:
     """The encoder at a path; raises UserError if it cannot be read or takes other images."""
     import byol_jax
     from byol_jax import data
@@ -166,7 +186,7 @@ def _other(path: str, channels: int, batch_size: int) -> _Row:
             f"run's have {channels}: name an encoder of as many channels."
         )
     view = data.CentralView(encoder.config["image_size"], encoder.crop_fraction)
-    return _Row(lambda images: encoder.embed(images, batch_size), view)
+    return _Row(encoder.embed, view)  # on one device, 256 images at a time
 
 
 def _write(workdir: Any, report: dict[str, Any], train_source: Any, test_source: Any) -> Any:

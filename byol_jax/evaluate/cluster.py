@@ -1,12 +1,13 @@
 """Whether classes can be found without labels: k-means on frozen features."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from byol_jax.evaluate.features import check_splits
 
-MANY = 100_000  # rows from which on k-means sees a part of them at a time
+MANY = 100_000  # training rows from which on k-means sees a part of them at a time
 
 
 def cluster(
@@ -21,12 +22,12 @@ def cluster(
 ) -> dict[str, Any]:
     """Compares clusters of the features with the classes.
 
-    k-means (k-means++ starts, the best of several) finds as many clusters as there are classes in
-    the training features, each scaled to length 1. Test features go to the nearest centre. Labels
-    are compared afterwards.
+    k-means finds as many clusters as there are classes in the training features, each scaled to
+    length 1 (k-means++ starts, the best of several; in mini-batches with 100,000 rows or more).
+    Test features go to the nearest centre. Labels are compared afterwards.
 
     Args:
-      train_features: (n, d) float32, finite, n >= num_classes.
+      train_features: (n, d) float32, finite.
       train_labels: (n,) integers in [0, num_classes); they are not used.
       test_features: (m, d) float32, finite.
       test_labels: (m,) integers in [0, num_classes).
@@ -46,13 +47,17 @@ def cluster(
     from scipy.optimize import linear_sum_assignment
     from sklearn import cluster as sklearn_cluster
     from sklearn import metrics
+    from sklearn.exceptions import ConvergenceWarning
 
     train_features, _, test_features, test_labels = check_splits(
         train_features, train_labels, test_features, test_labels, num_classes
     )
     train, test = _unit_rows(train_features), _unit_rows(test_features)
     kind = sklearn_cluster.KMeans if len(train) < MANY else sklearn_cluster.MiniBatchKMeans
-    model = kind(min(num_classes, len(train)), n_init=starts, random_state=seed).fit(train)
+    model = kind(min(num_classes, len(train)), n_init=starts, random_state=seed)
+    with warnings.catch_warnings():  # fewer different rows than clusters: collapsed features
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(train)
     found = model.predict(test)
     table = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(table, (test_labels, found), 1)

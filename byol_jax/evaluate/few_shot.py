@@ -50,18 +50,24 @@ def few_shot(
     """
     from sklearn.linear_model import RidgeClassifierCV  # late: its import takes a second
 
-    if min(*shots, draws) < 1:
-        raise ConfigError(f"shots={tuple(shots)} and draws={draws} must be at least 1.")
+    if not shots or min(*shots, draws) < 1:
+        raise ConfigError(
+            f"shots={tuple(shots)} and draws={draws}: give one number of images or more, and "
+            "numbers of at least 1."
+        )
     train_features, train_labels, test_features, test_labels = check_splits(
         train_features, train_labels, test_features, test_labels, num_classes
     )
     if num_classes < 2:
-        raise DataError("few_shot needs two classes or more.")
+        raise DataError("few_shot needs two classes or more: name images of several classes.")
     rows_by_class = [np.flatnonzero(train_labels == label) for label in range(num_classes)]
     smallest = min(map(len, rows_by_class))
     if not smallest:
         missing = [len(rows) for rows in rows_by_class].index(0)
-        raise DataError(f"few_shot needs an image of every class, but class {missing} has none.")
+        raise DataError(
+            f"few_shot needs a training image of every class, but class {missing} has none: add "
+            "some, or leave the class out of both splits."
+        )
     result = {}
     for shot in sorted(k for k in set(shots) if k <= smallest) or [smallest]:
         rng = np.random.default_rng([seed, shot])

@@ -105,4 +105,10 @@ def _ranks(queries, labels, keys, key_labels, temperature, ks, num_classes):
     # A comparison that fuses into the sum, not a scatter-add: those reorder sums on GPUs.
     is_class = key_labels[neighbours][:, :, None] == jnp.arange(num_classes)
     votes = jnp.where(is_class, weights[:, :, None], 0)
-    return jnp.stack([label_ranks(votes[:, :k].sum(axis=1), labels, jnp) for k in ks])
+
+    def ranks(votes):
+        """A class without a vote is behind all others."""
+        own = jnp.take_along_axis(votes, labels[:, None], axis=1)[:, 0]
+        return jnp.where(own > 0, label_ranks(votes, labels, jnp), num_classes)
+
+    return jnp.stack([ranks(votes[:, :k].sum(axis=1)) for k in ks])

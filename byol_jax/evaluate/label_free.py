@@ -2,18 +2,18 @@
 
 Each function takes features of unlabelled images and returns a number. RankMe, LiDAR and alpha-ReQ
 look at the spectrum of the features; alignment and uniformity at the distances between them.
-docs/evaluation.md has how well each of them ranks encoders.
+`measures` computes those that need one view of each image.
 """
 
 import numpy as np
 
 from byol_jax.errors import DataError
 
-ROWS = 10_000  # of `label_free`, at most; RankMe's paper wants at least as many
+ROWS = 10_000  # of `measures`, at most; RankMe's paper wants at least as many
 EPSILON = 1e-7  # added to each share of a spectrum, as in the papers
 
 
-def label_free(features: np.ndarray, seed: int = 0) -> dict[str, float | int]:
+def measures(features: np.ndarray, seed: int = 0) -> dict[str, float | int]:
     """The measures that need one view of each image, on at most 10,000 of them.
 
     Compare values of equal numbers of images.
@@ -86,12 +86,12 @@ def lidar(features: np.ndarray, delta: float = 1e-4) -> float:
 
 
 def alpha_req(features: np.ndarray) -> float:
-    """alpha-ReQ (Agrawal et al., NeurIPS 2022, arXiv 2202.05808): how fast the spectrum decays.
+    """alpha-ReQ (Agrawal et al., NeurIPS 2022; arXiv 2202.05808): how fast the spectrum decays.
 
     The exponent a of the power law i^-a that fits the eigenvalues of the covariance best, by least
-    squares of logarithms over ranks 11 to 50, or to the last where there are fewer dimensions (and
-    from the first with fewer than 20). Near 1 is best, according to the paper; above, the spectrum
-    is dominated by few directions.
+    squares of logarithms. The ranks i are our choice: 11 to 50, or to the last where there are
+    fewer dimensions, and from the first with fewer than 20. Near 1 is best, according to the
+    papers; above, the spectrum is dominated by few directions.
 
     Args:
       features: float (n, d), n > 2 and d > 2.
@@ -147,10 +147,12 @@ def uniformity(features: np.ndarray, t: float = 2.0) -> float:
     x = _unit(_checked(features, 2))
     if len(x) < 2:
         raise DataError("uniformity needs two images or more.")
+    squares = (x**2).sum(axis=1)  # 1, or 0 for features that are all 0
     total = 0.0
     for start in range(0, len(x), 1024):  # all pairs at once may not fit into memory
-        rows = x[start : start + 1024]
-        total += np.exp(-2 * t * (1 - rows @ x.T)).sum()
+        rows = slice(start, start + 1024)
+        distances = squares[rows, None] + squares - 2 * x[rows] @ x.T
+        total += np.exp(-t * distances).sum()
     # A row's pair with itself counts 1.
     return float(np.log((total - len(x)) / (len(x) * (len(x) - 1))))
 

@@ -9,6 +9,7 @@ from byol_jax.errors import ConfigError, DataError
 from byol_jax.evaluate.features import check_splits
 
 QUERIES = 10_000  # at most: each is compared with all others
+SIMILARITIES = 2**24  # held at once, in arrays of 8 bytes a number at most
 
 
 def retrieval(
@@ -45,8 +46,8 @@ def retrieval(
       DataError: features or labels do not have these shapes or values, or no class has two images.
       ConfigError: a k is below 1.
     """
-    if min(ks) < 1:
-        raise ConfigError(f"ks={tuple(ks)} must be at least 1.")
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"ks={tuple(ks)}: give one number or more, each at least 1.")
     _, _, features, labels = check_splits(
         train_features, train_labels, test_features, test_labels, num_classes
     )
@@ -54,12 +55,15 @@ def retrieval(
     features = features / np.where(norms > 0, norms, 1)
     queries = np.flatnonzero(np.bincount(labels, minlength=num_classes)[labels] > 1)
     if not len(queries):
-        raise DataError("retrieval needs a class with two test images or more.")
+        raise DataError(
+            "retrieval needs a class with two test images or more: name another test split."
+        )
     if len(queries) > QUERIES:
         queries = np.sort(np.random.default_rng(seed).choice(queries, QUERIES, replace=False))
     first_hits, precisions = [], []
-    for start in range(0, len(queries), 256):
-        rows = queries[start : start + 256]
+    step = max(1, SIMILARITIES // len(features))
+    for start in range(0, len(queries), step):
+        rows = queries[start : start + step]
         similarities = features[rows] @ features.T
         similarities[np.arange(len(rows)), rows] = -np.inf  # the query itself, last
         order = np.argsort(-similarities, axis=1, kind="stable")[:, :-1]

@@ -13,7 +13,7 @@ def label_ranks(logits: Any, labels: Any, xp: ModuleType = np) -> Any:
 
     Args:
       logits: float (m, classes), larger for a more likely class; of equal ones the lower class is
-        first.
+        first, and NaN is last.
       labels: (m,) integers in [0, classes).
       xp: numpy or jax.numpy.
 
@@ -21,8 +21,9 @@ def label_ranks(logits: Any, labels: Any, xp: ModuleType = np) -> Any:
       Integers (m,): 0 where the own class is first.
     """
     own = xp.take_along_axis(logits, labels[:, None], axis=1)
-    is_lower = xp.arange(logits.shape[1]) < labels[:, None]
-    return ((logits > own) | ((logits == own) & is_lower)).sum(axis=1)
+    classes = xp.arange(logits.shape[1])
+    is_behind = (logits < own) | ((logits == own) & (classes > labels[:, None]))
+    return ((classes != labels[:, None]) & ~is_behind).sum(axis=1)
 
 
 def accuracies(ranks: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, Any]:

@@ -33,8 +33,7 @@ def _cells(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{shot} per class", f"{_percent(found['mean'])} +-{100 * found['std']:.1f}"
         return
     if "top1_by_k" in result:
-        for k, top1 in result["top1_by_k"].items():
-            yield f"k = {k}", _percent(top1)
+        yield f"k = {result['k']}", _percent(result["top1"])
     elif "recall" in result:
         for k, recall in result["recall"].items():
             yield f"recall@{k}", _percent(recall)
@@ -55,6 +54,10 @@ def _cells(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     }.items():
         if result.get(key) is not None:
             yield title, f"{result[key]:.3g}"
+
+    for k, top1 in result.get("top1_by_k", {}).items():
+        if k != result["k"]:
+            yield f"k = {k}", _percent(top1)
 
 
 def _percent(share: float) -> str:

@@ -96,11 +96,13 @@ def encoder(
     config: ConfigDict, axis_name: str | None = None, settings: ConfigDict | None = None
 ) -> nn.Module:
     """The encoder of these settings; by default of `config.encoder`."""
-    convolution = backend.choose_convolution(config.cpu_convolution).function
-    dtype = jnp.dtype(config.dtype)
+    chosen = backend.choose_convolution(config.cpu_convolution, dtype=config.dtype)
     settings = config.encoder if settings is None else settings
     return models.make_encoder(
-        dtype=dtype, axis_name=axis_name, convolution=convolution, **settings
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+        convolution=chosen.function,
+        **settings,
     )
 
 

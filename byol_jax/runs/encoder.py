@@ -172,7 +172,8 @@ class Encoder:
             return self.module
         training = self.config["training"].get("config") or {}
         wanted = training.get("cpu_convolution", backend.AUTO)
-        chosen = backend.choose_convolution(wanted, devices=1)  # which has all cores
+        # One device, which has all cores.
+        chosen = backend.choose_convolution(wanted, devices=1, dtype=self.config["dtype"])
         return self.module.clone(convolution=chosen.function)
 
     def embed_fn(self, module: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:

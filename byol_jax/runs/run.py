@@ -233,7 +233,7 @@ def computed_by(config: ConfigDict) -> dict[str, Any]:
         "xla_flags": os.environ.get("XLA_FLAGS", "").strip(),
     }
     if facts["platform"] == "cpu":
-        chosen = backend.choose_convolution(config.cpu_convolution)
+        chosen = backend.choose_convolution(config.cpu_convolution, dtype=config.dtype)
         facts |= {"kind": backend.processor(), "convolutions": chosen.name}
         facts |= {"threads": chosen.threads}
     return facts

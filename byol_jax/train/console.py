@@ -100,7 +100,7 @@ def log_run_summary(
         f"{config.data.image_size} pixels; crops are computed on the {config.data.placement}"
     )
     log(f"Computed by {run_lib.describe(run_lib.computed_by(config))}.")
-    note = backend.choose_convolution(config.cpu_convolution).note
+    note = backend.choose_convolution(config.cpu_convolution, dtype=config.dtype).note
     if note:
         log(f"oneDNN would convolve faster than XLA: {note}.")
     batch = f"{config.batch_size} images"

@@ -101,8 +101,9 @@ class CollapseMonitor:
     """Warns when `config.health.patience` checks in a row find the projections collapsed.
 
     That is a feature_std below .05, an effective_rank below 4, or nan. Runs that learned had ranks
-    of 8 and more (docs/ablations.md); a rank below 4 with a larger deviation is called dimensional
-    collapse (arXiv 2110.09348). One such check means little: early in training BYOL loses rank
+    of 8 and more; a rank below 4 with a larger deviation is called dimensional collapse (arXiv
+    2110.09348). Of fewer than 64 dimensions the limit is lower: a sixteenth of them, at least 1.5.
+    One such check means little: early in training BYOL loses rank
     before it gains rank.
 
     Attributes:
@@ -113,7 +114,7 @@ class CollapseMonitor:
 
     def __init__(self, config: ConfigDict, collapsed_checks: int = 0):
         self._config, self._patience = config, config.health.patience
-        # Of few dimensions, healthy outputs have a low rank too.
+        # Healthy outputs of few dimensions have a low rank too: with 64, the least was 8.
         self.min_rank = min(4.0, max(1.5, config.heads.output_size / 16))
         self.collapsed_checks = collapsed_checks
 

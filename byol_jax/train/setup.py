@@ -120,7 +120,7 @@ def run_context(
         config, warnings = resolve(config)
         workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
         _use_cpu_devices(config, workdir, cpu_devices)
-        on_all(lambda: backend.check_convolution(config.cpu_convolution))
+        on_all(lambda: backend.check_convolution(config.cpu_convolution, config.dtype))
         parallel.check_devices(config.batch_size, config.accum_steps)
         if source is None:
             source, test_source = on_all(lambda: inputs.open_sources(config))

@@ -76,9 +76,17 @@ WITHOUT_AVX512 = """
 import jax, jax.numpy as jnp, numpy as np
 from byol_jax import backend
 from byol_jax.backend import convolution as c, onednn
+from byol_jax.errors import ConfigError
 
 assert onednn._load().dtypes == ("float32",), onednn._load()
 ours = backend.choose_convolution("auto").function
+bfloat16 = backend.choose_convolution("auto", dtype="bfloat16")
+assert bfloat16.name == "xla" and "it has float32 only" in bfloat16.note
+try:
+    backend.check_convolution("onednn", "bfloat16")
+    raise AssertionError
+except ConfigError as error:
+    assert "it has float32 only" in str(error)
 for dtype, by_onednn in (("float32", True), ("bfloat16", False)):
     x, k = jnp.ones((1, 4, 4, 2), dtype), jnp.ones((3, 3, 2, 2), dtype)
     f = jax.jit(lambda x, k: ours(x, k, (1, 1), "SAME", None, None, c.LAYOUT))
@@ -120,7 +128,7 @@ def test_without_the_packages_the_extra_is_named(fresh, monkeypatch):
     chosen = backend.choose_convolution(backend.AUTO)
     assert chosen.function is jax.lax.conv_general_dilated and chosen.name == "xla"
     assert chosen.note == "pip install 'byol_jax[cpu]'"
-    with pytest.raises(ConfigError, match=r"cannot be loaded \(pip install 'byol_jax\[cpu\]'\);"):
+    with pytest.raises(ConfigError, match=r"cannot be used \(pip install 'byol_jax\[cpu\]'\);"):
         backend.check_convolution(backend.ONEDNN)
     backend.check_convolution(backend.AUTO)
     # What a run was trained with must not keep it from being opened elsewhere.

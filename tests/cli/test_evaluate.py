@@ -185,6 +185,7 @@ def test_an_image_that_cannot_be_decoded_is_reported_once(evaluate, monkeypatch,
     [
         ("svm", "--protocol=svm is not one of knn, logistic"),
         ("knn,,logistic", "--protocol= is not one of"),
+        ("", "--protocol is empty: name one or several of knn, "),
     ],
 )
 def test_unknown_protocols_raise_one_line(evaluate, protocol, message):
@@ -252,3 +253,22 @@ def test_other_encoders_that_do_not_fit_are_one_line(evaluate, tmp_path, name, m
     with pytest.raises(UserError, match=f"--against=.*{message}") as error:
         evaluate("--protocol=knn", f"--against={tmp_path / name}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("paths", ["random", "a,,b"])
+def test_other_encoders_have_paths_of_their_own(evaluate, paths):
+    with pytest.raises(ConfigError, match=r"--against=(random)? is not a path of its own"):
+        evaluate("--protocol=knn", f"--against={paths}")
+
+
+def test_a_protocol_that_cannot_be_computed_keeps_no_other_from_its_result(evaluate, tmp_path):
+    rng = np.random.default_rng(0)
+    for split, labels in {"train": [0, 1, 2] * 9, "test": [0, 1, 2]}.items():
+        images = rng.integers(0, 256, (len(labels), 16, 16, 1), dtype=np.uint8)
+        np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
+    message = "retrieval cannot be computed: retrieval needs a class with two test images or more"
+    with pytest.raises(DataError, match=message) as error:
+        evaluate("--protocol=retrieval,knn", f"--data=npz:{tmp_path}")
+    assert "\n" not in str(error.value)
+    (path,) = (tmp_path / "eval").iterdir()
+    assert path.name.startswith("knn-")

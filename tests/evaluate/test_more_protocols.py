@@ -1,5 +1,6 @@
 """few_shot, cluster, retrieval and scores against plain NumPy and scikit-learn."""
 
+import importlib
 import itertools
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import average_precision_score
 
-from byol_jax.errors import DataError
-from byol_jax.evaluate.cluster import cluster
-from byol_jax.evaluate.few_shot import STRENGTHS, few_shot
-from byol_jax.evaluate.retrieval import retrieval
+from byol_jax.errors import ConfigError, DataError
+from byol_jax.evaluate import cluster, few_shot, knn, retrieval, table
+from byol_jax.evaluate.few_shot import STRENGTHS
 from byol_jax.evaluate.scores import accuracies, label_ranks, wilson
+
+# By name: as attributes of the package, these names are the functions.
+cluster_module = importlib.import_module("byol_jax.evaluate.cluster")
+retrieval_module = importlib.import_module("byol_jax.evaluate.retrieval")
 
 
 def normal(seed, *shape):
@@ -132,3 +136,55 @@ def test_wilsons_interval_holds_the_shares_that_95_percent_of_samples_fit():
             np.testing.assert_allclose(abs(hits / count - end), 1.959964 * deviation, rtol=1e-6)
     assert wilson(0, 10)[0] == 0 and 0.2 < wilson(0, 10)[1] < 0.3
     assert wilson(10, 10)[1] > 1 - 1e-12
+
+
+def test_nan_is_behind_all_other_classes():
+    logits = np.array([[np.nan] * 3, [1, np.nan, 0], [0, np.nan, 1]], np.float32)
+    assert list(label_ranks(logits, np.array([0, 1, 2]))) == [2, 2, 1]
+
+
+def test_classes_without_a_neighbour_are_behind_all_others():
+    train, labels = 9 * np.eye(10, 12, dtype=np.float32).repeat(3, axis=0), np.arange(30) // 3
+    found = knn(train, labels, train[:9], np.full(9, 5), num_classes=10, ks=(3,))
+    assert (found["top1"], found["top5"]) == (0.0, 0.0)
+    assert knn(train, labels, train, labels, num_classes=10, ks=(3,))["top5"] == 1.0
+
+
+def test_retrieval_does_not_depend_on_the_chunks(problem, monkeypatch):
+    at_once = retrieval(*problem, num_classes=4)
+    monkeypatch.setattr(retrieval_module, "SIMILARITIES", 60 * 7)
+    assert retrieval(*problem, num_classes=4) == at_once
+    monkeypatch.setattr(retrieval_module, "QUERIES", 25)
+    drawn = retrieval(*problem, num_classes=4)
+    assert drawn["queries"] == 25 and abs(drawn["map"] - at_once["map"]) < 0.1
+
+
+def test_many_images_are_clustered_in_mini_batches(problem, monkeypatch):
+    far = (50 * np.eye(4, 5, dtype=np.float32))[problem[1]] + normal(1, 80, 5)
+    monkeypatch.setattr(cluster_module, "MANY", 80)
+    found = cluster(far, problem[1], far, problem[1], num_classes=4)
+    assert found["top1"] == 1.0
+
+
+def test_collapsed_features_have_one_cluster_and_no_warning():
+    same, labels = np.ones((12, 3), np.float32), np.arange(12) % 3
+    assert cluster(same, labels, same, labels, num_classes=3)["top1"] == 1 / 3
+
+
+def test_wrong_numbers_are_one_line(problem):
+    for function, settings in [
+        (few_shot, {"shots": ()}),
+        (few_shot, {"draws": 0}),
+        (retrieval, {"ks": ()}),
+        (retrieval, {"ks": (0, 1)}),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            function(*problem, num_classes=4, **settings)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_table_has_the_interval_beside_its_own_number():
+    result = {"top1": 0.5, "interval": (0.4, 0.6), "k": 20, "top1_by_k": {20: 0.5, 200: 0.25}}
+    title, row = table({"byol": result | {"top5": 0.9, "mean_per_class": 0.4}})
+    assert " ".join(title.split()) == "k = 20 95% top-5 mean per class k = 200"
+    assert row.split() == ["byol", "50.0%", "40.0", "to", "60.0", "90.0%", "40.0%", "25.0%"]

@@ -19,7 +19,10 @@ HEAD_WIDTH = 64  # of timm's ViTs, whose weights do not tell the number of heads
 
 
 def open_weights(path: str | Path) -> Encoder:
-    """The encoder of a file of weights, with its usual input: 224 pixels, ImageNet's mean and std.
+    """The encoder of a file of weights, for images with ImageNet's mean and std.
+
+    A file does not say how its images were normalised; one of another mean and std gives worse
+    features. Images have 224 pixels, or what the positions of a ViT are for.
 
     Args:
       path: as `torchvision.read`: a ResNet under torchvision's names, a ViT or ConvNeXt under
