@@ -94,8 +94,7 @@ def main() -> None:
     workdir = paths.path(CHECKPOINT.value)
     run, learner, state = run_lib.restore(workdir, STEP.value)
     config = run.config.copy_and_resolve_references()
-    with_labels = [protocol for protocol in PROTOCOL.value if protocol != LABEL_FREE]
-    train_source, test_source = _open_sources(config, bool(with_labels))
+    sources = _open_sources(config)
 
     embed_with, batch_size = parallel.embedder(learner), inputs.eval_batch_size(config)
     view = data.CentralView(config.data.image_size, config.crop.test_fraction)
@@ -116,46 +115,26 @@ def main() -> None:
         names = [name for name, encoder in encoders.items() if encoder.view.image_size == size]
         _log(f"computing features of {', '.join(names)} at {size} pixels")
     left_out: dict[str, None] = {}
-    train_features, train_labels = _features(encoders, config, train_source, left_out)
-    if test_source:
-        test_features, test_labels = _features(encoders, config, test_source, left_out)
-    results: dict[str, dict] = {protocol: {} for protocol in PROTOCOL.value}
-    failed: dict[str, UserError] = {}  # by protocol; the others are finished first
-    for name in encoders:
-        train, test = train_features.pop(name), None  # freed when the next one is evaluated
-        if test_source:
-            test = test_features.pop(name)
-        for protocol in [protocol for protocol in results if protocol not in failed]:
-            _log(f"{protocol}: {train.shape[0]} x {train.shape[1]} features of {name}")
-            try:
-                if protocol == LABEL_FREE:
-                    found = evaluate.label_free.measures(train)
-                else:
-                    function = evaluate.PROTOCOLS[protocol]
-                    splits = (train, train_labels, test, test_labels)
-                    found = function(*splits, num_classes=train_source.num_classes)
-            except UserError as error:
-                failed[protocol] = error
-                continue
-            results[protocol][name] = found
+    splits = [_features(encoders, config, source, left_out) for source in sources]
+    counts = [len(labels) for _, labels in splits]
+    results, failed = _evaluate(list(encoders), splits, sources[0].num_classes)
 
     for name in left_out:
         print(f"left out: {name}")
     for protocol, found in results.items():
-        if protocol in failed:
-            continue
         report = {"protocol": protocol, "step": int(state.step), "left_out": list(left_out)}
-        report |= {"train_data": train_source.name, "train_examples": len(train_labels)}
-        title = f"{protocol} on {train_source.name}: {len(train_labels)} images"
+        report |= {"train_data": sources[0].name, "train_examples": counts[0]}
+        evaluated = 0
         if protocol != LABEL_FREE:
-            report |= {"data": test_source.name, "test_examples": len(test_labels)}
+            report |= {"data": sources[1].name, "test_examples": counts[1]}
             report["top1"] = {name: result["top1"] for name, result in found.items()}
-            title = f"{protocol} on {test_source.name}: {len(test_labels)} images"
+            evaluated = 1
         report["details"] = found
-        print(f"{title}, step {report['step']}")
+        name, count = sources[evaluated].name, counts[evaluated]
+        print(f"{protocol} on {name}: {count} images, step {report['step']}")
         for line in evaluate.table(found):
             print(line)
-        print(f"written to {_write(workdir, report, train_source, test_source)}")
+        print(f"written to {_write(workdir, report, sources[-1].name)}")
     if failed:
         lines = (f"{protocol} cannot be computed: {error}" for protocol, error in failed.items())
         raise DataError(" ".join(lines))
@@ -189,17 +168,46 @@ def _other(path: str, channels: int) -> _Row:
     return _Row(encoder.embed, view)  # on one device, 256 images at a time
 
 
-def _write(workdir: Any, report: dict[str, Any], train_source: Any, test_source: Any) -> Any:
-    """Writes a report; returns its path."""
+def _evaluate(
+    encoders: list[str], splits: list[tuple[dict[str, Any], Any]], num_classes: int | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, UserError]]:
+    """Results by protocol and encoder; and the errors of the protocols that cannot be computed.
+
+    The features are removed from the splits, which are of `_features`.
+    """
+    from byol_jax import evaluate
+
+    results: dict[str, dict[str, Any]] = {protocol: {} for protocol in PROTOCOL.value}
+    failed = {}
+    for name in encoders:
+        arrays = []  # freed when the next encoder is evaluated
+        for features, labels in splits:
+            arrays += [features.pop(name), labels]
+        rows, columns = arrays[0].shape
+        for protocol in list(results):
+            _log(f"{protocol}: {rows} x {columns} features of {name}")
+            try:
+                if protocol == LABEL_FREE:
+                    found = evaluate.label_free.measures(arrays[0])
+                else:
+                    found = evaluate.PROTOCOLS[protocol](*arrays, num_classes=num_classes)
+            except UserError as error:
+                failed[protocol] = error
+                del results[protocol]
+            else:
+                results[protocol][name] = found
+    return results, failed
+
+
+def _write(workdir: Any, report: dict[str, Any], data: str) -> Any:
+    """Writes a report on data of this name; returns its path."""
     # Another checkpoint or other data must not overwrite the run's own result.
     name = report["protocol"]
     if STEP.value is not None:
         name += f"-step{STEP.value}"
     if any(flag.value for flag in (DATA, DATA_DIR, TRAIN_SPLIT, TEST_SPLIT)):
-        source = test_source or train_source
-        parts = (DATA_DIR.value, TRAIN_SPLIT.value, source.name)
-        data = re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts)))
-        name += f"-{data[-100:]}"  # the names of files are limited
+        parts = "-".join(filter(None, (DATA_DIR.value, TRAIN_SPLIT.value, data)))
+        name += "-" + re.sub(r"[^\w.]+", "-", parts)[-100:]  # the names of files are limited
     if report["left_out"]:
         name += "-skip"
     path = workdir / "eval" / f"{name}.json"
@@ -211,10 +219,10 @@ def _write(workdir: Any, report: dict[str, Any], train_source: Any, test_source:
     return path
 
 
-def _open_sources(config: Any, with_labels: bool) -> tuple[Any, Any]:
-    """The sources to fit on and to test on; first sets what the flags override in the config.
+def _open_sources(config: Any) -> list[Any]:
+    """The sources to fit on and, if a protocol reads labels, to test on.
 
-    Without labels, only the first.
+    First sets what the flags override in the config.
     """
     from byol_jax import data
     from byol_jax.runs import inputs
@@ -223,15 +231,15 @@ def _open_sources(config: Any, with_labels: bool) -> tuple[Any, Any]:
     config.data.dir = DATA_DIR.value or config.data.dir
     config.data.on_decode_error = ON_DECODE_ERROR.value or config.data.on_decode_error
     train_source = inputs.open_split(config, TRAIN_SPLIT.value or config.data.train_split)
-    if not with_labels:
-        return train_source, None
+    if set(PROTOCOL.value) == {LABEL_FREE}:
+        return [train_source]
     if train_source.num_classes is None:
         raise DataError(
             f"{train_source.name} has no labels to evaluate on: name labelled images with --data, "
             f"or choose --protocol={LABEL_FREE}."
         )
     test_source = inputs.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
-    return train_source, data.match_classes(train_source, test_source)
+    return [train_source, data.match_classes(train_source, test_source)]
 
 
 def _features(
@@ -246,15 +254,13 @@ def _features(
     from byol_jax import data, evaluate
     from byol_jax.runs import inputs
 
-    on_decode_error = None
-    if config.data.on_decode_error == "skip":
-        on_decode_error = lambda _, message: left_out.setdefault(message)  # noqa: E731
+    skips = config.data.on_decode_error == "skip"
     views = list(dict.fromkeys(encoder.view for encoder in encoders.values()))
     batches = data.eval_views(
         source,
         views,
         batch_size=inputs.eval_batch_size(config),
-        on_decode_error=on_decode_error,
+        on_decode_error=(lambda _, message: left_out.setdefault(message)) if skips else None,
     )
     with tqdm.tqdm(
         desc=source.name, total=source.num_examples, unit="image", unit_scale=True, disable=None

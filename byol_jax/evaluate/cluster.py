@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.evaluate.features import check_splits
+from byol_jax.evaluate.features import check_splits, unit_rows
 
 MANY = 100_000  # training rows from which on k-means sees a part of them at a time
 
@@ -52,7 +52,7 @@ def cluster(
     train_features, _, test_features, test_labels = check_splits(
         train_features, train_labels, test_features, test_labels, num_classes
     )
-    train, test = _unit_rows(train_features), _unit_rows(test_features)
+    train, test = unit_rows(train_features), unit_rows(test_features)
     kind = sklearn_cluster.KMeans if len(train) < MANY else sklearn_cluster.MiniBatchKMeans
     model = kind(min(num_classes, len(train)), n_init=starts, random_state=seed)
     with warnings.catch_warnings():  # fewer different rows than clusters: collapsed features
@@ -67,8 +67,3 @@ def cluster(
         "nmi": float(metrics.normalized_mutual_info_score(test_labels, found)),
         "ari": float(metrics.adjusted_rand_score(test_labels, found)),
     }
-
-
-def _unit_rows(features: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)

@@ -61,6 +61,12 @@ def pixels(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1).astype(np.float32) / 255
 
 
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Features (..., d), each divided by its length; those that are all 0 stay so."""
+    norms = np.linalg.norm(features, axis=-1, keepdims=True)
+    return features / np.where(norms > 0, norms, 1)
+
+
 def check_splits(
     train_features: np.ndarray,
     train_labels: np.ndarray,

@@ -27,8 +27,8 @@ def few_shot(
 
     Many times k training images of each class are drawn. A ridge regression, which has a closed
     form, predicts 1 for an image's class and -1 for the others; its strength is that of `STRENGTHS`
-    with the smallest leave-one-out error on the k images of each class. Features are centred and
-    scaled to a mean square of 1 by those images.
+    with the smallest leave-one-out error on the k images of each class, for features that are
+    centred and scaled to a mean square of 1 by those images.
 
     Args:
       train_features: (n, d) float32, finite.
@@ -74,12 +74,12 @@ def few_shot(
         accuracies = []
         for _ in range(draws):
             rows = np.concatenate([rng.choice(r, shot, replace=False) for r in rows_by_class])
-            drawn, mean = train_features[rows], train_features[rows].mean(axis=0)
-            scale = np.sqrt(np.mean((drawn - mean) ** 2)) or 1.0
-            classifier = RidgeClassifierCV(alphas=STRENGTHS)
-            classifier.fit((drawn - mean) / scale, train_labels[rows])
-            predicted = classifier.predict((test_features - mean) / scale)
-            accuracies.append(np.mean(predicted == test_labels))
+            drawn = train_features[rows]
+            # Instead of features, which are many, strengths are scaled; the intercept centres.
+            scale = np.mean((drawn - drawn.mean(axis=0)) ** 2) or 1.0
+            classifier = RidgeClassifierCV(alphas=np.multiply(STRENGTHS, scale))
+            classifier.fit(drawn, train_labels[rows])
+            accuracies.append(np.mean(classifier.predict(test_features) == test_labels))
         result[shot] = {
             "mean": float(np.mean(accuracies)),
             "std": float(np.std(accuracies)),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax.errors import ConfigError
-from byol_jax.evaluate.features import check_splits
+from byol_jax.evaluate.features import check_splits, unit_rows
 from byol_jax.evaluate.scores import accuracies, label_ranks
 
 # Similarities held at once: 2**25 float32 are 128 MiB, 655 test rows against CIFAR's 50,000.
@@ -71,8 +71,8 @@ def knn(
     used_ks = tuple(sorted({min(int(k), num_train) for k in ks}))
     rows = min(_MAX_ROWS_PER_CHUNK, max(1, _SIMILARITIES_PER_CHUNK // num_train), num_test)
     # device_put: jnp.asarray would hold a second copy for a moment.
-    keys, key_labels = jax.device_put((_unit_rows(train_features), train_labels))
-    queries = _unit_rows(test_features)
+    keys, key_labels = jax.device_put((unit_rows(train_features), train_labels))
+    queries = unit_rows(test_features)
     ranks = []
     for start in range(0, num_test, rows):
         chunk = queries[start : start + rows]
@@ -85,11 +85,6 @@ def knn(
     first = min(int(ks[0]), num_train)
     top1_by_k = {k: float(np.mean(found == 0)) for k, found in by_k.items()}
     return accuracies(by_k[first], test_labels, num_classes) | {"k": first, "top1_by_k": top1_by_k}
-
-
-def _unit_rows(features: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("ks", "num_classes"))

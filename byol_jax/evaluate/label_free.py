@@ -8,6 +8,7 @@ look at the spectrum of the features; alignment and uniformity at the distances 
 import numpy as np
 
 from byol_jax.errors import DataError
+from byol_jax.evaluate.features import unit_rows
 
 ROWS = 10_000  # of `measures`, at most; RankMe's paper wants at least as many
 EPSILON = 1e-7  # added to each share of a spectrum, as in the papers
@@ -125,7 +126,7 @@ def alignment(features: np.ndarray, power: float = 2.0) -> float:
     Raises:
       DataError: features are not a non-empty, finite (n, 2, d) array.
     """
-    x = _unit(_checked(features, 3))
+    x = unit_rows(_checked(features, 3))
     if x.shape[1] != 2:
         raise DataError(f"alignment was given {x.shape[1]} views of each image: it needs two.")
     return float(np.mean(np.linalg.norm(x[:, 0] - x[:, 1], axis=1) ** power))
@@ -144,7 +145,7 @@ def uniformity(features: np.ndarray, t: float = 2.0) -> float:
     Raises:
       DataError: features are not a finite (n, d) array of two rows or more.
     """
-    x = _unit(_checked(features, 2))
+    x = unit_rows(_checked(features, 2))
     if len(x) < 2:
         raise DataError("uniformity needs two images or more.")
     squares = (x**2).sum(axis=1)  # 1, or 0 for features that are all 0
@@ -168,11 +169,6 @@ def _effective_rank(spectrum: np.ndarray) -> float:
 def _eigenvalues(matrix: np.ndarray) -> np.ndarray:
     """Of a matrix without negative ones, ascending."""
     return np.maximum(np.linalg.eigvalsh(matrix), 0)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(x, axis=-1, keepdims=True)
-    return x / np.where(norms > 0, norms, 1)
 
 
 def _checked(features: np.ndarray, ndim: int) -> np.ndarray:

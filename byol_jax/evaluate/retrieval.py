@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import ConfigError, DataError
-from byol_jax.evaluate.features import check_splits
+from byol_jax.evaluate.features import check_splits, unit_rows
 
 QUERIES = 10_000  # at most: each is compared with all others
 SIMILARITIES = 2**24  # held at once, in arrays of 8 bytes a number at most
@@ -51,8 +51,7 @@ def retrieval(
     _, _, features, labels = check_splits(
         train_features, train_labels, test_features, test_labels, num_classes
     )
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    features = features / np.where(norms > 0, norms, 1)
+    features = unit_rows(features)
     queries = np.flatnonzero(np.bincount(labels, minlength=num_classes)[labels] > 1)
     if not len(queries):
         raise DataError(

@@ -25,6 +25,7 @@ from byol_jax.models.networks import (
     TargetNetwork,
     encode,
     matmul_precision,
+    variable_shapes,
 )
 from byol_jax.models.resnet import (
     BasicBlock,
@@ -78,4 +79,5 @@ __all__ = [
     "matmul_precision",
     "own_class",
     "settings",
+    "variable_shapes",
 ]

@@ -5,6 +5,7 @@ another pytree that the encoder takes, with the batch axis first in every leaf.
 """
 
 import contextlib
+import functools
 import inspect
 from typing import Any, ClassVar, NamedTuple
 
@@ -81,6 +82,19 @@ def matmul_precision(precision: str) -> contextlib.AbstractContextManager:
     if precision == "default":
         return contextlib.nullcontext()
     return jax.default_matmul_precision(precision)
+
+
+def variable_shapes(encoder: nn.Module, image_size: int, channels: int) -> Tree:
+    """The variables of an encoder of images, as `jax.ShapeDtypeStruct`; nothing is computed.
+
+    Args:
+      encoder: as of `encode`.
+      image_size: height and width of an image.
+      channels: of an image.
+    """
+    view = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    init = nn.init(functools.partial(encode, train=False), encoder)
+    return jax.eval_shape(init, jax.random.key(0), view)
 
 
 def encode(encoder: nn.Module, view: Tree, train: bool) -> jax.Array:

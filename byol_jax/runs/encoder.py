@@ -321,9 +321,8 @@ def _open_export(directory: Path, config: dict[str, Any]) -> Encoder:
     try:
         _check_config(config)
         encoder = Encoder(config, variables={})
-        image = (1, config["image_size"], config["image_size"], config["channels"])
-        init = nn.init(functools.partial(models.encode, train=False), encoder.module)
-        wanted = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct(image, np.float32))
+        size, channels = config["image_size"], config["channels"]
+        wanted = models.variable_shapes(encoder.module, size, channels)
     # The first three: what is missing, and what JAX raises for impossible sizes.
     except OwnEncoderError as error:
         raise CheckpointError(f"{directory}: {error}") from error

@@ -4,8 +4,6 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
-import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from byol_jax import backend, models, objectives
@@ -246,19 +244,15 @@ def _check_local_views(config: ConfigDict, encoder: nn.Module) -> None:
         models.check_image_size(encoder, size, size)
     except ValueError as error:
         raise ConfigError(f"{given} does not suit the encoder: config.encoder.{error}") from error
-    shapes = [_parameter_shapes(encoder, side, config.data.channels) for side in (size, of_image)]
+    shapes = [
+        models.variable_shapes(encoder, side, config.data.channels) for side in (size, of_image)
+    ]
     if shapes[0] != shapes[1]:  # as of a convnet, or of learned positions
         raise ConfigError(
             f"{given} differs from config.data.image_size={of_image}, but the parameters of "
             f"config.encoder.name={config.encoder.name} as it is set depend on the size: choose "
             "equal sizes, or another encoder."
         )
-
-
-def _parameter_shapes(encoder: nn.Module, size: int, channels: int) -> Any:
-    view = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
-    init = nn.init(functools.partial(models.encode, train=False), encoder)
-    return jax.eval_shape(init, jax.random.key(0), view)
 
 
 def _check_views(config: ConfigDict, size: int, size_key: str) -> None:

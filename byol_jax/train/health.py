@@ -103,19 +103,19 @@ class CollapseMonitor:
     That is a feature_std below .05, an effective_rank below 4, or nan. Runs that learned had ranks
     of 8 and more; a rank below 4 with a larger deviation is called dimensional collapse (arXiv
     2110.09348). Of fewer than 64 dimensions the limit is lower: a sixteenth of them, at least 1.5.
-    One such check means little: early in training BYOL loses rank
-    before it gains rank.
+    One such check means little: early in training BYOL loses rank before it gains rank.
 
     Attributes:
       collapsed_checks: the number of checks that found a collapse since the last that did not.
     """
 
     min_std = 0.05
+    one_direction = 1.5  # a rank below it is that of nearly equal outputs
 
     def __init__(self, config: ConfigDict, collapsed_checks: int = 0):
         self._config, self._patience = config, config.health.patience
         # Healthy outputs of few dimensions have a low rank too: with 64, the least was 8.
-        self.min_rank = min(4.0, max(1.5, config.heads.output_size / 16))
+        self.min_rank = min(4.0, max(self.one_direction, config.heads.output_size / 16))
         self.collapsed_checks = collapsed_checks
 
     @property
@@ -149,7 +149,7 @@ class CollapseMonitor:
                 "They contain NaN or infinity: training has diverged. Restore an earlier "
                 "checkpoint and try a lower learning rate, a longer warm-up or float32."
             )
-        if std < self.min_std or rank < 1.5:
+        if std < self.min_std or rank < self.one_direction:
             measured += "The network gives nearly the same output for every image"
         else:
             measured += "The outputs of all images lie along a few directions"

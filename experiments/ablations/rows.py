@@ -23,14 +23,15 @@ def _row(name: str, what: str, *settings: str) -> Row:
     return Row(name, what, tuple(f"--config.{setting}" for setting in settings))
 
 
-def _views(name: str, what: str, *settings: str) -> Row:
-    """A row that sets fields of both views."""
-    return _row(name, what, *(f"views.view{i}.{setting}" for i in (1, 2) for setting in settings))
+def _of_both_views(settings: str) -> tuple[str, ...]:
+    """The flags of fields of both views, which are separated by spaces."""
+    return tuple(
+        f"--config.views.view{i}.{setting}" for i in (1, 2) for setting in settings.split()
+    )
 
 
-def _without(*parts: str, what: str = "") -> Row:
-    name = "without_" + "_".join(parts)
-    return _row(name, what or f"no {parts[0]}", f"disable_augmentations={','.join(parts)}")
+def _without(part: str, what: str = "") -> Row:
+    return _row(f"without_{part}", what or f"no {part}", f"disable_augmentations={part}")
 
 
 RECIPE = _row("recipe", "(the recipe itself)")
@@ -109,7 +110,7 @@ def _own(size: int) -> dict[str, tuple[str, str]]:
 
 def _added(size: int) -> tuple[Row, ...]:
     return (
-        *(_views(name, what, *given.split()) for name, (what, given) in _own(size).items()),
+        *(Row(name, what, _of_both_views(given)) for name, (what, given) in _own(size).items()),
         _row("function", "a function of one's own: posterize", f"augment.function={POSTERIZE}"),
         _row(
             "multi_crop",
@@ -133,12 +134,9 @@ def _alone(parts: tuple[str, ...], size: int) -> tuple[Row, ...]:
         return Row(f"only_{name}", f"{what} alone", (off, *flags))
 
     return (
-        Row("only_nothing", "nothing: two equal views", alone("", "").flags),
+        alone("nothing", "")._replace(what="nothing: two equal views"),
         *(alone(name, name) for name in parts),
-        *(
-            alone(name, what, *_views("", "", *given.split()).flags)
-            for name, (what, given) in _own(size).items()
-        ),
+        *(alone(name, what, *_of_both_views(given)) for name, (what, given) in _own(size).items()),
     )
 
 

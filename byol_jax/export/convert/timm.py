@@ -22,7 +22,6 @@ import re
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -90,12 +89,11 @@ def from_state_dict(
         the first.
     """
     arrays = {name: array for name, array in arrays.items() if name not in CLASSIFIERS}
-    settings, image = _vit(arrays) if PATCHES in arrays else _convnext(arrays)
+    settings, *image = _vit(arrays) if PATCHES in arrays else _convnext(arrays)
     kind = models.ViT if "patch_size" in settings else models.ConvNeXt
     try:
         module = kind(**settings, **({"heads": 1} if kind is models.ViT else {}))
-        init = nn.init(lambda module, x: module(x, train=False), module)
-        shapes = jax.eval_shape(init, jax.random.key(0), image)["params"]
+        shapes = models.variable_shapes(module, *image)["params"]
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The weights are not those of a {kind.__name__}: {error}") from error
     wanted = {
@@ -118,8 +116,8 @@ def from_state_dict(
     return {"params": flax.traverse_util.unflatten_dict(flat), "batch_stats": {}}, settings
 
 
-def _vit(arrays: Arrays) -> tuple[dict[str, Any], jax.ShapeDtypeStruct]:
-    """Settings of a ViT with these weights, but for its heads, and the images that it takes."""
+def _vit(arrays: Arrays) -> tuple[dict[str, Any], int, int]:
+    """Settings of a ViT with these weights, but for its heads; size and channels of its images."""
     kernel = _array(arrays, PATCHES, ndim=4)
     width, channels, patch_size, _ = kernel.shape
     depth = 0
@@ -128,11 +126,11 @@ def _vit(arrays: Arrays) -> tuple[dict[str, Any], jax.ShapeDtypeStruct]:
     settings = {"width": width, "depth": depth, "patch_size": patch_size, "positions": "learned"}
     settings["pool"] = "mean" if "fc_norm.weight" in arrays else "class"
     size = patch_size * math.isqrt(max(1, _array(arrays, "pos_embed", ndim=3).shape[1] - 1))
-    return settings, jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
+    return settings, size, channels
 
 
-def _convnext(arrays: Arrays) -> tuple[dict[str, Any], jax.ShapeDtypeStruct]:
-    """Settings of a ConvNeXt with these weights, and images that it takes."""
+def _convnext(arrays: Arrays) -> tuple[dict[str, Any], int, int]:
+    """Settings of a ConvNeXt with these weights; size and channels of images that it takes."""
     sizes, channels = [], []
     while f"stages.{len(sizes)}.blocks.0.norm.weight" in arrays:
         stage = f"stages.{len(sizes)}.blocks"
@@ -143,7 +141,7 @@ def _convnext(arrays: Arrays) -> tuple[dict[str, Any], jax.ShapeDtypeStruct]:
         sizes.append(blocks)
     settings = {"stage_sizes": tuple(sizes), "stage_channels": tuple(channels)}
     inside, size = _array(arrays, STEM, ndim=4).shape[1], 4 * 2 ** len(sizes)
-    return settings, jax.ShapeDtypeStruct((1, size, size, inside), np.float32)
+    return settings, size, inside
 
 
 def _is_fixed(table: np.ndarray) -> bool:

@@ -3,10 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import jax
-import numpy as np
-
 from byol_jax import models
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import CheckpointError
@@ -60,15 +56,14 @@ def _resnet(variables: dict[str, Any]) -> dict[str, Any]:
     """Settings of the named ResNet with these variables, or CheckpointError if there is none."""
     params = variables["params"]
     width, first = params["conv1"]["kernel"].shape[-1], params["layer1_0"]
-    view = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
+    blocks = sum(name.startswith("layer") for name in params)
     for name in models.ENCODERS:
-        if not name.startswith("resnet"):
-            continue
         usual = models.make_encoder(name)
+        if not isinstance(usual, models.ResNet) or sum(usual.stage_sizes) != blocks:
+            continue
         settings = {"name": name, "width_multiplier": width / usual.stem_channels}
         settings["first_shortcut"] = "downsample_conv" in first and "conv3" not in first
-        init = nn.init(lambda module, x: module(x, train=False), models.make_encoder(**settings))
-        wanted = jax.eval_shape(init, jax.random.key(0), view)
+        wanted = models.variable_shapes(models.make_encoder(**settings), IMAGE_SIZE, channels=3)
         if not manifest.difference(variables, wanted):
             return settings
     raise CheckpointError(
