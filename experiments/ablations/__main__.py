@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,12 @@ def main() -> None:
         return *job, result(table, *job, workdir / TABLE.value / f"{job[0].name}_{job[1]}")
 
     with ThreadPoolExecutor(JOBS.value) as pool:
-        for row, seed, numbers in pool.map(run, todo):
+        for done in as_completed([pool.submit(run, job) for job in todo]):
+            row, seed, numbers = done.result()
             results.setdefault(row.name, {})[seed] = numbers
+            ordered = {name: results[name] for name in known if name in results}
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(results, indent=1) + "\n")
+            output.write_text(json.dumps(ordered, indent=1) + "\n")
             print(f"{row.name}, seed {seed}: {numbers}", flush=True)
 
 
@@ -71,10 +73,14 @@ def result(table: Table, row: Row, seed: str, workdir: Path) -> dict[str, Any]:
     row_flags = [flag.format(recipe=workdir.parent / f"recipe_{seed}") for flag in row.flags]
     config = [f"--config={table.preset}", *table.flags, *data, *row_flags, f"--config.seed={seed}"]
     log = command("pretrain", *config, f"--workdir={workdir}", *devices)
-    command("evaluate", f"--checkpoint={workdir}", "--protocol=logistic", "--baselines=", *devices)
-    report = json.loads((workdir / "eval" / "logistic.json").read_text())
+    # The encoder before training is the recipe's in all rows but those of other encoders.
+    other = row.name == "recipe" or any("--config.encoder." in flag for flag in row.flags)
+    baselines = "--baselines=random" if other else "--baselines="
+    command("evaluate", f"--checkpoint={workdir}", "--protocol=logistic", baselines, *devices)
+    top1 = json.loads((workdir / "eval" / "logistic.json").read_text())["top1"]
     last = read_rows(workdir / "metrics.jsonl")[-1]
-    numbers = {"logistic": report["top1"]["byol"], "knn": last["knn_test_top1"]}
+    numbers = {"logistic": top1["byol"], "knn": last["knn_test_top1"]}
+    numbers |= {"untrained": top1["random"]} if other else {}
     measured = ("loss", "probe_loss", "projection_std", "projection_rank", "embedding_rank")
     numbers |= {key: last[key] for key in measured}
     collapse = COLLAPSE.search(log)

@@ -18,6 +18,7 @@ PAGE, RESULTS = ROOT / "docs" / "ablations.md", ROOT / "docs" / "results" / "abl
 COLUMNS = [
     Column("", "text"),
     Column("Flags", "text"),
+    Column("Untrained", "share"),
     Column("Logistic", "share"),
     Column("kNN", "share"),
     Column("Loss", "number"),
@@ -47,7 +48,9 @@ def cells(row: Row, runs: list[dict[str, Any]]) -> list[Any]:
     """A row of the page from the runs of its seeds: medians, lowest and highest."""
     # The losses of the probe and of the objective are added; the probe's does not compare.
     losses = [run["loss"] - run["probe_loss"] for run in runs]
-    measured = [spread([run[key] for run in runs]) for key in ("logistic", "knn")]
+    untrained = [run["untrained"] for run in runs if "untrained" in run]
+    measured = [spread(untrained) if untrained else None]
+    measured += [spread([run[key] for run in runs]) for key in ("logistic", "knn")]
     measured += [statistics.median(losses)]
     measured += [
         statistics.median(run[f"projection_{key}"] for run in runs) for key in ("std", "rank")
