@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from byol_jax.backend import cores
 from byol_jax.cli import app
 from byol_jax.errors import UserError
 from byol_jax.train.metrics import read_rows
+from experiments.ablations import results
 from experiments.ablations.rows import TABLES, Row, Table
 
 TABLE = flags.DEFINE_enum("table", None, list(TABLES), "Which table.", required=True)
@@ -37,32 +37,19 @@ COLLAPSE = re.compile(r"At step (\d+) the .* projections have a standard deviati
 
 
 def main() -> None:
-    """Runs what is missing, and writes the results after each row."""
+    """Runs what is missing."""
     table = TABLES[TABLE.value]
-    known = [row.name for row in table.rows]
+    known = {row.name: row for row in table.rows}
     if unknown := set(ROWS.value) - set(known):
         raise UserError(f"--rows={min(unknown)} is not one of {', '.join(known)}.")
     workdir = Path(WORKDIR.value)
     output = Path(OUTPUT.value) if OUTPUT.value else workdir / f"{TABLE.value}.json"
-    results = json.loads(output.read_text()) if output.exists() else {}
-    todo = [
-        (row, seed)
-        for seed in SEEDS.value
-        for row in table.rows
-        if row.name in (ROWS.value or known) and seed not in results.get(row.name, {})
-    ]
 
-    def run(job: tuple[Row, str]) -> tuple[Row, str, dict[str, Any]]:
-        return *job, result(table, *job, workdir / TABLE.value / f"{job[0].name}_{job[1]}")
+    def run(row: Row, seed: str) -> dict[str, Any]:
+        return result(table, row, seed, workdir / TABLE.value / f"{row.name}_{seed}")
 
-    with ThreadPoolExecutor(JOBS.value) as pool:
-        for done in as_completed([pool.submit(run, job) for job in todo]):
-            row, seed, numbers = done.result()
-            results.setdefault(row.name, {})[seed] = numbers
-            ordered = {name: results[name] for name in known if name in results}
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(ordered, indent=1) + "\n")
-            print(f"{row.name}, seed {seed}: {numbers}", flush=True)
+    rows = [known[name] for name in ROWS.value] if ROWS.value else list(table.rows)
+    results.complete(output, rows, SEEDS.value, run, JOBS.value)
 
 
 def result(table: Table, row: Row, seed: str, workdir: Path) -> dict[str, Any]:
