@@ -451,6 +451,7 @@ def test_tau_can_be_constant():
 def test_disable_augmentations_changes_one_part_alone(part):
     config = config_lib.default()
     config.steps, config.data.source = 1, "embedded"
+    config.encoder.name, config.encoder.width_multiplier = "resnet18", 0.25  # sooner checked
     for view in (config.views.view1, config.views.view2):  # what is off by default
         for key in ("vertical_flip", "quarter_turn", "rotation", "noise", "erase"):
             view[f"{key}_prob"] = 0.5
