@@ -39,7 +39,7 @@ COLLAPSE = re.compile(r"At step (\d+) the .* projections have a standard deviati
 def main() -> None:
     """Runs what is missing."""
     table = TABLES[TABLE.value]
-    known = {row.name: row for row in table.rows}
+    known = [row.name for row in table.rows]
     if unknown := set(ROWS.value) - set(known):
         raise UserError(f"--rows={min(unknown)} is not one of {', '.join(known)}.")
     workdir = Path(WORKDIR.value)
@@ -48,7 +48,7 @@ def main() -> None:
     def run(row: Row, seed: str) -> dict[str, Any]:
         return result(table, row, seed, workdir / TABLE.value / f"{row.name}_{seed}")
 
-    rows = [known[name] for name in ROWS.value] if ROWS.value else list(table.rows)
+    rows = [row for row in table.rows if row.name in (ROWS.value or known)]
     results.complete(output, rows, SEEDS.value, run, JOBS.value)
 
 

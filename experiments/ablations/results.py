@@ -34,6 +34,7 @@ def complete(
     """
     results = json.loads(output.read_text()) if output.exists() else {}
     todo = [(row, seed) for seed in seeds for row in rows if seed not in results.get(row.name, {})]
+    output.parent.mkdir(parents=True, exist_ok=True)
     failed = 0
     with ThreadPoolExecutor(jobs) as pool:
         started = {pool.submit(run, *job): job for job in todo}
@@ -46,7 +47,6 @@ def complete(
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 continue
             results.setdefault(row.name, {})[seed] = numbers
-            output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(results, indent=1) + "\n")
             print(f"{row.name}, seed {seed}: {numbers}", flush=True)
     if failed:
