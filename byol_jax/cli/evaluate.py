@@ -3,9 +3,12 @@ r"""Evaluates a pre-trained encoder, frozen.
 byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
     [--against=PATH,...] [--baselines=random,pixels|none] [--data=SOURCE] [--data_dir=DIR] \
     [--train_split=NAME] [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N] \
-    [--import=MODULE]
+    [--linear_epochs=80] [--import=MODULE]
 
     knn         classes by a vote of the nearest training images
+    linear      classes by a linear classifier, trained by SGD on random crops and flips: the
+                paper's linear evaluation. It takes as long as --linear_epochs passes of the encoder
+                over the training images
     logistic    classes by logistic regression: the paper's transfer protocol
     few_shot    classes from 1, 2, 5, 10 and 25 images of each
     cluster     classes against clusters that are found without labels
@@ -26,18 +29,20 @@ file's name includes them; it ends in -skip if images were left out.
 import json
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
 from byol_jax.cli import app, import_flag
 from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 
-LABEL_FREE = "label_free"
+LABEL_FREE, LINEAR = OTHERS = "label_free", "linear"  # not in evaluate.PROTOCOLS
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
 PROTOCOL = flags.DEFINE_list("protocol", None, "What to compute, one or several; see above.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
+LINEAR_EPOCHS = flags.DEFINE_integer(
+    "linear_epochs", 80, "How often linear sees each training image.", lower_bound=1
+)
 BASELINES = flags.DEFINE_list(
     "baselines", ["random", "pixels"], "What to compare with: random, pixels, both or none."
 )
@@ -71,11 +76,9 @@ flags.mark_flags_as_required(["checkpoint", "protocol"])
 
 def main() -> None:
     """Evaluates as the flags say."""
-    from byol_jax import backend, data, evaluate, parallel
-    from byol_jax.runs import inputs, paths
-    from byol_jax.runs import run as run_lib
+    from byol_jax import backend, evaluate
 
-    known = [*evaluate.PROTOCOLS, LABEL_FREE]
+    known = [*evaluate.PROTOCOLS, *OTHERS]
     if not PROTOCOL.value:
         raise ConfigError(f"--protocol is empty: name one or several of {', '.join(known)}.")
     for protocol in PROTOCOL.value:
@@ -91,93 +94,85 @@ def main() -> None:
     if CPU_DEVICES.value:
         backend.check_cpu_devices(CPU_DEVICES.value)
     import_flag.apply(IMPORT)
+
+    from byol_jax import data
+    from byol_jax.cli import encoders
+    from byol_jax.runs import paths
+    from byol_jax.runs import run as run_lib
+
     workdir = paths.path(CHECKPOINT.value)
-    run, learner, state = run_lib.restore(workdir, STEP.value)
-    config = run.config.copy_and_resolve_references()
+    trained = run_lib.restore(workdir, STEP.value)
+    config = trained.run.config.copy_and_resolve_references()
     sources = _open_sources(config)
-
-    embed_with, batch_size = parallel.embedder(learner), inputs.eval_batch_size(config)
-    view = data.CentralView(config.data.image_size, config.crop.test_fraction)
-
-    def row(state: Any) -> _Row:
-        embed = embed_with(state)  # sends the state to the devices: once, not for every batch
-        return _Row(lambda images: embed(images, batch_size), view)
-
-    encoders = {"byol": row(state)}
-    if "random" in BASELINES.value:
-        encoders["random"] = row(run_lib.initial_state(learner, config))
-    if "pixels" in BASELINES.value:
-        encoders["pixels"] = _Row(evaluate.pixels, view)
-    for path in AGAINST.value:
-        encoders[path] = _other(path, config.data.channels)
+    rows = encoders.of_run(trained, BASELINES.value)
+    rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
     _log(f"computed by {run_lib.describe(run_lib.computed_by(config))}")
-    for size in sorted({encoder.view.image_size for encoder in encoders.values()}):
-        names = [name for name, encoder in encoders.items() if encoder.view.image_size == size]
+    for size in sorted({row.view.image_size for row in rows.values()}):
+        names = [name for name, row in rows.items() if row.view.image_size == size]
         _log(f"computing features of {', '.join(names)} at {size} pixels")
     left_out: dict[str, None] = {}
-    splits = [_features(encoders, config, source, left_out) for source in sources]
+    splits = [encoders.features(rows, config, source, left_out) for source in sources]
     counts = [len(labels) for _, labels in splits]
-    results, failed = _evaluate(list(encoders), splits, sources[0].num_classes)
+
+    def report(protocol: str, found: dict[str, dict[str, Any]]) -> None:
+        """Prints the table of a protocol and writes its file."""
+        step = int(trained.state.step)
+        record = {"protocol": protocol, "step": step, "left_out": list(left_out)}
+        record |= {"train_data": sources[0].name, "train_examples": counts[0]}
+        evaluated = 0
+        if protocol != LABEL_FREE:
+            record |= {"data": sources[1].name, "test_examples": counts[1]}
+            record["top1"] = {name: result["top1"] for name, result in found.items()}
+            evaluated = 1
+        record["details"] = found
+        name, count = sources[evaluated].name, counts[evaluated]
+        print(f"{protocol} on {name}: {count} images, step {step}")
+        for line in evaluate.table(found):
+            print(line)
+        print(f"written to {_write(workdir, record, sources[-1].name)}", flush=True)
 
     for name in left_out:
         print(f"left out: {name}")
+    # The others are done in minutes; linear may take a day.
+    others = [name for name in PROTOCOL.value if name != LINEAR]
+    test = splits[-1][0].copy() if LINEAR in PROTOCOL.value else {}
+    results, failed = _evaluate(others, list(rows), splits, sources[0].num_classes)
     for protocol, found in results.items():
-        report = {"protocol": protocol, "step": int(state.step), "left_out": list(left_out)}
-        report |= {"train_data": sources[0].name, "train_examples": counts[0]}
-        evaluated = 0
-        if protocol != LABEL_FREE:
-            report |= {"data": sources[1].name, "test_examples": counts[1]}
-            report["top1"] = {name: result["top1"] for name, result in found.items()}
-            evaluated = 1
-        report["details"] = found
-        name, count = sources[evaluated].name, counts[evaluated]
-        print(f"{protocol} on {name}: {count} images, step {report['step']}")
-        for line in evaluate.table(found):
-            print(line)
-        print(f"written to {_write(workdir, report, sources[-1].name)}")
+        report(protocol, found)
+    if LINEAR in PROTOCOL.value:
+        fitted, held_out = data.hold_out(sources[0])
+        heads = encoders.linear_heads(rows, config, fitted, LINEAR_EPOCHS.value, left_out)
+        chosen_on, labels = encoders.features(rows, config, held_out, left_out)
+        found = {
+            name: evaluate.linear.evaluate(
+                heads[name],
+                chosen_on[name],
+                labels,
+                test[name],
+                splits[1][1],
+                num_classes=held_out.num_classes,
+            )
+            for name in rows
+        }
+        report(LINEAR, found)
     if failed:
         lines = (f"{protocol} cannot be computed: {error}" for protocol, error in failed.items())
         raise DataError(" ".join(lines))
 
 
-class _Row(NamedTuple):
-    """An encoder that is evaluated."""
-
-    embed: Callable  # uint8 (n, height, width, channels) -> float32 (n, features)
-    view: Any  # data.CentralView: what it sees of an image
-
-
-def _other(path: str, channels: int) -> _Row:
-    """The encoder at a path; raises UserError if it cannot be read or takes other images."""
-    import byol_jax
-    from byol_jax import data
-    from byol_jax.export.convert.weights import open_weights
-    from byol_jax.runs import paths
-
-    is_folder = paths.path(path).is_dir()
-    try:
-        encoder = byol_jax.load(path) if is_folder else open_weights(path)
-    except UserError as error:
-        raise UserError(f"--against={path}: {error}") from error
-    if encoder.config["channels"] != channels:
-        raise ConfigError(
-            f"--against={path} takes images of {encoder.config['channels']} channels, but the "
-            f"run's have {channels}: name an encoder of as many channels."
-        )
-    view = data.CentralView(encoder.config["image_size"], encoder.crop_fraction)
-    return _Row(encoder.embed, view)  # on one device, 256 images at a time
-
-
 def _evaluate(
-    encoders: list[str], splits: list[tuple[dict[str, Any], Any]], num_classes: int | None
+    protocols: list[str],
+    encoders: list[str],
+    splits: list[tuple[dict[str, Any], Any]],
+    num_classes: int | None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, UserError]]:
     """Results by protocol and encoder; and the errors of the protocols that cannot be computed.
 
-    The features are removed from the splits, which are of `_features`.
+    The features are removed from the splits, which are of `encoders.features`.
     """
     from byol_jax import evaluate
 
-    results: dict[str, dict[str, Any]] = {protocol: {} for protocol in PROTOCOL.value}
+    results: dict[str, dict[str, Any]] = {protocol: {} for protocol in protocols}
     failed = {}
     for name in encoders:
         arrays = []  # freed when the next encoder is evaluated
@@ -240,39 +235,6 @@ def _open_sources(config: Any) -> list[Any]:
         )
     test_source = inputs.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
     return [train_source, data.match_classes(train_source, test_source)]
-
-
-def _features(
-    encoders: dict[str, _Row], config: Any, source: Any, left_out: dict
-) -> tuple[dict[str, Any], Any]:
-    """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over a source.
-
-    Images that cannot be decoded become keys of `left_out`, if the config skips them.
-    """
-    import tqdm
-
-    from byol_jax import data, evaluate
-    from byol_jax.runs import inputs
-
-    skips = config.data.on_decode_error == "skip"
-    views = list(dict.fromkeys(encoder.view for encoder in encoders.values()))
-    batches = data.eval_views(
-        source,
-        views,
-        batch_size=inputs.eval_batch_size(config),
-        on_decode_error=(lambda _, message: left_out.setdefault(message)) if skips else None,
-    )
-    with tqdm.tqdm(
-        desc=source.name, total=source.num_examples, unit="image", unit_scale=True, disable=None
-    ) as progress:
-
-        def embed(seen: Any) -> dict[str, Any]:
-            images = dict(zip(views, seen, strict=True))
-            features = {name: row.embed(images[row.view]) for name, row in encoders.items()}
-            progress.update(len(seen[0]))
-            return features
-
-        return evaluate.collect(embed, batches, source.num_examples)
 
 
 def _log(line: str) -> None:

@@ -1,9 +1,9 @@
 """From stored images to batches; the only room that imports TensorFlow.
 
-A source (source.py; opened by open.py) gives raw examples and decodes them; pipeline.py makes
-training batches of them on the host, on_device.py on the devices, and eval.py makes evaluation
-batches. A new kind of source is a file here and a line in open.py. No networks, no training.
-TensorFlow is imported where it is first needed: arrays, `npz:` and `embedded` do without it.
+A source (source.py; opened by open.py) gives raw examples and decodes them; subset.py takes a part
+of it. pipeline.py makes training batches on the host, on_device.py on the devices; eval.py makes
+evaluation batches. A new kind of source is a file here and a line in open.py. No networks, no
+training. TensorFlow is imported where it is first needed: arrays, `npz:` and `embedded` do without.
 """
 
 from byol_jax.augment.crops import Crop
@@ -11,6 +11,7 @@ from byol_jax.data.arrays import ArraySource, from_arrays
 from byol_jax.data.eval import CentralView, eval_batches, eval_views
 from byol_jax.data.open import open_source
 from byol_jax.data.source import ShardOptions, Source, match_classes, steps_per_epoch
+from byol_jax.data.subset import hold_out, subset
 
 __all__ = [
     "ArraySource",
@@ -21,9 +22,11 @@ __all__ = [
     "eval_batches",
     "eval_views",
     "from_arrays",
+    "hold_out",
     "match_classes",
     "open_source",
     "steps_per_epoch",
+    "subset",
     "train_batches",
 ]
 

@@ -83,6 +83,7 @@ def train_batches(
     start_step: int = 0,
     crop: crops.Crop | None = None,
     local: crops.LocalViews | None = None,
+    views: int = 2,
     accum_steps: int = 1,
 ) -> Iterator[Batch]:
     """As `data.train_batches`, made on the devices, for updates of `accum_steps` micro-batches.
@@ -103,12 +104,12 @@ def train_batches(
         return jax.random.fold_in(jax.random.fold_in(key, epoch), position)
 
     def random_views(image: jax.Array, epoch: jax.Array, position: jax.Array) -> Tree:
-        views = crops.random_views(image, image_size, crop, key_of(CROPS, epoch, position))
+        found = crops.random_views(image, image_size, crop, key_of(CROPS, epoch, position), views)
         if local is None:
-            return views
+            return found
         key = key_of(LOCAL_CROPS, epoch, position)
         return {
-            "global": views,
+            "global": found,
             "local": crops.random_views(image, local.size, local.crop, key, local.count),
         }
 

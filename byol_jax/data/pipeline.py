@@ -46,6 +46,7 @@ def train_batches(
     start_step: int = 0,
     crop: Crop | None = None,
     local: LocalViews | None = None,
+    views: int = 2,
     shard: ShardOptions | None = None,
     on_decode_error: Callable[[int, str], None] | None = None,
     service: str = "",
@@ -61,6 +62,7 @@ def train_batches(
       start_step: the first step to yield; nothing before it is decoded.
       crop: the distribution of the boxes; the paper's by default.
       local: local views beside the pair; none by default.
+      views: of each example; BYOL needs a pair, a classifier one.
       shard: the rows of the global batch to yield; None for all of them.
       on_decode_error: if given, an example that cannot be decoded is replaced by another one (a
         function of seed, epoch and position), and this is called with the number of the update that
@@ -70,10 +72,10 @@ def train_batches(
       service: "grpc://HOST:PORT" of a tf.data service that makes the batches; "" for this process.
 
     Yields:
-      Steps start_step to num_steps - 1 as NumPy arrays (read-only): examples uint8 (B, 2, S, S, C),
-      labels int32 (B,) or None, positions int32 (B,). There are B rows in the shard, and positions
-      are their rows in the global batch. With local views, examples are a dictionary of "global"
-      (B, 2, S, S, C) and "local" (B, local.count, local.size, local.size, C).
+      Steps start_step to num_steps - 1 as NumPy arrays (read-only): examples uint8 (B, views, S, S,
+      C), labels int32 (B,) or None, positions int32 (B,). There are B rows in the shard, and
+      positions are their rows in the global batch. With local views, examples are a dictionary of
+      "global" (B, views, S, S, C) and "local" (B, local.count, local.size, local.size, C).
 
     Raises:
       ConfigError: at the call, if an argument is out of its range.
@@ -93,7 +95,7 @@ def train_batches(
         )
     part, replace = source.shard(shard.index, shard.count), on_decode_error is not None
     pipeline = TrainPipeline(
-        source, part, epoch_steps, batch_size, rows, image_size, crop, local, seed, replace
+        source, part, epoch_steps, batch_size, rows, image_size, crop, local, views, seed, replace
     )
     if service:
         arrays = service_lib.batches(
@@ -143,6 +145,7 @@ class TrainPipeline(NamedTuple):
     image_size: int
     crop: Crop
     local: LocalViews | None
+    views: int
     seed: int
     replace: bool  # whether another example replaces one that cannot be decoded
 
@@ -191,7 +194,7 @@ class TrainPipeline(NamedTuple):
     def _views(self, epoch, position, raw, replaced=NOT_REPLACED):
         image, label = self.source.decode(raw)
         seed = tf.stack([self.seed, epoch * 2**32 + position])
-        views = random_views(image, self.image_size, self.crop, seed)
+        views = random_views(image, self.image_size, self.crop, seed, self.views)
         if self.local is not None:
             size, crop, count = self.local.size, self.local.crop, self.local.count
             views = {

@@ -2,12 +2,13 @@
 
 Each of `PROTOCOLS` is `f(train_features, train_labels, test_features, test_labels, *, num_classes,
 ...) -> dict`, from NumPy arrays to Python numbers: how well features predict labels that
-pre-training never used. `label_free` has measures that need no labels. This room knows arrays only:
-no training state, config, file or device mesh, so features may come from anywhere. It imports
-nothing of byol_jax but the errors.
+pre-training never used. `linear` trains on features of augmented images, which somebody else
+computes; `label_free` has measures that need no labels. This room knows arrays only: no training
+state, config, file or device mesh, so features may come from anywhere. It imports nothing of
+byol_jax but the errors.
 """
 
-from byol_jax.evaluate import label_free
+from byol_jax.evaluate import label_free, linear
 from byol_jax.evaluate.cluster import cluster
 from byol_jax.evaluate.features import collect, pixels
 from byol_jax.evaluate.few_shot import few_shot
@@ -31,6 +32,7 @@ __all__ = [
     "few_shot",
     "knn",
     "label_free",
+    "linear",
     "logistic",
     "pixels",
     "retrieval",

@@ -140,6 +140,23 @@ def test_features_of_a_common_pass_equal_those_of_separate_passes(evaluate):
         assert alone["details"] == {key: together["details"][key] for key in ("byol", name)}
 
 
+def test_linear_trains_heads_of_all_encoders_and_writes_its_report(evaluate, capsys):
+    report = evaluate("--protocol=knn,linear", "--linear_epochs=3")
+    assert report["protocol"] == "linear" and list(report["details"]) == ALL
+    for name, found in report["details"].items():
+        assert report["top1"][name] == found["top1"]
+        assert found["steps"] == 3  # 81 images: a batch is an epoch
+        assert set(found["validation_top1"]) == {"0.4", "0.3", "0.2", "0.1", "0.05"}
+    out, _ = capsys.readouterr()
+    assert out.index("knn on") < out.index("linear on")  # written before linear starts
+
+
+def test_linear_is_the_same_again_and_with_fewer_encoders(evaluate):
+    first = evaluate("--protocol=linear", "--linear_epochs=2", "--baselines=random")
+    alone = evaluate("--protocol=linear", "--linear_epochs=2", "--baselines=none")
+    assert alone["details"] == {"byol": first["details"]["byol"]}
+
+
 def test_logistic_report_and_table(evaluate, capsys):
     report = evaluate("--protocol=logistic")
     assert report["protocol"] == "logistic" and report["left_out"] == []

@@ -1,0 +1,130 @@
+"""The encoders that `byol-jax evaluate` compares, and their features in common passes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+import byol_jax
+from byol_jax import data, evaluate, parallel
+from byol_jax.errors import ConfigError, UserError
+from byol_jax.evaluate import linear
+from byol_jax.export.convert.weights import open_weights
+from byol_jax.runs import build, inputs, paths
+from byol_jax.runs import run as run_lib
+
+
+class Row(NamedTuple):
+    """An encoder that is evaluated: a row of the table."""
+
+    embed: Callable[[np.ndarray], np.ndarray]  # uint8 (n, size, size, channels) -> float32 (n, d)
+    view: data.CentralView  # what it sees of an image
+
+
+def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
+    """The run's encoder, "byol", and baselines: "random", the same with other weights; "pixels"."""
+    config = trained.run.config
+    embed_with = parallel.embedder(trained.learner)
+    batch_size = inputs.eval_batch_size(config)
+    view = data.CentralView(config.data.image_size, config.crop.test_fraction)
+
+    def row(state: Any) -> Row:
+        embed = embed_with(state)  # sends the state to the devices: once, not for every batch
+        return Row(lambda images: embed(images, batch_size), view)
+
+    rows = {"byol": row(trained.state)}
+    if "random" in baselines:
+        rows["random"] = row(run_lib.initial_state(trained.learner, config))
+    if "pixels" in baselines:
+        rows["pixels"] = Row(evaluate.pixels, view)
+    return rows
+
+
+def of_path(path: str, channels: int) -> Row:
+    """The encoder at a path; raises UserError if it cannot be read or takes other images."""
+    is_folder = paths.path(path).is_dir()
+    try:
+        encoder = byol_jax.load(path) if is_folder else open_weights(path)
+    except UserError as error:
+        raise UserError(f"--against={path}: {error}") from error
+    if encoder.config["channels"] != channels:
+        raise ConfigError(
+            f"--against={path} takes images of {encoder.config['channels']} channels, but the "
+            f"run's have {channels}: name an encoder of as many channels."
+        )
+    view = data.CentralView(encoder.config["image_size"], encoder.crop_fraction)
+    return Row(encoder.embed, view)  # on one device, 256 images at a time
+
+
+def features(
+    rows: dict[str, Row], config: ConfigDict, source: data.Source, left_out: dict[str, None]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over a source.
+
+    Images that cannot be decoded become keys of `left_out`, if the config skips them.
+    """
+    views = list(dict.fromkeys(row.view for row in rows.values()))
+    batches = data.eval_views(
+        source,
+        views,
+        batch_size=inputs.eval_batch_size(config),
+        on_decode_error=_skipping(config, left_out),
+    )
+    with _progress(source.name, source.num_examples) as progress:
+
+        def embed(seen: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+            images = dict(zip(views, seen, strict=True))
+            found = {name: row.embed(images[row.view]) for name, row in rows.items()}
+            progress.update(len(seen[0]))
+            return found
+
+        return evaluate.collect(embed, batches, source.num_examples)
+
+
+def linear_heads(
+    rows: dict[str, Row],
+    config: ConfigDict,
+    source: data.Source,
+    epochs: int,
+    left_out: dict[str, None],
+) -> dict[str, linear.Heads]:
+    """The heads of the paper's linear evaluation for each encoder, trained on a source.
+
+    Encoders of one image size share the images. Crops and flips are those of the run.
+    """
+    batch_size = min(linear.BATCH_SIZE, source.num_examples)
+    steps = epochs * data.steps_per_epoch(source, batch_size)
+    heads: dict[str, linear.Heads] = {}
+    for size in sorted({row.view.image_size for row in rows.values()}):
+        mine = {name: row for name, row in rows.items() if row.view.image_size == size}
+        batches = data.train_batches(
+            source,
+            batch_size=batch_size,
+            image_size=size,
+            seed=config.seed,
+            num_steps=steps,
+            crop=build.crop(config),
+            views=1,
+            on_decode_error=_skipping(config, left_out),
+        )
+        with _progress(f"linear, {epochs} epochs", steps * batch_size) as progress:
+            for batch in batches:
+                for name, row in mine.items():
+                    found = row.embed(batch.examples[:, 0])
+                    if name not in heads:
+                        heads[name] = linear.init(found.shape[1], source.num_classes)
+                    heads[name] = linear.update(heads[name], found, batch.labels, total_steps=steps)
+                progress.update(batch_size)
+    return heads
+
+
+def _skipping(config: ConfigDict, left_out: dict[str, None]) -> Callable[[int, str], None] | None:
+    if config.data.on_decode_error != "skip":
+        return None
+    return lambda _, message: left_out.setdefault(message)
+
+
+def _progress(name: str, images: int) -> tqdm.tqdm:
+    return tqdm.tqdm(desc=name, total=images, unit="image", unit_scale=True, disable=None)
