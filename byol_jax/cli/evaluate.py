@@ -10,6 +10,7 @@ byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
                 paper's linear evaluation. It takes as long as --linear_epochs passes of the encoder
                 over the training images
     logistic    classes by logistic regression: the paper's transfer protocol
+    probe       classes by the linear probe that the run trained along with the encoder
     few_shot    classes from 1, 2, 5, 10 and 25 images of each
     cluster     classes against clusters that are found without labels
     retrieval   whether the nearest test images are of the same class
@@ -36,7 +37,7 @@ from absl import flags
 from byol_jax.cli import app, import_flag
 from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 
-LABEL_FREE, LINEAR = OTHERS = "label_free", "linear"  # not in evaluate.PROTOCOLS
+LABEL_FREE, LINEAR, PROBE = OTHERS = "label_free", "linear", "probe"  # not in evaluate.PROTOCOLS
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
 PROTOCOL = flags.DEFINE_list("protocol", None, "What to compute, one or several; see above.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
@@ -136,7 +137,7 @@ def main() -> None:
     # The others are done in minutes; linear may take a day.
     others = [name for name in PROTOCOL.value if name != LINEAR]
     test = splits[-1][0].copy() if LINEAR in PROTOCOL.value else {}
-    results, failed = _evaluate(others, list(rows), splits, sources[0].num_classes)
+    results, failed = _evaluate(others, list(rows), splits, sources[0], trained)
     for protocol, found in results.items():
         report(protocol, found)
     if LINEAR in PROTOCOL.value:
@@ -164,7 +165,8 @@ def _evaluate(
     protocols: list[str],
     encoders: list[str],
     splits: list[tuple[dict[str, Any], Any]],
-    num_classes: int | None,
+    source: Any,
+    trained: Any,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, UserError]]:
     """Results by protocol and encoder; and the errors of the protocols that cannot be computed.
 
@@ -180,18 +182,36 @@ def _evaluate(
             arrays += [features.pop(name), labels]
         rows, columns = arrays[0].shape
         for protocol in list(results):
+            if protocol == PROBE and name != "byol":  # no other encoder has one
+                continue
             _log(f"{protocol}: {rows} x {columns} features of {name}")
             try:
                 if protocol == LABEL_FREE:
                     found = evaluate.label_free.measures(arrays[0])
+                elif protocol == PROBE:
+                    kernel, bias = _probe(trained, source)
+                    found = evaluate.linear.classify(kernel, bias, *arrays[2:])
                 else:
-                    found = evaluate.PROTOCOLS[protocol](*arrays, num_classes=num_classes)
+                    found = evaluate.PROTOCOLS[protocol](*arrays, num_classes=source.num_classes)
             except UserError as error:
                 failed[protocol] = error
                 del results[protocol]
             else:
                 results[protocol][name] = found
     return results, failed
+
+
+def _probe(trained: Any, source: Any) -> tuple[Any, Any]:
+    """Kernel and bias of the run's probe; raises DataError if it has other classes, or none."""
+    probe = trained.state.online_params.get("probe")
+    if probe is None:
+        raise DataError("the run was trained without labels, so it has no probe.")
+    if trained.run.data["class_names"] != list(source.class_names):
+        raise DataError(
+            f"the probe knows the classes of {trained.run.data['name']}, not those of "
+            f"{source.name}: evaluate it on the run's own data."
+        )
+    return probe["kernel"], probe["bias"]
 
 
 def _write(workdir: Any, report: dict[str, Any], data: str) -> Any:

@@ -103,19 +103,29 @@ def evaluate(
     held_out_features, held_out_labels, test_features, test_labels = check_splits(
         held_out_features, held_out_labels, test_features, test_labels, num_classes
     )
-    weights, biases = map(np.asarray, heads.params)
-
-    def ranks(index: int, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return label_ranks(features @ weights[index] + biases[index], labels)
-
+    by_rate = dict(zip(rates, zip(*heads.params, strict=True), strict=True))
     top1 = {
-        rate: float(np.mean(ranks(i, held_out_features, held_out_labels) == 0))
-        for i, rate in enumerate(rates)
+        rate: classify(*head, held_out_features, held_out_labels)["top1"]
+        for rate, head in by_rate.items()
     }
     chosen = max(rates, key=lambda rate: (top1[rate], -rate))
-    test_ranks = ranks(rates.index(chosen), test_features, test_labels)
-    return accuracies(test_ranks, test_labels, num_classes) | {
+    return classify(*by_rate[chosen], test_features, test_labels) | {
         "learning_rate": chosen,
         "validation_top1": top1,
         "steps": int(heads.step),
     }
+
+
+def classify(
+    weights: jax.Array, biases: jax.Array, features: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """`scores.accuracies` of one linear classifier.
+
+    Args:
+      weights: float32 (d, classes).
+      biases: float32 (classes,).
+      features: (n, d) float32.
+      labels: (n,) integers in [0, classes).
+    """
+    logits = features @ np.asarray(weights) + np.asarray(biases)
+    return accuracies(label_ranks(logits, labels), labels, len(biases))

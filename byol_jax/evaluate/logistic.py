@@ -10,9 +10,10 @@ protocol: SGD with crops and flips.) For each strength:
 Böhning (1992, "Multinomial logistic regression algorithm") bounds its Hessian for all (W, b) by
 X^T X / (2 n) + l2. A gradient step divided by that bound always descends, however correlated the
 features are; correlation is what stalls L-BFGS on raw pixels. One eigendecomposition of X^T X / n
-serves every strength. Nesterov momentum with O'Donoghue and Candès' restart (arXiv 1204.3982,
-section 3.2) accelerates it without a line search: one gradient per iteration, all strengths at
-once.
+serves every strength. With fewer rows than columns, steps stay in the span of the rows, and the
+thin SVD of X has all that they need. Nesterov momentum with O'Donoghue and Candès' restart (arXiv
+1204.3982, section 3.2) accelerates it without a line search: one gradient per iteration, all
+strengths of a group at once.
 """
 
 import functools
@@ -28,7 +29,10 @@ from byol_jax.errors import ConfigError
 from byol_jax.evaluate.features import check_splits
 from byol_jax.evaluate.scores import accuracies, label_ranks
 
-L2_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+L2_STRENGTHS = tuple(10.0 ** (-6 + i / 4) for i in range(45))  # 1e-6 to 1e5, as in the paper
+
+# Strengths fitted at once: each needs a few copies of the weights, and strong ones end sooner.
+_GROUP = 9
 
 # Logits held at once, over rows x strengths x classes: 2**25 float32 are 128 MiB.
 _LOGITS_PER_CHUNK = 2**25
@@ -40,7 +44,7 @@ class Fit(NamedTuple):
     weights: jax.Array  # (s, d, num_classes) float32
     biases: jax.Array  # (s, num_classes) float32
     gradient: jax.Array  # (s,) float32: largest |entry| of the last gradient computed
-    iterations: jax.Array  # int32 ()
+    iterations: jax.Array  # int32 (): of the strength that took the most
 
 
 def logistic(
@@ -156,15 +160,24 @@ def fit(
     """
     if not len(l2) or not min(l2) > 0:
         raise ConfigError(f"l2 is {tuple(l2)}: pass at least one strength, each above 0.")
-    strengths = jnp.asarray(l2, jnp.float32)
+    rows, columns = features.shape
     # With a GPU's TF32 products, gradients never fall below the tolerance.
     with jax.default_matmul_precision("float32"):
-        features = jnp.asarray(features)
-        eigenvalues, basis = jnp.linalg.eigh(features.T @ features / len(features))
+        features, labels = jnp.asarray(features), jnp.asarray(labels)
+        if rows < columns:
+            _, singular_values, transposed = jnp.linalg.svd(features, full_matrices=False)
+            eigenvalues, basis = singular_values**2 / rows, transposed.T
+        else:
+            eigenvalues, basis = jnp.linalg.eigh(features.T @ features / rows)
         # The size of rounding errors: with too small a bound the steps would diverge.
-        curvature = jnp.maximum(eigenvalues, 0) / 2 + 1e-6 * eigenvalues[-1]
-        settings = (tolerance, max_iterations, num_classes)
-        return _minimise(features, jnp.asarray(labels), strengths, curvature, basis, *settings)
+        curvature = jnp.maximum(eigenvalues, 0) / 2 + 1e-6 * eigenvalues.max()
+        settings = (curvature, basis, tolerance, max_iterations, num_classes)
+        groups = [
+            _minimise(features, labels, jnp.asarray(l2[i : i + _GROUP], jnp.float32), *settings)
+            for i in range(0, len(l2), _GROUP)
+        ]
+    *parts, iterations = zip(*groups, strict=True)
+    return Fit(*map(jnp.concatenate, parts), jnp.stack(iterations).max())
 
 
 class _Iterate(NamedTuple):

@@ -13,7 +13,7 @@ from absl import flags
 from encoders import random_encoder
 from tiny import tiny_config
 
-from byol_jax import data, parallel
+from byol_jax import byol, data, parallel
 from byol_jax.errors import ConfigError, DataError, UserError
 from byol_jax.evaluate import knn
 from byol_jax.runs import encoder as encoder_lib
@@ -155,6 +155,27 @@ def test_linear_is_the_same_again_and_with_fewer_encoders(evaluate):
     first = evaluate("--protocol=linear", "--linear_epochs=2", "--baselines=random")
     alone = evaluate("--protocol=linear", "--linear_epochs=2", "--baselines=none")
     assert alone["details"] == {"byol": first["details"]["byol"]}
+
+
+def test_the_probe_is_evaluated_on_the_test_split(evaluate, trained):
+    report = evaluate("--protocol=probe")
+    state = trained(16).state
+    assert list(report["top1"]) == ["byol"]
+    learner = trained(16).learner
+    source = data.open_source(trained(16).run.config.data.source, "test", channels=1)
+    (images, labels), *rest = data.eval_batches(source, batch_size=40, image_size=16)
+    assert not rest
+    logits = jax.jit(functools.partial(byol.infer, learner))(state, images).logits
+    assert report["top1"]["byol"] == (np.asarray(logits).argmax(axis=1) == labels).mean()
+
+
+def test_a_probe_of_other_classes_is_an_error(evaluate, tmp_path):
+    labels = np.arange(30) % 2
+    for split in ("train", "test"):
+        images = np.zeros((30, 40, 40, 1), np.uint8)
+        np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
+    with pytest.raises(DataError, match="the probe knows the classes of npz"):
+        evaluate("--protocol=probe", f"--data=npz:{tmp_path}", "--baselines=none")
 
 
 def test_logistic_report_and_table(evaluate, capsys):

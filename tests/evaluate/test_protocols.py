@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.evaluate import PROTOCOLS, knn, logistic
@@ -126,6 +127,37 @@ def test_fit_ends_where_the_gradient_vanishes(problem, monkeypatch, logits_per_c
     ):
         gradients = objective_gradient(features, labels, strength, weights, biases)
         assert max(np.abs(gradient).max() for gradient in gradients) < 2e-6
+
+
+@pytest.mark.parametrize("rows", [400, 9])
+def test_fit_equals_scikit_learn(problem, rows):
+    features, labels = standardised(problem[0][:rows], problem[0])[0], problem[1][:rows]
+    solution = fit(features, labels.astype(np.int32), [1e-1], 4, tolerance=1e-6)
+    found = features @ np.asarray(solution.weights[0]) + np.asarray(solution.biases[0])
+    expected = LogisticRegression(C=1 / (rows * 1e-1), tol=1e-9, max_iter=10_000)
+    features = features.astype(np.float64)
+    expected = expected.fit(features, labels).decision_function(features)
+    # A constant added to the logits of all classes changes no probability.
+    found = found[:, np.unique(labels)]
+    np.testing.assert_allclose(
+        found - found.mean(axis=1, keepdims=True),
+        expected - expected.mean(axis=1, keepdims=True),
+        atol=2e-4,
+    )
+
+
+def test_fit_does_not_depend_on_the_groups(problem, monkeypatch):
+    features, labels = standardised(problem[0], problem[0])[0], problem[1].astype(np.int32)
+    strengths = np.logspace(-4, 0, 5)
+    together = fit(features, labels, strengths, 4, tolerance=1e-6)
+    monkeypatch.setattr(logistic_module, "_GROUP", 2)
+    apart = fit(features, labels, strengths, 4, tolerance=1e-6)
+    np.testing.assert_allclose(apart.weights, together.weights, atol=1e-4)
+    assert apart.weights.shape == together.weights.shape == (5, 12, 4)
+
+
+def test_the_strengths_are_those_of_the_paper():
+    np.testing.assert_allclose(logistic_module.L2_STRENGTHS, np.logspace(-6, 5, 45), rtol=1e-12)
 
 
 def test_fit_stops_at_max_iterations(problem):
