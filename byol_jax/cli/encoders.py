@@ -1,8 +1,10 @@
 """The encoders that `byol-jax evaluate` compares, and their features in common passes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from ml_collections import ConfigDict
@@ -10,7 +12,7 @@ from ml_collections import ConfigDict
 import byol_jax
 from byol_jax import data, evaluate, parallel
 from byol_jax.errors import ConfigError, UserError
-from byol_jax.evaluate import linear
+from byol_jax.evaluate import label_free, linear
 from byol_jax.export.convert.weights import open_weights
 from byol_jax.runs import build, inputs, paths
 from byol_jax.runs import run as run_lib
@@ -97,8 +99,7 @@ def linear_heads(
     batch_size = min(linear.BATCH_SIZE, source.num_examples)
     steps = epochs * data.steps_per_epoch(source, batch_size)
     heads: dict[str, linear.Heads] = {}
-    for size in sorted({row.view.image_size for row in rows.values()}):
-        mine = {name: row for name, row in rows.items() if row.view.image_size == size}
+    for size, mine in _by_size(rows):
         batches = data.train_batches(
             source,
             batch_size=batch_size,
@@ -118,6 +119,59 @@ def linear_heads(
                     heads[name] = linear.update(heads[name], found, batch.labels, total_steps=steps)
                 progress.update(batch_size)
     return heads
+
+
+def views(
+    rows: dict[str, Row],
+    trained: run_lib.Trained,
+    source: data.Source,
+    left_out: dict[str, None],
+) -> dict[str, np.ndarray]:
+    """Features of several views of some images: by encoder, float32 (images, views, d).
+
+    Views are augmented like those of the run, half of them as its first view and half as its
+    second; a function of the user's own is not applied.
+    """
+    config, policy = trained.run.config, trained.learner.augment
+    count = min(label_free.IMAGES, source.num_examples)
+    batch_size = min(50, count)
+    steps = count // batch_size
+
+    @jax.jit
+    def augment(step: jax.Array, pairs: jax.Array) -> jax.Array:
+        """uint8 (n, 2, size, size, channels) crops -> (n, 2, ...) views, likewise."""
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step), len(pairs))
+        seen = jnp.stack(jax.vmap(policy)(keys, pairs), axis=1)
+        seen = seen * jnp.array(policy.std) + jnp.array(policy.mean)
+        return jnp.clip(jnp.round(255 * seen), 0, 255).astype(jnp.uint8)
+
+    found: dict[str, list[np.ndarray]] = {name: [] for name in rows}
+    for size, mine in _by_size(rows):
+        batches = data.train_batches(
+            source,
+            batch_size=batch_size,
+            image_size=size,
+            seed=config.seed,
+            num_steps=steps,
+            crop=build.crop(config),
+            views=label_free.VIEWS,
+            on_decode_error=_skipping(config, left_out),
+        )
+        with _progress(f"{label_free.VIEWS} views", steps * batch_size) as progress:
+            for step, (crops, *_) in enumerate(batches):
+                pairs = crops.reshape(-1, 2, *crops.shape[2:])
+                seen = np.asarray(augment(step, pairs)).reshape(-1, *crops.shape[2:])
+                for name, row in mine.items():
+                    embedded = row.embed(seen)
+                    found[name].append(embedded.reshape(batch_size, label_free.VIEWS, -1))
+                progress.update(batch_size)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _by_size(rows: dict[str, Row]) -> Iterator[tuple[int, dict[str, Row]]]:
+    """The image sizes, ascending, and the encoders that see images of each."""
+    for size in sorted({row.view.image_size for row in rows.values()}):
+        yield size, {name: row for name, row in rows.items() if row.view.image_size == size}
 
 
 def _skipping(config: ConfigDict, left_out: dict[str, None]) -> Callable[[int, str], None] | None:

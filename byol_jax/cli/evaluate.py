@@ -14,7 +14,8 @@ byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
     few_shot    classes from 1, 2, 5, 10 and 25 images of each
     cluster     classes against clusters that are found without labels
     retrieval   whether the nearest test images are of the same class
-    label_free  RankMe, alpha-ReQ and uniformity of training images, which need no labels
+    label_free  RankMe, LiDAR, alpha-ReQ, alignment and uniformity of training images, which need no
+                labels
 
 Baselines show what pre-training added: the same encoder with random weights, and raw pixels of
 images shrunk to 32 pixels. --against adds other encoders, each with the image size that it was
@@ -137,7 +138,10 @@ def main() -> None:
     # The others are done in minutes; linear may take a day.
     others = [name for name in PROTOCOL.value if name != LINEAR]
     test = splits[-1][0].copy() if LINEAR in PROTOCOL.value else {}
-    results, failed = _evaluate(others, list(rows), splits, sources[0], trained)
+    views = {}
+    if LABEL_FREE in others:
+        views = encoders.views(rows, trained, sources[0], left_out)
+    results, failed = _evaluate(others, list(rows), splits, views, sources[0], trained)
     for protocol, found in results.items():
         report(protocol, found)
     if LINEAR in PROTOCOL.value:
@@ -165,6 +169,7 @@ def _evaluate(
     protocols: list[str],
     encoders: list[str],
     splits: list[tuple[dict[str, Any], Any]],
+    views: dict[str, Any],
     source: Any,
     trained: Any,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, UserError]]:
@@ -187,7 +192,7 @@ def _evaluate(
             _log(f"{protocol}: {rows} x {columns} features of {name}")
             try:
                 if protocol == LABEL_FREE:
-                    found = evaluate.label_free.measures(arrays[0])
+                    found = evaluate.label_free.measures(arrays[0], views[name])
                 elif protocol == PROBE:
                     kernel, bias = _probe(trained, source)
                     found = evaluate.linear.classify(kernel, bias, *arrays[2:])

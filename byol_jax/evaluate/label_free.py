@@ -2,7 +2,7 @@
 
 Each function takes features of unlabelled images and returns a number. RankMe, LiDAR and alpha-ReQ
 look at the spectrum of the features; alignment and uniformity at the distances between them.
-`measures` computes those that need one view of each image.
+`measures` computes all of them.
 """
 
 import numpy as np
@@ -11,24 +11,29 @@ from byol_jax.errors import DataError
 from byol_jax.evaluate.features import unit_rows
 
 ROWS = 10_000  # of `measures`, at most; RankMe's paper wants at least as many
+IMAGES, VIEWS = 1000, 10  # of LiDAR: n and q of its paper (q is 50 for some methods)
 EPSILON = 1e-7  # added to each share of a spectrum, as in the papers
 
 
-def measures(features: np.ndarray, seed: int = 0) -> dict[str, float | int]:
-    """The measures that need one view of each image, on at most 10,000 of them.
+def measures(
+    features: np.ndarray, views: np.ndarray | None = None, seed: int = 0
+) -> dict[str, float | int | None]:
+    """All measures; those that need one view of each image, on at most 10,000 of them.
 
     Compare values of equal numbers of images.
 
     Args:
       features: float (n, d).
+      views: float (images, q, d): of q views of some images, for LiDAR and alignment.
       seed: of the choice of images.
 
     Returns:
       'rankme', 'alpha_req' (None if features vary in fewer than three directions), 'uniformity',
-      'images'.
+      'images'; with views 'lidar', and 'alignment' of the first two.
 
     Raises:
-      DataError: features are not a finite (n, d) array of two rows or more.
+      DataError: features are not a finite (n, d) array of two rows or more, or views not a finite
+        (images, q, d) array of two images and views or more.
     """
     rows = np.random.default_rng(seed).permutation(len(features))[:ROWS]
     features = np.asarray(features)[np.sort(rows)]
@@ -37,6 +42,8 @@ def measures(features: np.ndarray, seed: int = 0) -> dict[str, float | int]:
         measured["alpha_req"] = alpha_req(features)
     except DataError:
         measured["alpha_req"] = None
+    if views is not None:
+        measured |= {"lidar": lidar(views), "alignment": alignment(views[:, :2])}
     return measured | {"images": len(features)}
 
 

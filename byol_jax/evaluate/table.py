@@ -49,7 +49,9 @@ def _cells(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "nmi": "NMI",
         "ari": "ARI",
         "rankme": "RankMe",
+        "lidar": "LiDAR",
         "alpha_req": "alpha-ReQ",
+        "alignment": "alignment",
         "uniformity": "uniformity",
     }.items():
         if result.get(key) is not None:

@@ -1,5 +1,6 @@
 """`byol-jax evaluate`: what it computes once, its baselines, its report and its errors."""
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -14,8 +15,10 @@ from encoders import random_encoder
 from tiny import tiny_config
 
 from byol_jax import byol, data, parallel
+from byol_jax.augment import image as image_augment
+from byol_jax.cli import encoders
 from byol_jax.errors import ConfigError, DataError, UserError
-from byol_jax.evaluate import knn
+from byol_jax.evaluate import knn, label_free
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
@@ -246,9 +249,43 @@ def test_several_protocols_share_the_features(evaluate, passes, capsys, tmp_path
         report = json.loads((tmp_path / "eval" / f"{protocol}.json").read_text())
         assert report["protocol"] == protocol and list(report["details"]) == ["byol"]
         assert f"{protocol} on {report.get('data', report['train_data'])}: " in out
-    for title in ("k = 20", "1 per class", "NMI", "recall@10", "mAP", "RankMe"):
+    for title in (
+        "k = 20",
+        "1 per class",
+        "NMI",
+        "recall@10",
+        "mAP",
+        "RankMe",
+        "LiDAR",
+        "alignment",
+    ):
         assert title in out
-    assert report["details"]["byol"]["images"] == EXAMPLES["train"]
+    measures = report["details"]["byol"]
+    assert measures["images"] == EXAMPLES["train"]
+    assert 1 < measures["lidar"] <= 16 and 0 < measures["alignment"] < 4
+
+
+def test_views_of_images_are_those_of_the_run(trained):
+    """Without augmentation, all views of an image are its central view."""
+    run, learner, state = trained(16)
+    config = run.config.copy_and_resolve_references()
+    config.crop.area_min = config.crop.area_max = config.crop.ratio_min = config.crop.ratio_max = 1
+    config.crop.flip_prob, config.crop.test_fraction = 0, 1
+    nothing = image_augment.View(jitter_prob=0, gray_prob=0, blur_prob=0)
+    policy = image_augment.Policy(nothing, nothing, mean=(0.5,), std=(0.25,))
+    plain = run_lib.Trained(
+        run._replace(config=config), dataclasses.replace(learner, augment=policy), state
+    )
+    rows = encoders.of_run(plain, ["random"])
+    source = inputs.open_split(config, "train")
+    found = encoders.views(rows, plain, source, {})
+    central, _ = encoders.features(rows, config, source, {})
+    for name in rows:
+        assert found[name].shape == (50, label_free.VIEWS, 16)  # a batch of the 90 images
+        np.testing.assert_array_equal(found[name], found[name][:, :1].repeat(label_free.VIEWS, 1))
+        distances = np.abs(found[name][:, :1] - central[name]).max(axis=2)
+        assert distances.min(axis=1).max() < 1e-4
+        assert len(np.unique(distances.argmin(axis=1))) == 50
 
 
 def test_images_without_labels_have_the_measures_that_need_none(evaluate, tmp_path):

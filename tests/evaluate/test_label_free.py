@@ -118,5 +118,13 @@ def test_the_measures_of_one_view_together():
     assert found["images"] == 40 and found["rankme"] == label_free.rankme(x)
     assert found["alpha_req"] == label_free.alpha_req(x)
     np.testing.assert_allclose(found["uniformity"], label_free.uniformity(x), rtol=1e-12)
+    assert "lidar" not in found
     assert label_free.measures(np.ones((9, 5)))["alpha_req"] is None
     assert label_free.measures(normal(0, 10_100, 2))["images"] == 10_000
+
+
+def test_the_measures_of_several_views():
+    views = normal(1, 12, 4, 6)
+    found = label_free.measures(normal(0, 40, 6), views)
+    assert found["lidar"] == label_free.lidar(views)
+    assert found["alignment"] == label_free.alignment(views[:, :2])
