@@ -13,7 +13,12 @@ from faults.tally import Tally
 from byol_jax.train import loop
 
 STEPS = 40
-SHORT = {"steps": STEPS, "log_every_steps": 5, "checkpoint.every_steps": 8, "knn.every_steps": 0}
+SHORT = {
+    "steps": STEPS,
+    "log_every_steps": 5,
+    "checkpoint.every_steps": 8,
+    "evaluation.every_steps": 0,
+}
 
 
 def train(workdir):

@@ -25,9 +25,9 @@ def tiny_config():
     config.optimizer.warmup_epochs = 0.0
     config.log_every_steps = 2
     config.checkpoint.every_steps = 3
-    config.knn.every_steps = 3
-    config.knn.train_examples = 60
-    config.knn.test_examples = 30
+    config.evaluation.every_steps = 3
+    config.evaluation.train_examples = 60
+    config.evaluation.test_examples = 30
     return config
 
 

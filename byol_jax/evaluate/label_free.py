@@ -5,6 +5,8 @@ look at the spectrum of the features; alignment and uniformity at the distances 
 `measures` computes all of them.
 """
 
+import contextlib
+
 import numpy as np
 
 from byol_jax.errors import DataError
@@ -37,14 +39,18 @@ def measures(
     """
     rows = np.random.default_rng(seed).permutation(len(features))[:ROWS]
     features = np.asarray(features)[np.sort(rows)]
-    measured = {"rankme": rankme(features), "uniformity": uniformity(features)}
-    try:
-        measured["alpha_req"] = alpha_req(features)
-    except DataError:
-        measured["alpha_req"] = None
+    measured = {"alpha_req": None} | spectrum(features) | {"uniformity": uniformity(features)}
     if views is not None:
         measured |= {"lidar": lidar(views), "alignment": alignment(views[:, :2])}
     return measured | {"images": len(features)}
+
+
+def spectrum(features: np.ndarray) -> dict[str, float]:
+    """'rankme' and, if features (n, d) vary in three directions or more, 'alpha_req'."""
+    measured = {"rankme": rankme(features)}
+    with contextlib.suppress(DataError):
+        measured["alpha_req"] = alpha_req(features)
+    return measured
 
 
 def rankme(features: np.ndarray) -> float:

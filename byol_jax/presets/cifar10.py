@@ -36,5 +36,5 @@ def get_config() -> ConfigDict:
     config.optimizer.clip = True
 
     config.checkpoint.every_steps = 2000
-    config.knn.every_steps = 2000
+    config.evaluation.every_steps = 2000
     return config

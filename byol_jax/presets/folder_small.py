@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
 
     config.log_every_steps = 50
     config.checkpoint.every_steps = 500
-    config.knn.every_steps = 500
-    config.knn.train_examples = 5_000
-    config.knn.test_examples = 2_000
+    config.evaluation.every_steps = 500
+    config.evaluation.train_examples = 5_000
+    config.evaluation.test_examples = 2_000
     return config

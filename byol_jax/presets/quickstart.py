@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
 
     config.log_every_steps = 40
     config.checkpoint.every_steps = 200
-    config.knn.every_steps = 200
-    config.knn.train_examples = 2_000
-    config.knn.test_examples = 1_000
+    config.evaluation.every_steps = 200
+    config.evaluation.train_examples = 2_000
+    config.evaluation.test_examples = 1_000
     return config

@@ -43,11 +43,11 @@ class RetentionPolicy(NamedTuple):
 
     newest: int  # number of newest checkpoints
     every_steps: int = 0  # all whose step is a multiple of this; 0: none
-    best: bool = False  # the checkpoint with the highest kNN accuracy; the newer one of equals
+    best: bool = False  # the checkpoint with the highest score; the newer one of equals
 
-    def kept(self, steps: Sequence[int], knn: dict[int, float]) -> set[int]:
-        """The steps to keep, given the kNN accuracies by step."""
-        best = sorted((knn[step], step) for step in steps if step in knn)[-1:]
+    def kept(self, steps: Sequence[int], scores: dict[int, float]) -> set[int]:
+        """The steps to keep, given the scores by step."""
+        best = sorted((scores[step], step) for step in steps if step in scores)[-1:]
         return {
             *sorted(steps)[-self.newest :],
             *(step for step in steps if self.every_steps and step % self.every_steps == 0),
@@ -68,7 +68,7 @@ class Checkpoints:
 
     Checkpoints are saved in the background; each appears under its name only when it is complete.
     Use as a context manager, or call `close`. If several processes train together, all open the
-    same folder and make the same calls of `save`, `wait`, `restore_newest` and `best_knn`.
+    same folder and make the same calls of `save`, `wait`, `restore_newest` and `best_score`.
     """
 
     def __init__(self, directory: Path | epath.Path, keep: RetentionPolicy | None = None):
@@ -116,14 +116,14 @@ class Checkpoints:
         """The last of `steps`, or None."""
         return max(self.steps(), default=None)
 
-    def best_knn(self) -> float | None:
-        """The highest kNN accuracy of the saved checkpoints, with the one that is being saved.
+    def best_score(self) -> float | None:
+        """The highest score of the saved checkpoints, with the one that is being saved.
 
         The same in every process. None if no checkpoint has one.
         """
-        knn = self._read_knn() if self._manager is None else self._knn
+        scores = self._read_scores() if self._manager is None else self._scores
         saved = {*self.steps(), self._saving}
-        best = max((value for step, value in knn.items() if step in saved), default=None)
+        best = max((value for step, value in scores.items() if step in saved), default=None)
         return processes.from_first(best)
 
     def save(
@@ -131,7 +131,7 @@ class Checkpoints:
         step: int,
         state: byol.State,
         loop_state: dict[str, float] | None = None,
-        knn: float | None = None,
+        score: float | None = None,
     ) -> None:
         """Saves a state in the background, unless this step is saved already.
 
@@ -141,7 +141,7 @@ class Checkpoints:
           step: number of updates.
           state: replicated on the devices; or NumPy arrays. Process 0 writes it.
           loop_state: finite numbers of the training loop, restored along with the state.
-          knn: kNN accuracy of this state, for `RetentionPolicy.best`.
+          score: of this state, higher for a better one, for `RetentionPolicy.best`.
 
         Raises:
           CheckpointError: this checkpoint or the previous one could not be written; earlier ones
@@ -152,13 +152,13 @@ class Checkpoints:
             return
         if self._manager is None:
             self._open()
-        if knn is not None:
-            self._knn[step] = knn
+        if score is not None:
+            self._scores[step] = score
         # A dictionary, so that the files can be read without our classes, and NumPy arrays, because
         # of replicated ones Orbax would write a part of each from every device: many small files,
         # and a program to compile for each shape. They are copied before the state is donated.
         tree = jax.device_get(jax.tree.map(_first_shard, state._asdict()))
-        record = {"step": step, "loop": loop_state or {}, "knn": knn}
+        record = {"step": step, "loop": loop_state or {}, "score": score}
         self._saving = step
         self._quiet.enter_context(_quiet_orbax())
         with self._write_errors():
@@ -244,11 +244,11 @@ class Checkpoints:
         return None
 
     def _open(self) -> None:
-        self._knn = self._read_knn()
+        self._scores = self._read_scores()
 
         def should_preserve(checkpoints: Sequence[Any], **_) -> list[bool]:
             steps = [checkpoint.step for checkpoint in checkpoints]
-            kept = self._keep.kept(steps, self._knn)
+            kept = self._keep.kept(steps, self._scores)
             return [step in kept for step in steps]
 
         try:
@@ -279,12 +279,12 @@ class Checkpoints:
                 self._manager.close()
             self._manager = None
 
-    def _read_knn(self) -> dict[int, float]:
-        knn = {}
+    def _read_scores(self) -> dict[int, float]:
+        scores = {}
         for step in self.steps():
             with contextlib.suppress(_DamagedError):  # reported when it is restored
-                knn[step] = self._read_manifest(step)["knn"]
-        return {step: value for step, value in knn.items() if value is not None}
+                scores[step] = self._read_manifest(step)["score"]
+        return {step: value for step, value in scores.items() if value is not None}
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
@@ -358,7 +358,7 @@ class Checkpoints:
                     for name, leaf in record["leaves"].items()
                 }
                 loop_state = {key: float(value) for key, value in record["loop"].items()}
-                return record | {"arrays": arrays, "loop": loop_state, "knn": record["knn"]}
+                return record | {"arrays": arrays, "loop": loop_state, "score": record["score"]}
             what = "is not as it was written"
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             what = "cannot be read"

@@ -160,11 +160,15 @@ def default() -> ConfigDict:
     config.checkpoint.every_minutes = 30.0  # and after this time without a checkpoint (0: never)
     config.checkpoint.keep = 3  # the newest,
     config.checkpoint.keep_every_steps = 0  # those of each multiple of this step (0: none),
-    config.checkpoint.keep_best = True  # and the best by kNN, where that is measured
-    config.knn = ConfigDict()  # on held-out labels, during training
-    config.knn.every_steps = 5000  # 0: never
-    config.knn.train_examples = 10_000  # at most, of each split
-    config.knn.test_examples = 2_000
+    config.checkpoint.keep_best = True  # and the best: by kNN, or without labels by RankMe
+    config.evaluation = ConfigDict()  # of the encoder, during training
+    config.evaluation.every_steps = 5000  # 0: never
+    # At most so many: training images for RankMe and as the neighbours of kNN, and held-out ones.
+    config.evaluation.train_examples = 10_000
+    config.evaluation.test_examples = 2_000
+    # Evaluations in a row that are not better than the best before, by kNN or RankMe, which end the
+    # run; 0: it goes to its end. The schedules are those of the complete run.
+    config.evaluation.patience = 0
     config.health = ConfigDict()
     config.health.patience = 5  # unhealthy measurements in a row that count as a collapse
     config.health.stop_on_collapse = False

@@ -31,9 +31,10 @@ def open_split(config: ConfigDict, split: str) -> data.Source:
 def open_sources(config: ConfigDict) -> tuple[data.Source, data.Source | None]:
     """The training images, and the held-out ones for kNN if both have labels."""
     source = open_split(config, config.data.train_split)
-    if source.num_classes is None or not config.data.test_split or not config.knn.every_steps:
+    split = config.data.test_split if config.evaluation.every_steps else ""
+    if source.num_classes is None or not split:
         return source, None
-    return source, data.match_classes(source, open_split(config, config.data.test_split))
+    return source, data.match_classes(source, open_split(config, split))
 
 
 def train_batches(

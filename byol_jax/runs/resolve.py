@@ -45,7 +45,7 @@ AT_LEAST = {
     **_limit(1, "accum_steps data.image_size max_skipped_updates log_every_steps health.patience"),
     **_limit(1, "heads.hidden_size heads.predictor_hidden_size heads.output_size"),
     **_limit(1, "heads.projector_layers checkpoint.every_steps checkpoint.keep target.every_steps"),
-    **_limit(1, "knn.train_examples knn.test_examples"),
+    **_limit(1, "evaluation.train_examples evaluation.test_examples"),
     **_limit(MIN_POSITIVE, "crop.area_min crop.area_max crop.ratio_min crop.ratio_max"),
     **_limit(MIN_POSITIVE, "crop.local_area_min crop.local_area_max"),
     **_limit(1, "crop.local_size"),

@@ -38,7 +38,8 @@ from byol_jax.runs.resolve import from_record
 # errors and non-finite updates are handled. And data.source, if the data's fingerprint is the same.
 MUTABLE_ON_RESUME = (
     *("data.dir", "data.service", "data.on_decode_error", "on_nonfinite", "max_skipped_updates"),
-    *("encoder.remat", "cpu_convolution", "log_every_steps", "checkpoint.", "knn.", "health."),
+    *("encoder.remat", "cpu_convolution", "log_every_steps"),
+    *("checkpoint.", "evaluation.", "health."),
 )
 
 

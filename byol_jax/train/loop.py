@@ -11,7 +11,10 @@ from byol_jax import byol, data, parallel
 from byol_jax.errors import DataError, UserError
 from byol_jax.runs import inputs, paths, processes
 from byol_jax.train import console, nonfinite, plots
+from byol_jax.train.metrics import score as score_of
 from byol_jax.train.setup import RunContext, run_context
+
+NO_PROGRESS = "its last config.evaluation.patience evaluations were no better than one before"
 
 
 def train(
@@ -36,16 +39,19 @@ def train(
         in each of several processes.
 
     Returns:
-      Whether the run is complete.
+      Whether the run is complete, or ended early by `config.evaluation.patience`.
 
     Raises:
       UserError: the config, the data or the folder cannot be used; training became non-finite; the
         features collapsed and `config.health.stop_on_collapse` is set; or another process was lost.
     """
     with run_context(config, workdir, source, test_source, cpu_devices) as ctx:
-        if ctx.start.step < ctx.run.total_steps:
+        if ctx.start.step == ctx.run.total_steps:
+            ctx.progress.log("This run is complete; there is nothing left to do.")
+        elif ctx.early_stopping.is_due:
+            ctx.progress.log(f"This run ended early, at step {ctx.start.step}: {NO_PROGRESS}.")
+        else:
             return loop(ctx)
-        ctx.progress.log("This run is complete; there is nothing left to do.")
         return True
 
 
@@ -80,7 +86,7 @@ def loop(ctx: RunContext) -> bool:
             if not (should_log or request):
                 continue
             request = max(request, ctx.finish_update(step, *in_flight))
-            in_flight, collapsed = None, False
+            in_flight, collapsed, score = None, False, None
             rates = ctx.timer.rates(config.batch_size)  # before what is not training
             # Not on request alone, which must leave no trace in the metrics and the health checks.
             if should_log:
@@ -91,10 +97,14 @@ def loop(ctx: RunContext) -> bool:
                     row |= evaluate(step, state)
                 if ctx.writer:
                     ctx.writer.write(step, row)
-                should_save = should_save or ctx.is_best(row.get("knn_test_top1"))
+                score = score_of(row)
+                should_save = should_save or ctx.is_best(score)
+                if score is not None:
+                    ctx.early_stopping.add(score)
                 collapsed = config.health.stop_on_collapse and ctx.monitor.has_collapsed
-            if should_save or request or collapsed:
-                ctx.save(step, state, row.get("knn_test_top1"))
+            ends_early = ctx.early_stopping.is_due and not is_last
+            if should_save or request or collapsed or ends_early:
+                ctx.save(step, state, score)
             if should_log:
                 ctx.progress.report(step, row, ctx.timer.seconds_left(total - step))
                 if warning:
@@ -102,6 +112,9 @@ def loop(ctx: RunContext) -> bool:
             if collapsed:
                 ctx.checkpoints.wait()
                 raise UserError(f"Stopped and saved at step {step}: the features collapsed.")
+            if ends_early:
+                log(f"Ended early and saved at step {step}: {NO_PROGRESS}.")
+                break
             ctx.timer.restart()
             if request == parallel.STOP and not is_last:
                 ctx.checkpoints.wait()
@@ -119,7 +132,7 @@ def loop(ctx: RunContext) -> bool:
             ctx.save(done, state)
         raise
     ctx.checkpoints.wait()
-    log(f"Done: {total} steps. {console.throughput_summary(ctx.timer, config, ctx.source)}")
+    log(f"Done: {done} steps. {console.throughput_summary(ctx.timer, config, ctx.source)}")
     return True
 
 

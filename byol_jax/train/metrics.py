@@ -17,6 +17,7 @@ import numpy as np
 
 from byol_jax import byol, data, evaluate, parallel
 from byol_jax.errors import CheckpointError
+from byol_jax.evaluate import label_free, linear
 from byol_jax.runs import inputs, processes
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.paths import AnyPath, is_local, translate_write_errors, write_atomically
@@ -53,21 +54,21 @@ class MetricsCollector:
         return values | health.feature_metrics(*self._features(state, batch))
 
 
-def held_out_accuracy(
+def evaluator(
     run: run_lib.Run,
     learner: byol.Learner,
     source: data.Source,
-    test_source: data.Source,
+    test_source: data.Source | None,
     decode_errors: "DecodeErrorLog | None",
 ) -> Evaluator:
-    """An evaluator of accuracy on held-out images: weighted kNN, and the online probe.
+    """An evaluator of the encoder: RankMe and alpha-ReQ of training images, without labels.
 
+    With a test source also the accuracy on its images, by weighted kNN and by the online probe.
     Both splits are limited to the config's sizes. Images that cannot be decoded are left out and
     logged, or without `decode_errors` raise DataError.
     """
     config, embedder = run.config, parallel.embedder(learner)
     batch_size = inputs.eval_batch_size(config)
-    classify = jax.jit(learner.online.probe.apply)
 
     def evaluator(step: int, state: byol.State) -> dict[str, float]:
         embed = embedder(state)
@@ -83,19 +84,23 @@ def held_out_accuracy(
             count = min(limit, source.num_examples)
             return evaluate.collect(lambda images: embed(images, batch_size), batches, count)
 
-        train = features(source, config.knn.train_examples)
-        test, labels = features(test_source, config.knn.test_examples)
-        knn = evaluate.knn(
-            *train, test, labels, num_classes=source.num_classes, ks=(KNN_NEIGHBOURS,)
-        )
-        probe = {"params": parallel.local(state.online_params["probe"])}
-        logits = np.asarray(classify(probe, test))
-        return {
-            "knn_test_top1": knn["top1"],
-            "probe_test_top1": float(np.mean(np.argmax(logits, axis=-1) == labels)),
-        }
+        train = features(source, config.evaluation.train_examples)
+        measured = label_free.spectrum(train[0])
+        if test_source is None:
+            return measured
+        test = features(test_source, config.evaluation.test_examples)
+        classes = source.num_classes
+        knn = evaluate.knn(*train, *test, num_classes=classes, ks=(KNN_NEIGHBOURS,))
+        probe = parallel.local(state.online_params["probe"])
+        probed = linear.classify(probe["kernel"], probe["bias"], *test)
+        return measured | {"knn_test_top1": knn["top1"], "probe_test_top1": probed["top1"]}
 
     return evaluator
+
+
+def score(row: dict[str, float]) -> float | None:
+    """How good an evaluated encoder is: its accuracy by kNN, or without labels its RankMe."""
+    return row.get("knn_test_top1", row.get("rankme"))
 
 
 class JsonLines:

@@ -19,6 +19,7 @@ CURVES = {  # titles and metrics
     "Loss": (*(f"{name}_loss" for name in OBJECTIVES), "negatives_loss", "probe_loss"),
     "Spread (0: collapsed)": ("embedding_std", "projection_std"),
     "Effective rank": ("embedding_rank", "projection_rank"),
+    "RankMe": ("rankme",),
     "Accuracy": ("knn_test_top1", "probe_test_top1", "probe_train_top1"),
 }
 GAP, LABEL, TITLE = 4, 60, 30  # pixels between views, for the names of rows, and for the title

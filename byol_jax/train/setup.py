@@ -17,13 +17,14 @@ from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, Restored, RetentionPolicy
 from byol_jax.runs.resolve import resolve
 from byol_jax.train import console, init_from, plots
+from byol_jax.train.early_stopping import EarlyStopping
 from byol_jax.train.health import CollapseMonitor
 from byol_jax.train.metrics import (
     DecodeErrorLog,
     Evaluator,
     MetricsCollector,
     MetricsWriter,
-    held_out_accuracy,
+    evaluator,
 )
 from byol_jax.train.nonfinite import NonFiniteGuard
 from byol_jax.train.signals import StopRequest, stop_requests
@@ -42,6 +43,7 @@ class RunContext:
     checkpoints: Checkpoints
     guard: NonFiniteGuard
     monitor: CollapseMonitor
+    early_stopping: EarlyStopping
     collector: MetricsCollector
     evaluators: list[tuple[int, Evaluator]]  # each with the steps between its calls
     writer: MetricsWriter | None  # of process 0
@@ -75,14 +77,14 @@ class RunContext:
         self.checkpoints.wait()
         return self.checkpoints.latest_step()
 
-    def is_best(self, accuracy: float | None) -> bool:
-        """Whether an accuracy by kNN is above that of all checkpoints, and the best is kept."""
-        if accuracy is None or not self.run.config.checkpoint.keep_best:
+    def is_best(self, score: float | None) -> bool:
+        """Whether a score is above that of all checkpoints, and the best is kept."""
+        if score is None or not self.run.config.checkpoint.keep_best:
             return False
-        best = self.checkpoints.best_knn()
-        return best is None or accuracy > best
+        best = self.checkpoints.best_score()
+        return best is None or score > best
 
-    def save(self, step: int, state: byol.State, knn: float | None = None) -> None:
+    def save(self, step: int, state: byol.State, score: float | None = None) -> None:
         """Saves a state in the background, and with it what the loop counts."""
         if self.writer:
             self.writer.flush()  # the lines up to a checkpoint must outlive the process
@@ -90,7 +92,10 @@ class RunContext:
             "skipped_in_a_row": self.guard.skipped_in_a_row,
             "collapsed_checks": self.monitor.collapsed_checks,
         }
-        self.checkpoints.save(step, state, counts, knn)
+        if self.early_stopping.best > -float("inf"):
+            counts["best_score"] = self.early_stopping.best
+            counts["worse_evaluations"] = self.early_stopping.worse
+        self.checkpoints.save(step, state, counts, score)
         self.save_timer.restart()
 
 
@@ -146,9 +151,9 @@ def run_context(
             first = start.step
         processes.check_same("state to start from", str(first))
         console.log_run_summary(progress.log, run, learner, workdir, first, start is not None)
-        if test_source is None and config.knn.every_steps:
+        if test_source is None and config.evaluation.every_steps:
             reason = "no data.test_split" if source.num_classes else "the data has no labels"
-            progress.log(f"No kNN while training: {reason}.")
+            progress.log(f"No kNN while training: {reason}. RankMe judges the encoder instead.")
         for line in (*source.warnings, *warnings, *config_changes):
             progress.log(line)
         if start is None:
@@ -167,9 +172,9 @@ def run_context(
         writer, decode_errors, evaluators = None, None, []
         if config.data.on_decode_error == "skip":
             decode_errors = DecodeErrorLog(workdir, first)
-        if test_source is not None:
-            evaluator = held_out_accuracy(run, learner, source, test_source, decode_errors)
-            evaluators.append((config.knn.every_steps, evaluator))
+        if config.evaluation.every_steps:
+            evaluate = evaluator(run, learner, source, test_source, decode_errors)
+            evaluators.append((config.evaluation.every_steps, evaluate))
         if processes.is_first():
             writer = MetricsWriter(workdir, first)
             stack.callback(_draw_curves, workdir, progress)
@@ -185,6 +190,11 @@ def run_context(
             checkpoints=checkpoints,
             guard=NonFiniteGuard(config, int(start.loop_state.get("skipped_in_a_row", 0))),
             monitor=monitor,
+            early_stopping=EarlyStopping(
+                config.evaluation.patience,
+                start.loop_state.get("best_score", -float("inf")),
+                int(start.loop_state.get("worse_evaluations", 0)),
+            ),
             collector=MetricsCollector(run, learner),
             evaluators=evaluators,
             writer=writer,

@@ -104,7 +104,7 @@ def train(preset: str, changes: dict[str, object], every: int) -> tuple[dict, Se
         "steps": every * (LINES + 1),
         "log_every_steps": every,
         "checkpoint.every_steps": 10**6,
-        "knn.every_steps": 0,
+        "evaluation.every_steps": 0,
         "optimizer.warmup_epochs": 0.0,
     }
     with tempfile.TemporaryDirectory() as workdir:

@@ -116,7 +116,7 @@ def lengths(steps: int) -> dict[str, Any]:
     return {
         "epochs": 0,
         "steps": steps,
-        "knn.every_steps": max(1, steps // CHECKS),
+        "evaluation.every_steps": max(1, steps // CHECKS),
         "log_every_steps": max(1, steps // CHECKS),
         "checkpoint.every_steps": steps,
         "checkpoint.keep_best": False,
@@ -208,10 +208,10 @@ def train_peer(config: ConfigDict, steps: int, is_trial: bool) -> Result:
         if done == 1:
             step.wait(loss)
             first_step = time.perf_counter() - start
-        if done % config.knn.every_steps == 0 or done == steps:
+        if done % config.evaluation.every_steps == 0 or done == steps:
             step.wait(loss)
             now = time.perf_counter()
-            limits = config.knn.train_examples, config.knn.test_examples
+            limits = config.evaluation.train_examples, config.evaluation.test_examples
             parts = peer_features(step.online.encoder, config, (source, test_source), limits)
             top1 = evaluate.knn(
                 *parts[0], *parts[1], num_classes=source.num_classes, ks=(KNN_NEIGHBOURS,)

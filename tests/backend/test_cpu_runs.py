@@ -17,7 +17,8 @@ from byol_jax import backend
 from byol_jax.runs import run as run_lib
 
 ROOT = Path(__file__).parents[2]
-SHORT = ("--config.steps=6", "--config.checkpoint.every_steps=3", "--config.knn.every_steps=0")
+SHORT = ("--config.steps=6", "--config.checkpoint.every_steps=3")
+SHORT += ("--config.evaluation.every_steps=0",)
 SHORT += ("--config.data.placement=device",)  # without TensorFlow it starts sooner
 
 

@@ -181,7 +181,7 @@ def test_evaluate_writes_its_tables(workdir):
 
 
 def test_ctrl_c_saves_and_exits(tmp_path):
-    flags = ["log_every_steps=1", "knn.every_steps=0", "data.placement=device"]
+    flags = ["log_every_steps=1", "evaluation.every_steps=0", "data.placement=device"]
     # Not a pipe: nobody would read it before the end, and XLA can write more than a pipe holds.
     with (tmp_path / "stderr").open("w+") as stderr:
         running = subprocess.Popen(

@@ -35,7 +35,7 @@ def get_config(encoder: str = "resnet8") -> ConfigDict:
     config.target.tau_base = 0.95
     config.log_every_steps = 3
     config.checkpoint.every_steps = 10
-    config.knn.every_steps = 50
-    config.knn.train_examples = 60
-    config.knn.test_examples = 30
+    config.evaluation.every_steps = 50
+    config.evaluation.train_examples = 60
+    config.evaluation.test_examples = 30
     return config

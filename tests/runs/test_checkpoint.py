@@ -50,7 +50,7 @@ def two_steps(tmp_path_factory):
     directory = tmp_path_factory.mktemp("two_steps") / "checkpoints"
     with Checkpoints(directory, RetentionPolicy(newest=5)) as checkpoints:
         for step in STEPS:
-            checkpoints.save(step, state_of(step), {"skipped": step / 4}, knn=1 / step)
+            checkpoints.save(step, state_of(step), {"skipped": step / 4}, score=1 / step)
     return directory
 
 
@@ -96,7 +96,7 @@ def test_a_donated_state_is_restored_bit_for_bit(tmp_path):
     state = parallel.replicate(state_of(6))
     overwrite = jax.jit(lambda x: jax.tree.map(jnp.zeros_like, x), donate_argnums=0)
     with Checkpoints(tmp_path, RetentionPolicy(1)) as checkpoints:
-        checkpoints.save(6, state, {"skipped": 1.5}, knn=0.5)
+        checkpoints.save(6, state, {"skipped": 1.5}, score=0.5)
         jax.block_until_ready(overwrite(state))
         checkpoints.wait()
         saved = checkpoints.restore_newest(ABSTRACT, pytest.fail)
@@ -284,12 +284,12 @@ KEPT = [
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize(("keep", "steps"), KEPT)
 def test_the_retention_policy_decides_which_are_kept(tmp_path, keep, steps, restart):
-    """kNN is measured at some steps only; the best is at 1, then as good at 2."""
-    knn = {1: 0.7, 2: 0.7, 4: 0.6}
+    """The score is measured at some steps only; the best is at 1, then as good at 2."""
+    scores = {1: 0.7, 2: 0.7, 4: 0.6}
     small = state_of(0, size=1)
     checkpoints = Checkpoints(tmp_path, keep)
     for step in range(1, 7):
-        checkpoints.save(step, small, knn=knn.get(step))
+        checkpoints.save(step, small, score=scores.get(step))
         if restart:
             checkpoints.close()
             checkpoints = Checkpoints(tmp_path, keep)
@@ -298,21 +298,21 @@ def test_the_retention_policy_decides_which_are_kept(tmp_path, keep, steps, rest
         assert set(checkpoints.steps()) == steps
 
 
-def test_best_knn_is_the_highest_accuracy_of_the_saved_checkpoints(tmp_path):
+def test_best_score_is_the_highest_accuracy_of_the_saved_checkpoints(tmp_path):
     small = state_of(0, size=1)
     with Checkpoints(tmp_path, RetentionPolicy(1)) as checkpoints:
-        assert checkpoints.best_knn() is None
-        checkpoints.save(1, small, knn=0.7)
-        assert checkpoints.best_knn() == 0.7  # while it is being saved
+        assert checkpoints.best_score() is None
+        checkpoints.save(1, small, score=0.7)
+        assert checkpoints.best_score() == 0.7  # while it is being saved
         checkpoints.save(2, small)
         checkpoints.wait()
-        assert checkpoints.best_knn() is None  # deleted by the policy
+        assert checkpoints.best_score() is None  # deleted by the policy
     for policy in (RetentionPolicy(1, best=True), None):
         with Checkpoints(tmp_path, policy) as checkpoints:
             if policy:
-                checkpoints.save(3, small, knn=0.3)
-                checkpoints.save(4, small, knn=0.2)
-            assert checkpoints.best_knn() == 0.3
+                checkpoints.save(3, small, score=0.3)
+                checkpoints.save(4, small, score=0.2)
+            assert checkpoints.best_score() == 0.3
 
 
 def test_a_step_is_saved_once(directory):

@@ -24,7 +24,7 @@ FLAGS = {
     "log_every_steps": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep": STEPS,
-    "knn.every_steps": 0,
+    "evaluation.every_steps": 0,
     "data.placement": "device",  # tests/faults trains two processes that read data on the host
 }
 

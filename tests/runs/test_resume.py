@@ -24,7 +24,7 @@ def start(workdir):
     config.steps, config.epochs = 0, 2
     config.optimizer.name, config.optimizer.base_learning_rate = "lars", 1.0
     config.log_every_steps, config.checkpoint.every_steps, config.checkpoint.keep = 1, 1, STEPS
-    config.knn.every_steps, config.data.test_split = 0, ""
+    config.evaluation.every_steps, config.data.test_split = 0, ""
     config.data.placement = "host"  # tests/data/test_on_device.py resumes on the device
     assert loop.train(config, workdir, data.from_arrays(images, labels))
 

@@ -110,7 +110,7 @@ def test_a_mistake_is_one_line_with_the_key(in_folder, name, message):
 
 def test_a_run_of_the_command_has_it(folder, tmp_path):
     """It trains, is recorded, resumes, and is loaded and evaluated without the function."""
-    settings = {"steps": 2, "knn.every_steps": 0, "checkpoint.every_steps": 1}
+    settings = {"steps": 2, "evaluation.every_steps": 0, "checkpoint.every_steps": 1}
     settings["data.placement"] = "device"  # without TensorFlow it starts sooner
 
     def pretrain(workdir, name):

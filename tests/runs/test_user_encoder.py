@@ -178,7 +178,7 @@ def in_folder(folder, monkeypatch):
 def own_config():
     """A run whose encoder and frozen target are the user's."""
     config = tiny_config()
-    config.knn.every_steps, config.checkpoint.every_steps = 0, 2
+    config.evaluation.every_steps, config.checkpoint.every_steps = 0, 2
     config.optimizer.name, config.optimizer.base_learning_rate = "sgd", 0.1  # compile faster,
     config.heads.projector_layers = config.heads.predictor_layers = 1  # and so do these
     config_lib.use_encoder(config, "own_net:Net", width=6, strides=(4, 2))

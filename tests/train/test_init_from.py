@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
     """The folder of a run of six steps, with checkpoints of 3 and 6."""
     workdir = tmp_path_factory.mktemp("finished")
     config = tiny_resnet_config()
-    config.knn.every_steps = 0
+    config.evaluation.every_steps = 0
     loop.train(config, workdir)
     return workdir
 
@@ -69,7 +69,7 @@ def assert_equal(got, want):
 
 def test_a_run_from_a_state_ends_as_the_first_would_have(finished, halfway, tmp_path):
     config = tiny_resnet_config()
-    config.knn.every_steps = 0
+    config.evaluation.every_steps = 0
     config.init.state = str(halfway)
     loop.train(config, tmp_path / "second")
     want, got = run_lib.restore(finished).state, run_lib.restore(tmp_path / "second").state

@@ -33,7 +33,7 @@ KEYS = {
 }
 HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 TIMES = {"images_per_second", "input_wait_share"}
-ACCURACIES = {"knn_test_top1", "probe_test_top1"}
+MEASURES = {"knn_test_top1", "probe_test_top1", "rankme", "alpha_req"}
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +75,9 @@ def test_metrics_of_a_run(finished):
     logged = rows(finished)
     assert [row["step"] for row in logged] == [2, 3, 4, 6]
     for row in logged:
-        assert set(row) - TIMES - ACCURACIES == KEYS
+        assert set(row) - TIMES - MEASURES == KEYS
         assert all(np.isfinite(value) for value in row.values())
-    assert [row["step"] for row in logged if set(row) >= ACCURACIES] == [3, 6]
+    assert [row["step"] for row in logged if set(row) >= MEASURES] == [3, 6]
     assert all(set(row) >= TIMES for row in logged)
     assert all(0 <= row["input_wait_share"] <= 1 for row in logged)
     # Of the update that was made: the first has the full rate, since there is no warm-up.
@@ -98,7 +98,7 @@ def test_accuracy_of_the_probe_on_held_out_images(finished):
     trained = run_lib.restore(finished)
     config = trained.run.config
     _, test_source = inputs.open_sources(config)
-    batches = inputs.eval_batches(config, test_source, limit=config.knn.test_examples)
+    batches = inputs.eval_batches(config, test_source, limit=config.evaluation.test_examples)
     images, labels = map(np.concatenate, zip(*batches, strict=True))
     logits = byol.infer(trained.learner, trained.state, images).logits
     want = np.mean(np.argmax(logits, axis=-1) == labels)
@@ -263,7 +263,7 @@ def test_a_checkpoint_by_time(finished, tmp_path, minutes):
     """Requested with the update after a minute, saved with the next; it leaves no other trace."""
     config = tiny_config()
     config.log_every_steps = config.checkpoint.every_steps = 100
-    config.knn.every_steps = 0
+    config.evaluation.every_steps = 0
     config.checkpoint.every_minutes = 1.0
     loop.train(config, tmp_path)
     assert saved_steps(tmp_path) == [3, 6]
@@ -280,11 +280,57 @@ def test_the_best_evaluation_is_saved_between_checkpoints(tmp_path, monkeypatch)
     accuracies = iter([0.5, 0.9, 0.9, 0.4])
     monkeypatch.setattr(metrics.evaluate, "knn", lambda *_, **__: {"top1": next(accuracies)})
     config = tiny_config()
-    config.steps, config.knn.every_steps, config.log_every_steps = 7, 2, 100
+    config.steps, config.evaluation.every_steps, config.log_every_steps = 7, 2, 100
     config.checkpoint.every_steps, config.checkpoint.keep = 100, 1
     loop.train(config, tmp_path)
     assert saved_steps(tmp_path) == [4, 7]
     assert [row["knn_test_top1"] for row in rows(tmp_path)] == [0.5, 0.9, 0.9, 0.4]
+
+
+@pytest.fixture
+def unlabelled(monkeypatch):
+    """Images without labels, and a function that sets what RankMe will be."""
+    images, _ = textures.draw(40, seed=3)
+
+    def rankme_will_be(*values):
+        remaining = iter(values)
+        monkeypatch.setattr(metrics.label_free, "rankme", lambda _: next(remaining))
+
+    return data.from_arrays(images), rankme_will_be
+
+
+def short_evaluations(steps, patience=0):
+    config = tiny_config()
+    config.steps, config.evaluation.every_steps, config.log_every_steps = steps, 1, 100
+    config.evaluation.patience, config.evaluation.train_examples = patience, 20
+    config.checkpoint.every_steps, config.checkpoint.keep = 100, 1
+    return config
+
+
+def test_without_labels_the_best_is_kept_by_rankme(unlabelled, tmp_path, capsys):
+    source, rankme_will_be = unlabelled
+    rankme_will_be(2.0, 3.0, 3.0, 1.0)
+    loop.train(short_evaluations(4), tmp_path, source)
+    assert saved_steps(tmp_path) == [2, 4]
+    assert [row["rankme"] for row in rows(tmp_path)] == [2.0, 3.0, 3.0, 1.0]
+    assert not any("knn_test_top1" in row for row in rows(tmp_path))
+    assert "RankMe judges the encoder instead" in capsys.readouterr().out
+
+
+def test_a_run_that_gets_no_better_ends_early(unlabelled, tmp_path, capsys):
+    source, rankme_will_be = unlabelled
+    rankme_will_be(2.0, 3.0, 2.5, 2.9)
+    config = short_evaluations(6, patience=2)
+    assert loop.train(config, tmp_path, source)
+    assert saved_steps(tmp_path) == [2, 4] and rows(tmp_path)[-1]["step"] == 4
+    assert "Ended early and saved at step 4" in capsys.readouterr().out
+    assert loop.train(config, tmp_path, source)  # trains no further, and measures nothing
+    assert "This run ended early, at step 4" in capsys.readouterr().out
+    rankme_will_be(2.9, 2.8)
+    config.evaluation.patience = 4
+    assert loop.train(config, tmp_path, source)  # counts on: to the last step, the fourth
+    assert saved_steps(tmp_path) == [2, 6]
+    assert "Done: 6 steps." in capsys.readouterr().out
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
@@ -312,7 +358,7 @@ def exploding_config():
     config.optimizer.base_learning_rate = 1e37
     config.optimizer.warmup_epochs = 2 / 625  # two steps, the first at rate 0
     config.checkpoint.every_steps = config.log_every_steps = 1
-    config.knn.every_steps = 0
+    config.evaluation.every_steps = 0
     return config
 
 
@@ -352,7 +398,7 @@ def collapsed(monkeypatch):
 
 def test_a_collapse_stops_the_run_and_further_starts(tmp_path, collapsed, capsys):
     config = tiny_config()
-    config.knn.every_steps = 0
+    config.evaluation.every_steps = 0
     config.health.patience = 2
     config.health.stop_on_collapse = True
     with pytest.raises(UserError, match="saved at step 3: the features collapsed"):
@@ -378,7 +424,11 @@ def test_a_signal_does_not_change_when_a_collapse_ends_the_run(tmp_path, collaps
     monkeypatch.setattr(console.Progress, "advance", stopping)
     config = tiny_config()
     config.steps, config.log_every_steps, config.checkpoint.every_steps = 20, 4, 100
-    config.knn.every_steps, config.health.patience, config.health.stop_on_collapse = 0, 2, True
+    config.evaluation.every_steps, config.health.patience, config.health.stop_on_collapse = (
+        0,
+        2,
+        True,
+    )
     assert not loop.train(config, tmp_path)
     assert int(final_state(tmp_path).step) == 3 and rows(tmp_path) == []
     step = 5
@@ -448,7 +498,7 @@ def test_arrays_from_python(tmp_path):
     images, labels = textures.draw(40, seed=3)
     config = tiny_config()
     config.steps = 1
-    config.knn.train_examples = 20
+    config.evaluation.train_examples = 20
     source = data.from_arrays(images, labels)
     loop.train(config, tmp_path, source, test_source=source)
     (row,) = rows(tmp_path)
@@ -461,7 +511,7 @@ def test_labels_of_a_test_source_are_matched_by_name(tmp_path, monkeypatch):
     source = data.from_arrays(images, [0, 1] * 8, class_names=("ant", "bee"))
     test_source = data.from_arrays(images, [0, 1] * 8, class_names=("bee", "ant"))
     seen = []
-    monkeypatch.setattr(setup, "held_out_accuracy", lambda *args: seen.append(args[3]))
+    monkeypatch.setattr(setup, "evaluator", lambda *args: seen.append(args[3]))
     with setup.run_context(tiny_config(), tmp_path, source, test_source):
         np.testing.assert_array_equal(seen[0].labels, [1, 0] * 8)
     other = data.from_arrays(images, [0, 1] * 8, class_names=("ant", "wasp"))

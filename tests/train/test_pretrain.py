@@ -66,7 +66,9 @@ def test_a_folder_in_another_thread(images, tmp_path):
 def test_a_config_is_used_as_it_is(images, tmp_path):
     source = data.from_arrays(images[..., :1], np.arange(40) % 2)
     config = tiny_config()
-    encoder = byol_jax.pretrain(source, tmp_path, config=config, steps=1, knn={"every_steps": 0})
+    encoder = byol_jax.pretrain(
+        source, tmp_path, config=config, steps=1, evaluation={"every_steps": 0}
+    )
     assert config.steps == 6
     trained = run_lib.read(tmp_path).config
     assert trained.steps == 1 and trained.batch_size == 16

@@ -36,7 +36,7 @@ VARIANTS = {
 
 def variant(**settings):
     config = tiny_config()
-    config.steps, config.checkpoint.every_steps, config.knn.every_steps = 4, 1, 0
+    config.steps, config.checkpoint.every_steps, config.evaluation.every_steps = 4, 1, 0
     config.checkpoint.keep = 4
     for key, value in settings.items():
         config_lib.put(config, key, value)
