@@ -188,9 +188,23 @@ def gather_rows(
     return lambda state, batch: jax.tree.map(np.asarray, local(mapped(state, batch)))
 
 
+def _needed(state: byol.State) -> byol.State:
+    """Of a state, only what an embedding depends on."""
+    return state._replace(target_params=(), target_stats=(), opt_state=())
+
+
 @functools.lru_cache(KEPT)
-def embedder(learner: byol.Learner) -> Callable[[byol.State], Callable[[Any, int], np.ndarray]]:
-    """`byol.embed` over the devices of this process, for any number of examples.
+def embedder(
+    learner: byol.Learner,
+    embed_fn: Callable[..., jax.Array] = byol.embed,
+    needed: Callable[[Any], Any] = _needed,
+) -> Callable[[byol.State], Callable[[Any, int], np.ndarray]]:
+    """`byol.embed`, or a function like it, over the devices of this process, for any number.
+
+    Args:
+      learner: what is trained.
+      embed_fn: (learner, state, examples) -> float32 (n, features).
+      needed: state -> what `embed_fn` needs of it.
 
     Returns:
       `embed_with(state)` -> `embed(examples, batch_size)`: a tree of arrays (n, ...) -> float32
@@ -199,15 +213,14 @@ def embedder(learner: byol.Learner) -> Callable[[byol.State], Callable[[Any, int
     """
     devices = jax.local_device_count()
     mapped = jax.pmap(
-        lambda state, examples: byol.embed(learner, state, examples),
+        lambda state, examples: embed_fn(learner, state, examples),
         in_axes=(None, 0),
         out_axes=0,
         devices=jax.local_devices(),
     )
 
     def embed_with(state: byol.State) -> Callable[[Any, int], np.ndarray]:
-        # Only what an embedding depends on.
-        state = replicate(state._replace(target_params=(), target_stats=(), opt_state=()))
+        state = replicate(needed(state))
 
         def embed(examples: Any, batch_size: int) -> np.ndarray:
             rows = -(-batch_size // devices)

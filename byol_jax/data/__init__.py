@@ -11,7 +11,7 @@ from byol_jax.data.arrays import ArraySource, from_arrays
 from byol_jax.data.eval import CentralView, eval_batches, eval_views
 from byol_jax.data.open import open_source
 from byol_jax.data.source import ShardOptions, Source, match_classes, steps_per_epoch
-from byol_jax.data.subset import hold_out, subset
+from byol_jax.data.subset import hold_out, listed, some_of_each_class, subset
 
 __all__ = [
     "ArraySource",
@@ -23,8 +23,10 @@ __all__ = [
     "eval_views",
     "from_arrays",
     "hold_out",
+    "listed",
     "match_classes",
     "open_source",
+    "some_of_each_class",
     "steps_per_epoch",
     "subset",
     "train_batches",

@@ -1,10 +1,12 @@
 """Some of the examples of a source: to hold out a part, or to keep a share of the labels."""
 
+import hashlib
+
 import numpy as np
 
 from byol_jax.data.arrays import ArraySource
 from byol_jax.data.source import RandomAccessSource, Source
-from byol_jax.errors import DataError
+from byol_jax.errors import ConfigError, DataError
 
 
 def subset(source: Source, indices: np.ndarray, name: str) -> Source:
@@ -48,6 +50,60 @@ def hold_out(source: Source, share: float = 0.1, most: int = 10_009, seed: int =
     return [subset(source, part, f"{source.name} ({what})") for what, part in parts.items()]
 
 
+def some_of_each_class(source: Source, share: float, seed: int = 0) -> Source:
+    """A share of the examples of each class, drawn at random: at least one, where there is any.
+
+    Args:
+      source: with labels.
+      share: in (0, 1], such as .01 for one percent of the labels.
+      seed: of the choice.
+
+    Raises:
+      ConfigError: the share is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"a share of the labels lies within (0, 1], not {share}.")
+    if share == 1:
+        return source
+    rng, labels, chosen = np.random.default_rng(seed), _labels(source), []
+    for label in range(source.num_classes):
+        of_class = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(of_class[: max(1, round(share * len(of_class)))])
+    return subset(source, np.concatenate(chosen), f"{source.name} ({100 * share:g}% of the labels)")
+
+
+def listed(source: Source, names: list[str]) -> Source:
+    """The examples with these names, such as those of the lists of SimCLR's authors.
+
+    Args:
+      source: a folder.
+      names: of files, with or without the folders that they are in.
+
+    Raises:
+      DataError: the source has none of them.
+    """
+    wanted, found = set(names), []
+    for index, name in enumerate(source.names()):
+        if name in wanted or name.rpartition("/")[2] in wanted:
+            found.append(index)
+    if not found:
+        example = (
+            f"such as {source.names()[0]!r}, not {names[0]!r}" if names else "one on each line"
+        )
+        raise DataError(f"the list names no image of {source.name}: it has names {example}.")
+    return subset(source, np.array(found), f"{source.name} (listed)")
+
+
+def _labels(source: Source) -> np.ndarray:
+    """int32 (num_examples,); of a streamed source, by one pass over its records."""
+    if isinstance(source, RandomAccessSource):
+        return source.labels
+    from byol_jax.data._tensorflow import tf
+
+    raws = source.raw(tf.range(source.num_examples, dtype=tf.int64))
+    return np.fromiter(raws.map(lambda *raw: source.label(raw)).as_numpy_iterator(), np.int32)
+
+
 class _Part:
     """What both kinds have in common: raw examples are those of the source, with its indices."""
 
@@ -56,6 +112,19 @@ class _Part:
 
     def encoded(self, raw):
         return self._source.encoded(raw)
+
+    def label(self, raw):  # of a streamed source
+        return self._source.label(raw)
+
+    def names(self):
+        names = self._source.names()
+        return [names[index] for index in self._indices]
+
+    def fingerprint(self):
+        of_source = self._source.fingerprint()
+        if of_source is None:
+            return None
+        return hashlib.sha256(of_source.encode() + self._indices.tobytes()).hexdigest()
 
     def describe(self, index):
         return self._source.describe(index)

@@ -1,9 +1,9 @@
 """What the exports that carry the computation share: the function, and its record in config.json.
 
 The function takes uint8 images (n, image_size, image_size, channels) for any n, normalises them and
-returns float32 (n, features). It computes in float32, as most runtimes on CPUs lack bfloat16
-convolutions; weights are float32 in any case. The features of an encoder trained in bfloat16
-therefore differ from those of its own `embed` by bfloat16's rounding.
+returns float32 (n, features), or the probabilities of a classifier. It computes in float32, as most
+runtimes on CPUs lack bfloat16 convolutions; weights are float32 in any case. The features of an
+encoder trained in bfloat16 therefore differ from those of its own `embed` by bfloat16's rounding.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,7 @@ MAX_WEIGHT_BYTES = 2**31 - 2**24
 
 def function(encoder: Encoder) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
     """The function of variables and images, not compiled."""
-    module = encoder.module
-    if models.has_field(module, "dtype"):
-        module = module.clone(dtype=jnp.float32)
-    return encoder.embed_fn(module)
+    return encoder.output_fn(models.with_fields(encoder.module, dtype=jnp.float32))
 
 
 def with_weights(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
@@ -54,7 +51,7 @@ def image_shape(encoder: Encoder) -> tuple[int, int, int]:
 
 
 def num_features(encoder: Encoder, n: Any = 1) -> int:
-    """The size of an embedding, from tracing the encoder on n images."""
+    """The size of an output, from tracing the encoder on n images."""
     images = jax.ShapeDtypeStruct((n, *image_shape(encoder)), jnp.uint8)
     return jax.eval_shape(function(encoder), encoder.variables, images).shape[1]
 
@@ -87,8 +84,8 @@ def record(encoder: Encoder, file_format: str, load: str) -> dict[str, Any]:
             "shape": ["n", *image_shape(encoder)],
             "meaning": "0 to 255, not normalised: mean and std are applied inside",
         },
-        "output": {"name": "features", "dtype": "float32", "shape": ["n", features]},
-        "load": load.splitlines(),
+        "output": {"name": encoder.output_name, "dtype": "float32", "shape": ["n", features]},
+        "load": load.replace("features", encoder.output_name).splitlines(),
         **encoder.config,
         "dtype": "float32",
     }

@@ -61,7 +61,7 @@ def save(encoder: Encoder, directory: Path) -> None:
         try:
             with _quiet():
                 model = jax2onnx.to_onnx(
-                    embed, [images], input_names=["images"], output_names=["features"]
+                    embed, [images], input_names=["images"], output_names=[encoder.output_name]
                 )
             onnx.checker.check_model(model)
             (new / "encoder.onnx").write_bytes(model.SerializeToString())
@@ -106,7 +106,7 @@ def _difference(encoder: Encoder, session: Any) -> float:
     want = np.asarray(jax.jit(inference.function(encoder))(encoder.variables, images))
     differences = []
     for n in BATCH_SIZES:
-        (got,) = session.run(["features"], {"images": images[:n]})
+        (got,) = session.run([encoder.output_name], {"images": images[:n]})
         if got.shape != want[:n].shape or got.dtype != want.dtype:
             return float("inf")
         differences.append(np.abs(got - want[:n]).max())

@@ -53,7 +53,7 @@ def save(encoder: Encoder, directory: Path) -> None:
     module.weights = jax.tree.map(lambda x: tf.Variable(np.asarray(x)), dict(encoder.variables))
     images = tf.TensorSpec((None, height, width, channels), tf.uint8, name="images")
     module.embed = tf.function(
-        lambda images: {"features": embed(module.weights, images)},
+        lambda images: {encoder.output_name: embed(module.weights, images)},
         input_signature=[images],
         autograph=False,
     )

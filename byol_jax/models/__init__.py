@@ -12,7 +12,6 @@ from byol_jax.models.encoders import (
     check_image_size,
     check_setting,
     check_settings,
-    has_field,
     is_own,
     make_encoder,
     own_class,
@@ -20,12 +19,14 @@ from byol_jax.models.encoders import (
 )
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
 from byol_jax.models.networks import (
+    Classifier,
     OnlineNetwork,
     Outputs,
     TargetNetwork,
     encode,
     matmul_precision,
     variable_shapes,
+    with_fields,
 )
 from byol_jax.models.resnet import (
     BasicBlock,
@@ -48,6 +49,7 @@ __all__ = [
     "BasicBlock",
     "BatchNorm",
     "Bottleneck",
+    "Classifier",
     "ConvNeXt",
     "ConvNeXtS",
     "ConvNeXtT",
@@ -73,11 +75,11 @@ __all__ = [
     "check_settings",
     "dropout_by_position",
     "encode",
-    "has_field",
     "is_own",
     "make_encoder",
     "matmul_precision",
     "own_class",
     "settings",
     "variable_shapes",
+    "with_fields",
 ]

@@ -111,11 +111,6 @@ def check_image_size(encoder: nn.Module, height: int, width: int) -> None:
         encoder.check_image_size(height, width)
 
 
-def has_field(encoder: nn.Module, name: str) -> bool:
-    """Whether an encoder has a field that can be set, rather than any attribute of this name."""
-    return name in {field.name for field in dataclasses.fields(encoder)}
-
-
 def check_settings(
     name: str, chosen: dict[str, Any], own: dict[str, Any], annotations: dict[str, Any]
 ) -> None:

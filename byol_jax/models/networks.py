@@ -5,6 +5,7 @@ another pytree that the encoder takes, with the batch axis first in every leaf.
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 from typing import Any, ClassVar, NamedTuple
@@ -70,6 +71,26 @@ class OnlineNetwork(nn.Module):
     def on_each(self, views: tuple[Tree, ...], train: bool) -> list[Outputs]:
         """Calls the network on one view after the other."""
         return [self(view, train) for view in views]
+
+
+class Classifier(nn.Module):
+    """An encoder and a linear classifier of its embeddings."""
+
+    encoder: nn.Module
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, view: Tree, train: bool) -> jax.Array:
+        """The logits of a batch of views: float32 (batch, classes)."""
+        return nn.Dense(self.num_classes, name="head")(encode(self.encoder, view, train))
+
+
+def with_fields(module: nn.Module, **fields: Any) -> nn.Module:
+    """An encoder, or a classifier of one, with other values for the fields that the encoder has."""
+    if isinstance(module, Classifier):
+        return module.clone(encoder=with_fields(module.encoder, **fields))
+    has = {field.name for field in dataclasses.fields(module)}
+    return module.clone(**{name: value for name, value in fields.items() if name in has})
 
 
 def matmul_precision(precision: str) -> contextlib.AbstractContextManager:

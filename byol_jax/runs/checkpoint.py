@@ -346,7 +346,7 @@ class Checkpoints:
         if difference:
             raise self._damaged(step, difference)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return Restored(step, byol.State(**jax.device_put(tree, device)), record["loop"])
+        return Restored(step, type(abstract)(**jax.device_put(tree, device)), record["loop"])
 
     def _read_manifest(self, step: int) -> dict[str, Any]:
         """The record that `save` wrote, and its leaves as "arrays" of shapes and dtypes."""

@@ -42,10 +42,16 @@ class Encoder:
       variables: {'params': ..., 'batch_stats': ...}, float32.
     """
 
+    output_name = "features"  # what exports call the output
+
     def __init__(self, config: dict[str, Any], variables: dict[str, Any]):
         self.config = config
-        self.module = models.make_encoder(**config["encoder"], dtype=jnp.dtype(config["dtype"]))
+        self.module = self._make_module(config)
         self.variables = variables
+
+    @staticmethod
+    def _make_module(config: dict[str, Any]) -> nn.Module:
+        return models.make_encoder(**config["encoder"], dtype=jnp.dtype(config["dtype"]))
 
     @property
     def crop_fraction(self) -> float:
@@ -139,7 +145,7 @@ class Encoder:
 
     @functools.cached_property
     def _embed(self) -> Callable[[np.ndarray], jax.Array]:
-        return functools.partial(jax.jit(self.embed_fn(self._fast_module)), self.variables)
+        return functools.partial(jax.jit(self.output_fn(self._fast_module)), self.variables)
 
     @functools.cached_property
     def _embed_dense(self) -> Callable[[str, dict[str, Any], np.ndarray], jax.Array]:
@@ -168,15 +174,13 @@ class Encoder:
     @functools.cached_property
     def _fast_module(self) -> nn.Module:
         """The module with the convolution of this machine."""
-        if not models.has_field(self.module, "convolution"):
-            return self.module
         training = self.config["training"].get("config") or {}
         wanted = training.get("cpu_convolution", backend.AUTO)
         # One device, which has all cores.
         chosen = backend.choose_convolution(wanted, devices=1, dtype=self.config["dtype"])
-        return self.module.clone(convolution=chosen.function)
+        return models.with_fields(self.module, convolution=chosen.function)
 
-    def embed_fn(self, module: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+    def output_fn(self, module: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
         """(variables, uint8 images) -> float32 (n, features) by `module`, not compiled."""
 
         def embed(variables: dict[str, Any], images: jax.Array) -> jax.Array:
@@ -189,6 +193,53 @@ class Encoder:
         with models.matmul_precision(self.config.get("matmul_precision", "default")):
             images = image_augment.normalize(images, self.config["mean"], self.config["std"])
             return models.encode(module, images, train=False)
+
+
+class Classifier(Encoder):
+    """A fine-tuned encoder with a linear classifier.
+
+    Attributes:
+      config: as of an `Encoder`, and 'class_names', in the order of the probabilities.
+      module: a `models.Classifier`.
+      variables: of the encoder under 'encoder', and of the classifier under 'head'.
+    """
+
+    output_name = "probabilities"
+
+    @staticmethod
+    def _make_module(config: dict[str, Any]) -> nn.Module:
+        return models.Classifier(Encoder._make_module(config), len(config["class_names"]))
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        """The encoder without the classifier."""
+        config = {key: value for key, value in self.config.items() if key != "class_names"}
+        of_encoder = {
+            kind: variables.get("encoder", {}) for kind, variables in self.variables.items()
+        }
+        return Encoder(config, of_encoder)
+
+    def predict(self, images: np.ndarray, batch_size: int = 256) -> list[str]:
+        """The name of the most probable class of each image; arguments and errors as of embed."""
+        best = self.probabilities(images, batch_size).argmax(axis=1)
+        return [self.config["class_names"][index] for index in best]
+
+    def probabilities(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+        """Probabilities of classes, float32 (n, classes); arguments and errors as of embed."""
+        return self._in_batches("probabilities", self._embed, images, batch_size)
+
+    def embed(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:  # noqa: D102
+        return self.encoder.embed(images, batch_size)
+
+    def embed_dense(  # noqa: D102
+        self, images: np.ndarray, layer: str = "features", batch_size: int = 256
+    ) -> np.ndarray:
+        return self.encoder.embed_dense(images, layer, batch_size)
+
+    def output_fn(self, module: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
+        """(variables, uint8 images) -> float32 (n, classes), probabilities, not compiled."""
+        logits = super().output_fn(module)
+        return lambda variables, images: jax.nn.softmax(logits(variables, images))
 
 
 class Model(Encoder):
@@ -259,7 +310,7 @@ def load(directory: str | Path, step: int | None = None) -> Encoder:
       step: of a run's checkpoint; None for the newest.
 
     Returns:
-      An `Encoder` of an export, a `Model` of a run.
+      An `Encoder` of an export, a `Classifier` if it was fine-tuned; a `Model` of a run.
 
     Raises:
       CheckpointError: the folder is neither, or damaged; the run has no such checkpoint; a step of
@@ -320,7 +371,7 @@ def _open_export(directory: Path, config: dict[str, Any]) -> Encoder:
         )
     try:
         _check_config(config)
-        encoder = Encoder(config, variables={})
+        encoder = (Classifier if "class_names" in config else Encoder)(config, variables={})
         size, channels = config["image_size"], config["channels"]
         wanted = models.variable_shapes(encoder.module, size, channels)
     # The first three: what is missing, and what JAX raises for impossible sizes.
@@ -341,6 +392,9 @@ def _open_export(directory: Path, config: dict[str, Any]) -> Encoder:
 
 def _check_config(config: dict[str, Any]) -> None:
     """Raises ConfigError, KeyError or TypeError unless the fields are those of an `Encoder`."""
+    names = config.get("class_names", [""])
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise ConfigError("'class_names' is not a list of texts")
     training = config["training"]
     if not isinstance(training, dict) or not {"method", "step"} <= training.keys():
         raise ConfigError("'training' lacks 'method' or 'step'")

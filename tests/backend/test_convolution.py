@@ -151,7 +151,7 @@ def test_embed_is_computed_by_onednn():
     encoder = encoder_lib.Encoder(config, variables)
     text = encoder._embed.func.lower(variables, images).as_text()
     assert f"@{convolution.TARGET}" in text and "stablehlo.convolution" not in text
-    by_xla = jax.jit(encoder.embed_fn(encoder.module))(variables, images)
+    by_xla = jax.jit(encoder.output_fn(encoder.module))(variables, images)
     np.testing.assert_allclose(encoder.embed(images), by_xla, rtol=1e-5, atol=1e-5)
 
 

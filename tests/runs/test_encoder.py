@@ -164,7 +164,7 @@ def test_matmul_precision_of_the_run_reaches_the_export(precision, tmp_path):
     trained.run.config.matmul_precision = precision
     encoder_lib.save(encoder_lib.Model(trained), tmp_path)
     encoder = byol_jax.load(tmp_path)
-    function = jax.jit(encoder.embed_fn(encoder.module))
+    function = jax.jit(encoder.output_fn(encoder.module))
     text = function.lower(encoder.variables, IMAGES).as_text()
     assert ("HIGHEST" in text) == (precision == "highest")
 

@@ -1,0 +1,188 @@
+r"""Fine-tunes a pre-trained encoder on labels: a classifier, all of whose weights are trained.
+
+byol-jax finetune --checkpoint=DIR --workdir=OUT [--data=SOURCE] [--data_dir=DIR] \
+    [--train_split=NAME] [--test_split=NAME] [--labels=1.0] [--label_list=FILE] \
+    [--learning_rates=0.005,0.01,0.02,0.05,0.1] [--epochs=30,50] [--weight_decays=0] \
+    [--batch_size=1024] [--seed=0] [--from_scratch] [--cpu_devices=N] [--import=MODULE]
+
+Trains a classifier with each combination of learning rate, epochs and weight decay, as in the
+paper's semi-supervised experiments, and tests that which is best on held-out training images (a
+tenth of them, at most 10,009). --labels=0.01 trains on a hundredth of the labels of each class;
+--label_list names a file of image names, one a line, to train on instead. The same command again
+resumes. Writes OUT/finetune.json, the accuracy, and OUT/classifier:
+
+    byol_jax.load("OUT/classifier").predict(images)
+    byol-jax export --checkpoint=OUT/classifier --output=ONNX --format=onnx
+"""
+
+import json
+from typing import Any
+
+from absl import flags
+
+from byol_jax.cli import app, import_flag
+from byol_jax.errors import ConfigError, DataError
+
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "The --workdir of a pre-training run, an exported encoder, or a file of weights of "
+    "torchvision's ResNets or timm's ViTs and ConvNeXts.",
+)
+STEP = flags.DEFINE_integer("step", None, "Checkpoint of the run; the newest by default.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that is written.")
+DATA = flags.DEFINE_string(
+    "data", None, "tfds:NAME, folder:PATH, npz:PATH, embedded; or the run's."
+)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; the run's by default.")
+TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "To train on; the run's by default.")
+TEST_SPLIT = flags.DEFINE_string("test_split", None, "To test on; the run's by default, or 'test'.")
+LABELS = flags.DEFINE_float(
+    "labels", 1.0, "Share of the labels of each class to train on.", lower_bound=0, upper_bound=1
+)
+LABEL_LIST = flags.DEFINE_string("label_list", None, "File of the images to train on, one a line.")
+RATES = flags.DEFINE_list(
+    "learning_rates", ["0.005", "0.01", "0.02", "0.05", "0.1"], "For batches of 256; each is tried."
+)
+EPOCHS = flags.DEFINE_list("epochs", ["30", "50"], "Lengths of training; each is tried.")
+DECAYS = flags.DEFINE_list("weight_decays", ["0"], "Weight decays; each is tried.")
+BATCH = flags.DEFINE_integer("batch_size", 1024, "Images of an update, at most.", lower_bound=2)
+SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
+FROM_SCRATCH = flags.DEFINE_bool(
+    "from_scratch", False, "Start from random weights, to see what pre-training was worth."
+)
+CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices",
+    None,
+    "Devices that JAX divides the CPU into; by default one for each core, at most 16.",
+    lower_bound=1,
+)
+IMPORT = import_flag.define()
+flags.mark_flags_as_required(["checkpoint", "workdir"])
+
+
+def main() -> None:
+    """Fine-tunes as the flags say."""
+    numbers = [_numbers(RATES, float), _numbers(EPOCHS, int), _numbers(DECAYS, float)]
+
+    from byol_jax import backend
+
+    backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
+    if CPU_DEVICES.value:
+        backend.check_cpu_devices(CPU_DEVICES.value)
+    import_flag.apply(IMPORT)
+
+    from byol_jax import data
+    from byol_jax.finetune import sweep as sweep_lib
+    from byol_jax.runs import paths
+    from byol_jax.train.signals import stop_requests
+
+    choices = sweep_lib.choices(*numbers)
+    encoder = _encoder()
+    train, test, crop = _sources(encoder)
+    fitted, held_out = data.hold_out(train)
+    if LABEL_LIST.value:
+        fitted = data.listed(fitted, _lines(LABEL_LIST.value))
+    fitted = data.some_of_each_class(fitted, LABELS.value, SEED.value)
+    sweep = sweep_lib.Sweep(
+        encoder,
+        fitted,
+        held_out,
+        test,
+        crop,
+        choices,
+        sweep_lib.largest_batch(fitted, BATCH.value),
+        SEED.value,
+        FROM_SCRATCH.value,
+    )
+    workdir = paths.path(WORKDIR.value)
+    images = sum(sweep.steps(choice) for choice in choices) * sweep.batch_size
+    print(
+        f"{len(choices)} choices, {images} images in all: {fitted.num_examples} to train on, "
+        f"{held_out.num_examples} to choose on, {test.num_examples} to test on",
+        flush=True,
+    )
+    with stop_requests() as stop:
+        report = sweep_lib.run(sweep, workdir, stop, lambda line: print(line, flush=True))
+    if report is not None:
+        low, high = report["interval"]
+        print(
+            f"{report['data']}: top-1 {100 * report['top1']:.1f}% (95%: {100 * low:.1f} to "
+            f"{100 * high:.1f}) with {json.dumps(report['choice'])}"
+        )
+        print(f"written to {workdir / 'finetune.json'} and {workdir / 'classifier'}")
+
+
+def _numbers(flag: Any, kind: type) -> list[Any]:
+    try:
+        return [kind(text) for text in flag.value]
+    except ValueError:
+        raise ConfigError(
+            f"--{flag.name}={','.join(flag.value)} is not a list of numbers such as "
+            f"{','.join(flag.default)}."
+        ) from None
+
+
+def _lines(path: str) -> list[str]:
+    from byol_jax.runs import paths
+
+    try:
+        return paths.path(path).read_text().split()
+    except (OSError, ValueError) as error:
+        raise DataError(f"--label_list={path} cannot be read ({error}).") from error
+
+
+def _encoder() -> Any:
+    import byol_jax
+    from byol_jax.export.convert.weights import open_weights
+    from byol_jax.runs import encoder, paths
+
+    if paths.path(CHECKPOINT.value).is_file():
+        return open_weights(CHECKPOINT.value)
+    found = byol_jax.load(CHECKPOINT.value, STEP.value)
+    return found.encoder if isinstance(found, encoder.Classifier) else found
+
+
+def _sources(encoder: Any) -> tuple[Any, Any, Any]:
+    """Training and test images, and how training views are cropped: as in pre-training."""
+    from byol_jax import data
+    from byol_jax.runs import config as config_lib
+
+    record = encoder.config["training"].get("config") or {}
+    of_run = record.get("data", {})
+    spec = DATA.value or of_run.get("source")
+    if spec in (None, config_lib.UNKNOWN_SOURCE):
+        raise ConfigError(
+            f"{CHECKPOINT.value} does not name its training data: name labelled images with --data."
+        )
+    if spec != of_run.get("source"):
+        of_run = {"dir": of_run.get("dir")}  # the name of a split has no meaning for other data
+    options = {
+        "data_dir": DATA_DIR.value or of_run.get("dir") or None,
+        "channels": encoder.config["channels"],
+    }
+    train = data.open_source(
+        spec, TRAIN_SPLIT.value or of_run.get("train_split") or "train", **options
+    )
+    if train.num_classes is None:
+        raise DataError(
+            f"{train.name} has no labels to train on: name labelled images with --data."
+        )
+    if train.num_classes < 2:
+        raise DataError(f"{train.name} has one class: name images of several classes.")
+    test = data.open_source(spec, TEST_SPLIT.value or of_run.get("test_split") or "test", **options)
+    return train, data.match_classes(train, test), _crop(record.get("crop"))
+
+
+def _crop(record: dict[str, Any] | None) -> Any:
+    """The crop of a run's config, by default the authors'."""
+    from byol_jax import data
+
+    if record is None:
+        return data.Crop()
+    area, ratio = ((record[f"{key}_min"], record[f"{key}_max"]) for key in ("area", "ratio"))
+    return data.Crop(area, ratio, record["flip_prob"], record["fit"])
+
+
+if __name__ == "__main__":
+    app.run(main)

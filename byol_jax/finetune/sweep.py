@@ -1,0 +1,321 @@
+"""Fine-tunes an encoder with each of some settings and keeps what is best on held-out images.
+
+DIR/settings.json              what is fine-tuned on what; another start must have the same
+DIR/results.json               accuracies on held-out images of the settings that are done
+DIR/SETTINGS/checkpoints/      the state of each, to resume from; only the best of them is kept
+DIR/classifier/                the best classifier, as byol_jax.load opens it
+DIR/finetune.json              its accuracy on the test split
+
+All randomness follows from the seed, and a run that was killed ends as one that was not.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax import backend, data, models, parallel
+from byol_jax.augment import image as image_augment
+from byol_jax.errors import ConfigError, DataError, UserError
+from byol_jax.evaluate import scores
+from byol_jax.finetune import tuner as tuner_lib
+from byol_jax.runs import encoder as encoder_lib
+from byol_jax.runs import paths
+from byol_jax.runs import run as run_lib
+from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
+from byol_jax.train.signals import StopRequest
+from byol_jax.train.timer import SaveTimer
+
+LEARNING_RATES = (0.005, 0.01, 0.02, 0.05, 0.1)  # of the paper, appendix C.3
+EPOCHS = (30, 50)
+BATCH_SIZE = 1024
+MINUTES = 5.0  # between checkpoints
+
+
+class Choice(NamedTuple):
+    """Settings that a sweep chooses from."""
+
+    learning_rate: float  # for batches of 256
+    epochs: int
+    weight_decay: float = 0.0
+
+    def __str__(self) -> str:
+        return f"rate{self.learning_rate:g}_epochs{self.epochs}_decay{self.weight_decay:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What is fine-tuned, on what, and how.
+
+    Attributes:
+      encoder: where it starts; its variables, or random ones with `from_scratch`.
+      train: images to fit.
+      held_out: images to choose the settings on.
+      test: images to test the best on.
+      crop: of the training views; test images are cropped as in the encoder's own evaluation.
+      choices: settings, each of which is trained.
+      batch_size: images of an update, over all devices of this process.
+      seed: non-negative.
+      from_scratch: whether the weights are random: what pre-training was worth.
+    """
+
+    encoder: encoder_lib.Encoder
+    train: data.Source
+    held_out: data.Source
+    test: data.Source
+    crop: data.Crop
+    choices: tuple[Choice, ...]
+    batch_size: int = BATCH_SIZE
+    seed: int = 0
+    from_scratch: bool = False
+
+    def steps(self, choice: Choice) -> int:
+        """Updates with a choice."""
+        return choice.epochs * data.steps_per_epoch(self.train, self.batch_size)
+
+
+def choices(
+    learning_rates: list[float], epochs: list[int], weight_decays: list[float]
+) -> tuple[Choice, ...]:
+    """All combinations.
+
+    Raises:
+      ConfigError: there is none, or a number is out of range.
+    """
+    found = tuple(
+        itertools.starmap(Choice, itertools.product(learning_rates, epochs, weight_decays))
+    )
+    if not found:
+        raise ConfigError("there is nothing to fine-tune with: name a learning rate and epochs.")
+    for choice in found:
+        if not (0 < choice.learning_rate < 1e6 and 0 <= choice.weight_decay < 1e6):
+            raise ConfigError(
+                f"a learning rate must be above 0 and a weight decay not below, not {choice}."
+            )
+        if choice.epochs < 1:
+            raise ConfigError(f"epochs must be at least 1, not {choice.epochs}.")
+    return tuple(dict.fromkeys(found))
+
+
+def largest_batch(source: data.Source, wanted: int) -> int:
+    """The largest batch, at most as wanted, that a source fills and that divides among devices.
+
+    Raises:
+      DataError: there are fewer images than devices, or fewer than two of them.
+    """
+    devices = jax.local_device_count()
+    size = min(wanted, source.num_examples) // devices * devices
+    if size < max(2, devices):
+        raise DataError(
+            f"{source.name} has {source.num_examples} images for {devices} devices: name more "
+            "labels, or fewer devices."
+        )
+    return size
+
+
+def run(
+    sweep: Sweep, workdir: Path, stop: StopRequest, log: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Trains with each choice, tests the best, and writes the classifier.
+
+    Args:
+      sweep: what to do.
+      workdir: the folder; with what an earlier start left there.
+      stop: on whose request it saves and returns.
+      log: called with lines of text.
+
+    Returns:
+      The content of finetune.json; None if it was stopped.
+
+    Raises:
+      UserError: the folder holds something else, or cannot be written; an image cannot be decoded;
+        training became non-finite with every choice.
+    """
+    with run_lib.lock_workdir(workdir):
+        _check_settings(sweep, workdir)
+        results_path = workdir / "results.json"
+        results = json.loads(results_path.read_text()) if results_path.exists() else {}
+        for choice in sweep.choices:
+            if str(choice) in results:
+                continue
+            tuner, state = _train(sweep, choice, workdir / str(choice), stop, log)
+            if state is None:
+                return None
+            found = _accuracies(tuner, state, sweep, sweep.held_out)
+            results[str(choice)] = found["top1"]
+            paths.write_atomically(results_path, json.dumps(results, indent=2).encode())
+            log(f"{choice}: {100 * found['top1']:.1f}% of the held-out images")
+            best = _best(results, sweep.choices)
+            for other in sweep.choices:
+                if other != best and str(other) in results:
+                    shutil.rmtree(workdir / str(other), ignore_errors=True)
+        best = _best(results, sweep.choices)
+        tuner, state = _train(sweep, best, workdir / str(best), stop, log)  # restores it
+        if state is None:
+            return None
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.local(state))):
+            raise UserError(
+                "Training became non-finite with every choice: name smaller --learning_rates."
+            )
+        report = {
+            "choice": best._asdict(),
+            "validation_top1": results,
+            "train_data": sweep.train.name,
+            "train_examples": sweep.train.num_examples,
+            "data": sweep.test.name,
+            "test_examples": sweep.test.num_examples,
+            "from_scratch": sweep.from_scratch,
+            **_accuracies(tuner, state, sweep, sweep.test),
+        }
+        encoder_lib.save(_classifier(sweep, best, state), workdir / "classifier")
+        text = json.dumps(report, indent=2) + "\n"
+        paths.write_atomically(workdir / "finetune.json", text.encode())
+        return report
+
+
+def _best(results: dict[str, float], among: tuple[Choice, ...]) -> Choice:
+    """The choice of the highest accuracy; of equals, the first."""
+    return max((c for c in among if str(c) in results), key=lambda choice: results[str(choice)])
+
+
+def _check_settings(sweep: Sweep, workdir: Path) -> None:
+    """Writes settings.json, or compares it; raises ConfigError if it holds others."""
+    settings = {
+        "encoder": sweep.encoder.config,
+        "from_scratch": sweep.from_scratch,
+        "train": [sweep.train.name, sweep.train.num_examples, sweep.train.fingerprint()],
+        "held_out": [sweep.held_out.name, sweep.held_out.num_examples],
+        "test": [sweep.test.name, sweep.test.num_examples],
+        "class_names": list(sweep.train.class_names),
+        "crop": sweep.crop._asdict(),
+        "batch_size": sweep.batch_size,
+        "seed": sweep.seed,
+    }
+    settings = json.loads(json.dumps(settings))
+    path = workdir / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [key for key in settings if before.get(key) != settings[key]]
+        if changed:
+            raise ConfigError(
+                f"{workdir} holds fine-tuning with other settings ({', '.join(changed)}): resume "
+                "with the old ones, or choose another --workdir."
+            )
+    else:
+        paths.write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def make_tuner(sweep: Sweep, choice: Choice) -> tuner_lib.Tuner:
+    """The network and the optimizer of a choice, for all devices of this process."""
+    config = sweep.encoder.config
+    training = config["training"].get("config") or {}
+    wanted = training.get("cpu_convolution", backend.AUTO)
+    module = models.make_encoder(
+        **config["encoder"],
+        dtype=jnp.dtype(config["dtype"]),
+        axis_name=parallel.AXIS,
+        convolution=backend.choose_convolution(wanted, dtype=config["dtype"]).function,
+    )
+    return tuner_lib.Tuner(
+        models.Classifier(module, sweep.train.num_classes),
+        functools.partial(image_augment.normalize, mean=config["mean"], std=config["std"]),
+        tuner_lib.optimizer(
+            choice.learning_rate,
+            choice.weight_decay,
+            sweep.batch_size,
+            sweep.steps(choice),
+            getattr(module, "frozen", ()),
+        ),
+        config.get("matmul_precision", "default"),
+        parallel.AXIS,
+    )
+
+
+def _train(
+    sweep: Sweep, choice: Choice, folder: Path, stop: StopRequest, log: Callable[[str], None]
+) -> tuple[tuner_lib.Tuner, tuner_lib.State | None]:
+    """Trains with a choice, from its checkpoint if there is one; the state is None if stopped."""
+    tuner, config = make_tuner(sweep, choice), sweep.encoder.config
+    size, total = config["image_size"], sweep.steps(choice)
+    encoder = None if sweep.from_scratch else sweep.encoder.variables
+    state = tuner_lib.init(tuner, sweep.seed, (size, size, config["channels"]), encoder)
+    with Checkpoints(folder / "checkpoints", RetentionPolicy(1)) as checkpoints:
+        restored = checkpoints.restore_newest(jax.eval_shape(lambda: state), log)
+        start = 0
+        if restored is not None:
+            start, state = restored.step, restored.state
+            if start < total:
+                log(f"{choice}: resumed at step {start} of {total}")
+        state, timer = parallel.replicate(state), SaveTimer(MINUTES)
+        update = parallel.update(tuner, tuner_lib.update)
+        batches = data.train_batches(
+            sweep.train,
+            batch_size=sweep.batch_size,
+            image_size=size,
+            seed=sweep.seed,
+            num_steps=total,
+            start_step=start,
+            crop=sweep.crop,
+            views=1,
+        )
+        for step, batch in enumerate(batches, start + 1):
+            state, metrics, _ = update(state, parallel.device_put_batch(batch))
+            if step % max(1, total // 10) == 0 or step == total:
+                loss, top1 = (float(parallel.local(metrics)[k]) for k in ("loss", "train_top1"))
+                log(f"{choice}: step {step}/{total}  loss {loss:.4g}  train_top1 {top1:.3f}")
+            if step == total or stop.requested or timer.is_due():
+                checkpoints.save(step, state)
+                timer.restart()
+            if stop.requested and step < total:
+                log(f"Stopped and saved at step {step} of {choice}; the same command resumes.")
+                return tuner, None
+    return tuner, state
+
+
+def _accuracies(
+    tuner: tuner_lib.Tuner, state: tuner_lib.State, sweep: Sweep, source: data.Source
+) -> dict[str, Any]:
+    """`scores.accuracies` on all images of a source."""
+    predict = parallel.embedder(tuner, tuner_lib.predict, _without_optimizer)(state)
+    size = min(256 * jax.local_device_count(), sweep.batch_size)
+
+    def ranks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for images, labels in data.eval_batches(
+            source,
+            batch_size=size,
+            image_size=sweep.encoder.config["image_size"],
+            crop_fraction=sweep.encoder.crop_fraction,
+        ):
+            yield scores.label_ranks(predict(images, size), labels), labels
+
+    found, labels = map(np.concatenate, zip(*ranks(), strict=True))
+    return scores.accuracies(found, labels, source.num_classes)
+
+
+def _without_optimizer(state: tuner_lib.State) -> tuner_lib.State:
+    return state._replace(opt_state=())
+
+
+def _classifier(sweep: Sweep, choice: Choice, state: tuner_lib.State) -> encoder_lib.Classifier:
+    """The classifier, with a record of how it was trained."""
+    state = parallel.local(state)
+    config = dict(sweep.encoder.config)
+    config["class_names"] = list(sweep.train.class_names)
+    config["training"] = config["training"] | {
+        "finetune": {
+            "data": sweep.train.name,
+            "examples": sweep.train.num_examples,
+            "from_scratch": sweep.from_scratch,
+            **choice._asdict(),
+        }
+    }
+    variables = {"params": state.params, "batch_stats": state.stats}
+    return encoder_lib.Classifier(config, jax.tree.map(np.asarray, variables))
