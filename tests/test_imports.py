@@ -37,9 +37,8 @@ MAY_IMPORT = {
     "runs": (*CORE, "backend", "data", "evaluate"),
     "export": (*CORE, "backend", "data", "evaluate", "runs"),
     "train": (*CORE, "backend", "data", "evaluate", "runs", "export"),
-    "finetune": (*CORE, "backend", "data", "evaluate", "runs", "train"),
     "presets": ("errors", "augment", "runs"),
-    "cli": (*CORE, "backend", "data", "evaluate", "runs", "export", "train", "finetune", "presets"),
+    "cli": (*CORE, "backend", "data", "evaluate", "runs", "export", "train", "presets"),
     "byol_jax": ("runs", "train"),
 }
 ALGORITHM = ("models", "augment", "optim", "byol", "objectives", "targets", "adversarial")

@@ -73,8 +73,8 @@ def main() -> None:
     import_flag.apply(IMPORT)
 
     from byol_jax import data
-    from byol_jax.finetune import sweep as sweep_lib
     from byol_jax.runs import paths
+    from byol_jax.train.finetune import sweep as sweep_lib
     from byol_jax.train.signals import stop_requests
 
     choices = sweep_lib.choices(*numbers)

@@ -260,6 +260,8 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, lines, message):
         ("pretrain", [QUICKSTART, "--workdir=W", "--config.batch_size=30"], 1, "does not divide"),
         ("evaluate", ["--checkpoint=W", "--protocol=logistic"], 1, "holds no run"),
         ("evaluate", ["--checkpoint=W", "--protocol=svm"], 1, "is not one of knn, logistic"),
+        ("finetune", ["--checkpoint=W", "--workdir=W"], 1, "is neither a pre-training run nor"),
+        ("finetune", ["--checkpoint=W", "--workdir=W", "--epochs=x"], 1, "a list of numbers such"),
         ("export", ["--checkpoint=W", "--output=X"], 1, "is neither a pre-training run nor"),
         ("data-service", [], 1, "--port=N starts a dispatcher"),
         ("check-data", [], 1, "name the images to check: --data=folder:PATH"),

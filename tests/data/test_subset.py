@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from batches import numbered, put, train
 
-from byol_jax.data import ArraySource, eval_batches, hold_out, open_source, subset
+from byol_jax.data import (
+    ArraySource,
+    eval_batches,
+    hold_out,
+    listed,
+    open_source,
+    some_of_each_class,
+    subset,
+)
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.tfds import RecordSource, open_records
-from byol_jax.errors import DataError
+from byol_jax.errors import ConfigError, DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
@@ -91,6 +99,29 @@ def test_held_out_examples_are_others_than_the_fitted():
     assert hold_out(source, seed=1)[1].labels.tolist() != held_out.labels.tolist()
     assert hold_out(source, most=2)[1].num_examples == 2
     assert hold_out(numbered(3))[1].num_examples == 1
+
+
+def test_a_share_of_each_class(source):
+    part = some_of_each_class(source, 0.25, seed=3)
+    labels, all_labels = evaluated(part)[1], evaluated(source)[1]
+    counts = np.bincount(all_labels, minlength=source.num_classes)
+    wanted = [max(1, round(n / 4)) if n else 0 for n in counts]
+    np.testing.assert_array_equal(np.bincount(labels, minlength=source.num_classes), wanted)
+    assert part.name.endswith("(25% of the labels)")
+    np.testing.assert_array_equal(
+        evaluated(some_of_each_class(source, 0.25, 3))[0], evaluated(part)[0]
+    )
+    assert some_of_each_class(source, 1) is source
+    with pytest.raises(ConfigError, match="a share of the labels"):
+        some_of_each_class(source, 0)
+
+
+def test_listed_images_are_found_by_path_or_name(folder):
+    part = listed(folder, ["0/04.png", "07.png", "unknown.png"])
+    assert part.names() == ["0/04.png", "1/07.png"]
+    assert part.fingerprint() != listed(folder, ["0/04.png"]).fingerprint()
+    with pytest.raises(DataError, match="names no image of folder:.*which has '0/00.png'|names no"):
+        listed(folder, ["unknown.png"])
 
 
 def test_one_image_cannot_be_divided():

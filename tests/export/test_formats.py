@@ -59,6 +59,56 @@ def features(encoder):
 
 
 @pytest.fixture(scope="module")
+def classifier(small):
+    """The small encoder with a classifier of three classes."""
+    config = small.config | {"class_names": ["ant", "bee", "cat"]}
+    kernel = np.random.default_rng(0).standard_normal((small.embed(images_for(small)).shape[1], 3))
+    params = {
+        "encoder": small.variables["params"],
+        "head": {"kernel": kernel.astype(np.float32), "bias": np.zeros(3, np.float32)},
+    }
+    stats = {"encoder": small.variables["batch_stats"]}
+    return encoder_lib.Classifier(config, {"params": params, "batch_stats": stats})
+
+
+def test_a_classifier_predicts_from_its_encoders_features(classifier, small):
+    images = images_for(small)
+    logits = small.embed(images) @ classifier.variables["params"]["head"]["kernel"]
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(classifier.probabilities(images), shares, rtol=1e-3, atol=1e-5)
+    names = np.array(classifier.config["class_names"])
+    assert classifier.predict(images) == names[shares.argmax(axis=1)].tolist()
+    np.testing.assert_array_equal(classifier.embed(images), small.embed(images))
+
+
+def test_a_classifier_is_exported_with_its_probabilities(classifier, tmp_path, monkeypatch):
+    images = images_for(classifier)
+    want = classifier.probabilities(images)
+    encoder_lib.save(classifier, tmp_path / "ours")
+    loaded = byol_jax.load(tmp_path / "ours")
+    assert loaded.predict(images) == classifier.predict(images)
+    np.testing.assert_array_equal(loaded.probabilities(images), want)
+    stablehlo.save(classifier, tmp_path / "stablehlo")
+    record = json.loads((tmp_path / "stablehlo" / "config.json").read_text())
+    assert record["output"] == {"name": "probabilities", "dtype": "float32", "shape": ["n", 3]}
+    assert record["class_names"] == ["ant", "bee", "cat"]
+    monkeypatch.chdir(tmp_path / "stablehlo")
+    names = {"images": images}
+    exec("\n".join(record["load"]), names)
+    assert_close(names["probabilities"], want)
+
+
+@pytest.mark.parametrize("names", [[], "ant", [1, 2, 3], ["ant"]])
+def test_garbled_class_names_are_one_line(classifier, tmp_path, names):
+    encoder_lib.save(classifier, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text()) | {"class_names": names}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="class_names|does not fit"):
+        byol_jax.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
 def small():
     """Another stem, padding and number of channels than the ResNets above."""
     return random_encoder("resnet8", image_size=16, padding="same", stem="strided", channels=1)

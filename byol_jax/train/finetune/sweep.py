@@ -26,11 +26,11 @@ from byol_jax import backend, data, models, parallel
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, DataError, UserError
 from byol_jax.evaluate import scores
-from byol_jax.finetune import tuner as tuner_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import paths
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
+from byol_jax.train.finetune import tuner as tuner_lib
 from byol_jax.train.signals import StopRequest
 from byol_jax.train.timer import SaveTimer
 
@@ -98,7 +98,8 @@ def choices(
     for choice in found:
         if not (0 < choice.learning_rate < 1e6 and 0 <= choice.weight_decay < 1e6):
             raise ConfigError(
-                f"a learning rate must be above 0 and a weight decay not below, not {choice}."
+                "a learning rate must be above 0 and a weight decay not below it, not "
+                f"{choice.learning_rate:g} and {choice.weight_decay:g}."
             )
         if choice.epochs < 1:
             raise ConfigError(f"epochs must be at least 1, not {choice.epochs}.")
@@ -271,10 +272,11 @@ def _train(
             if step % max(1, total // 10) == 0 or step == total:
                 loss, top1 = (float(parallel.local(metrics)[k]) for k in ("loss", "train_top1"))
                 log(f"{choice}: step {step}/{total}  loss {loss:.4g}  train_top1 {top1:.3f}")
-            if step == total or stop.requested or timer.is_due():
+            stops = stop.requested  # once: a signal may come at any moment
+            if step == total or stops or timer.is_due():
                 checkpoints.save(step, state)
                 timer.restart()
-            if stop.requested and step < total:
+            if stops and step < total:
                 log(f"Stopped and saved at step {step} of {choice}; the same command resumes.")
                 return tuner, None
     return tuner, state

@@ -1,0 +1,169 @@
+"""A sweep of tiny classifiers: its choice, its files, its resume, and its mistakes."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from encoders import random_encoder
+
+import byol_jax
+from byol_jax import data
+from byol_jax.errors import ConfigError, DataError, UserError
+from byol_jax.runs import encoder as encoder_lib
+from byol_jax.train.finetune import sweep as sweep_lib
+from byol_jax.train.signals import StopRequest
+
+CLASSES = ("dark", "bright")
+GOOD = sweep_lib.Choice(0.5, 6)
+USELESS = sweep_lib.Choice(1e-6, 1)
+
+
+def images(count, seed):
+    """Gray images whose brightness says the class."""
+    labels = np.arange(count) % 2
+    noise = np.random.default_rng(seed).integers(0, 100, (count, 16, 16, 1))
+    pixels = (noise + 100 * labels[:, None, None, None]).astype(np.uint8)
+    return data.from_arrays(pixels, labels, f"images {seed}", CLASSES)
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    encoder = random_encoder(
+        "resnet8", image_size=16, channels=1, stem="strided", width_multiplier=0.125
+    )
+    return sweep_lib.Sweep(
+        encoder, images(48, 1), images(20, 2), images(30, 3), data.Crop(), (USELESS, GOOD), 16
+    )
+
+
+def run(sweep, workdir, stop=None):
+    lines = []
+    report = sweep_lib.run(sweep, workdir, stop or StopRequest(), lines.append)
+    return report, lines
+
+
+@pytest.fixture(scope="module")
+def finished(sweep, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, *run(sweep, workdir)
+
+
+def test_the_best_on_held_out_images_is_tested(finished, sweep):
+    workdir, report, lines = finished
+    results = json.loads((workdir / "results.json").read_text())
+    assert list(results) == [str(USELESS), str(GOOD)] and report["validation_top1"] == results
+    assert results[str(GOOD)] > 0.9 > results[str(USELESS)]
+    assert report["choice"] == GOOD._asdict() and report["top1"] > 0.9
+    assert (report["train_examples"], report["test_examples"]) == (48, 30)
+    written = json.loads((workdir / "finetune.json").read_text())
+    assert written | {"interval": tuple(written["interval"])} == report
+    assert any(line.startswith(f"{GOOD}: step 18/18  loss") for line in lines)
+
+
+def test_only_the_best_keeps_its_checkpoint(finished):
+    folders = {path.name for path in finished[0].iterdir() if path.is_dir()}
+    assert folders == {str(GOOD), "classifier"}
+
+
+def test_the_classifier_predicts_names(finished, sweep):
+    classifier = byol_jax.load(finished[0] / "classifier")
+    assert isinstance(classifier, encoder_lib.Classifier)
+    source = sweep.test
+    (found, labels), *_ = data.eval_batches(
+        source, batch_size=30, image_size=16, crop_fraction=classifier.crop_fraction
+    )
+    names = classifier.predict(found)
+    right = [name == CLASSES[label] for name, label in zip(names, labels, strict=True)]
+    assert np.mean(right) == finished[1]["top1"]
+    probabilities = classifier.probabilities(found)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    # Its encoder is an encoder like others, and no longer the one it started from.
+    assert classifier.embed(found).shape == (30, 8)
+    assert np.any(classifier.embed(found) != sweep.encoder.embed(found))
+    assert classifier.embed_dense(found).shape[-1] == 8
+    assert classifier.config["training"]["finetune"]["examples"] == 48
+
+
+def test_a_second_start_trains_no_further(finished, sweep, monkeypatch):
+    workdir, report, _ = finished
+    monkeypatch.setattr(sweep_lib.tuner_lib, "update", None)
+    assert run(sweep, workdir)[0] == report
+
+
+def test_a_stopped_sweep_ends_as_one_that_was_not(finished, sweep, tmp_path, monkeypatch):
+    class Stopping(StopRequest):
+        """Asks for a stop after some steps, as a signal does."""
+
+        def __init__(self, steps):
+            self.left = steps
+
+        @property
+        def requested(self):
+            self.left -= 1
+            return self.left < 0
+
+    report, lines = run(sweep, tmp_path, Stopping(12))
+    assert report is None and lines[-1].startswith("Stopped and saved at step ")
+    report, lines = run(sweep, tmp_path)
+    assert any("resumed at step" in line for line in lines)
+    assert report == finished[1]
+    files = [folder / "classifier" / "model.safetensors" for folder in (finished[0], tmp_path)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_choices_can_be_added_later(finished, sweep, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "more")
+    other = sweep_lib.Choice(1e-5, 1)
+    more = dataclasses.replace(sweep, choices=(*sweep.choices, other))
+    report, _ = run(more, tmp_path / "more")
+    assert list(report["validation_top1"]) == [str(USELESS), str(GOOD), str(other)]
+    assert report["choice"] == GOOD._asdict()
+
+
+def test_other_settings_are_refused_by_name(finished, sweep):
+    with pytest.raises(ConfigError, match=r"with other settings \(batch_size, seed\)"):
+        run(dataclasses.replace(sweep, batch_size=8, seed=1), finished[0])
+
+
+def test_training_from_scratch_starts_elsewhere(sweep, tmp_path):
+    scratch = dataclasses.replace(sweep, from_scratch=True, choices=(USELESS,))
+    report, _ = run(scratch, tmp_path)
+    assert report["from_scratch"]
+    found = byol_jax.load(tmp_path / "classifier").variables["params"]["encoder"]
+    given = sweep.encoder.variables["params"]
+    same = jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-2), found, given)
+    assert not all(jax.tree.leaves(same))
+
+
+def test_a_sweep_that_diverges_is_one_line(sweep, tmp_path):
+    too_fast = dataclasses.replace(sweep, choices=(sweep_lib.Choice(9e5, 2, 9e5),))
+    with pytest.raises(UserError, match="name smaller --learning_rates"):
+        run(too_fast, tmp_path)
+
+
+def test_choices_are_all_combinations():
+    found = sweep_lib.choices([0.1, 0.2], [3], [0.0, 1e-4])
+    assert [str(choice) for choice in found] == [
+        "rate0.1_epochs3_decay0",
+        "rate0.1_epochs3_decay0.0001",
+        "rate0.2_epochs3_decay0",
+        "rate0.2_epochs3_decay0.0001",
+    ]
+
+
+@pytest.mark.parametrize(
+    "numbers", [([], [1], [0]), ([0], [1], [0]), ([1], [0], [0]), ([1], [1], [-1])]
+)
+def test_impossible_choices_are_one_line(numbers):
+    with pytest.raises(ConfigError):
+        sweep_lib.choices(*numbers)
+
+
+def test_the_batch_divides_among_the_devices():
+    assert sweep_lib.largest_batch(images(50, 0), 1024) == 48
+    assert sweep_lib.largest_batch(images(50, 0), 30) == 28
+    with pytest.raises(DataError, match="has 2 images for 4 devices"):
+        sweep_lib.largest_batch(images(2, 0), 1024)
