@@ -120,7 +120,7 @@ def test_listed_images_are_found_by_path_or_name(folder):
     part = listed(folder, ["0/04.png", "07.png", "unknown.png"])
     assert part.names() == ["0/04.png", "1/07.png"]
     assert part.fingerprint() != listed(folder, ["0/04.png"]).fingerprint()
-    with pytest.raises(DataError, match="names no image of folder:.*which has '0/00.png'|names no"):
+    with pytest.raises(DataError, match="the list names no image of folder"):
         listed(folder, ["unknown.png"])
 
 

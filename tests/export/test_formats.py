@@ -104,7 +104,7 @@ def test_garbled_class_names_are_one_line(classifier, tmp_path, names):
     encoder_lib.save(classifier, tmp_path)
     record = json.loads((tmp_path / "config.json").read_text()) | {"class_names": names}
     (tmp_path / "config.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="class_names|does not fit"):
+    with pytest.raises(UserError, match=r"class_names|does not fit"):
         byol_jax.load(tmp_path)
 
 
