@@ -1,7 +1,7 @@
 """The encoders that `byol-jax evaluate` compares, and their features in common passes."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,12 @@ import tqdm
 from ml_collections import ConfigDict
 
 import byol_jax
-from byol_jax import data, evaluate, parallel
+from byol_jax import byol, data, evaluate, parallel
 from byol_jax.errors import ConfigError, UserError
 from byol_jax.evaluate import label_free, linear
 from byol_jax.export.convert.weights import open_weights
 from byol_jax.runs import build, inputs, paths
+from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
 
 
@@ -23,6 +24,8 @@ class Row(NamedTuple):
 
     embed: Callable[[np.ndarray], np.ndarray]  # uint8 (n, size, size, channels) -> float32 (n, d)
     view: data.CentralView  # what it sees of an image
+    # uint8 (n, height, width, channels) -> maps, float32 (n, h, w, d); None: it has none
+    embed_dense: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
@@ -32,9 +35,10 @@ def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
     batch_size = inputs.eval_batch_size(config)
     view = data.CentralView(config.data.image_size, config.crop.test_fraction)
 
-    def row(state: Any) -> Row:
+    def row(state: byol.State) -> Row:
         embed = embed_with(state)  # sends the state to the devices: once, not for every batch
-        return Row(lambda images: embed(images, batch_size), view)
+        model = encoder_lib.Model(trained._replace(state=state))
+        return Row(lambda images: embed(images, batch_size), view, model.embed_dense)
 
     rows = {"byol": row(trained.state)}
     if "random" in baselines:
@@ -57,7 +61,7 @@ def of_path(path: str, channels: int) -> Row:
             f"run's have {channels}: name an encoder of as many channels."
         )
     view = data.CentralView(encoder.config["image_size"], encoder.crop_fraction)
-    return Row(encoder.embed, view)  # on one device, 256 images at a time
+    return Row(encoder.embed, view, encoder.embed_dense)  # on one device, 256 images at a time
 
 
 def features(

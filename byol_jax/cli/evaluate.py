@@ -4,6 +4,8 @@ byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
     [--against=PATH,...] [--baselines=random,pixels|none] [--data=SOURCE] [--data_dir=DIR] \
     [--train_split=NAME] [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N] \
     [--linear_epochs=80] [--import=MODULE]
+byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=PATH \
+    [--train_split=train] [--test_split=test] [--unlabelled=255] [--dense_size=N]
 
     knn         classes by a vote of the nearest training images
     linear      classes by a linear classifier, trained by SGD on random crops and flips: the
@@ -11,6 +13,8 @@ byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
                 over the training images
     logistic    classes by logistic regression: the paper's transfer protocol
     probe       classes by the linear probe that the run trained along with the encoder
+    dense       classes of pixels, by a linear classifier of maps of features: --data=folder:PATH
+                with PATH/SPLIT/NAME.jpg, and --masks=PATH2 with PATH2/SPLIT/NAME.png; alone
     few_shot    classes from 1, 2, 5, 10 and 25 images of each
     cluster     classes against clusters that are found without labels
     retrieval   whether the nearest test images are of the same class
@@ -38,12 +42,23 @@ from absl import flags
 from byol_jax.cli import app, import_flag
 from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 
-LABEL_FREE, LINEAR, PROBE = OTHERS = "label_free", "linear", "probe"  # not in evaluate.PROTOCOLS
+# Those that are not in evaluate.PROTOCOLS.
+LABEL_FREE, LINEAR, PROBE, DENSE = OTHERS = "label_free", "linear", "probe", "dense"
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
 PROTOCOL = flags.DEFINE_list("protocol", None, "What to compute, one or several; see above.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
 LINEAR_EPOCHS = flags.DEFINE_integer(
     "linear_epochs", 80, "How often linear sees each training image.", lower_bound=1
+)
+MASKS = flags.DEFINE_string("masks", None, "For dense: the folder of masks.")
+UNLABELLED = flags.DEFINE_list(
+    "unlabelled", ["255"], "For dense: numbers of a mask that stand for no class."
+)
+DENSE_SIZE = flags.DEFINE_integer(
+    "dense_size",
+    None,
+    "For dense: pixels that images are resized to; by default those of each encoder.",
+    lower_bound=1,
 )
 BASELINES = flags.DEFINE_list(
     "baselines", ["random", "pixels"], "What to compare with: random, pixels, both or none."
@@ -105,9 +120,15 @@ def main() -> None:
     workdir = paths.path(CHECKPOINT.value)
     trained = run_lib.restore(workdir, STEP.value)
     config = trained.run.config.copy_and_resolve_references()
-    sources = _open_sources(config)
+    if DENSE in PROTOCOL.value:
+        _check_dense()
+    else:
+        sources = _open_sources(config)
     rows = encoders.of_run(trained, BASELINES.value)
     rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
+    if DENSE in PROTOCOL.value:
+        _dense(rows, config.data.channels, workdir, int(trained.state.step))
+        return
     _log(f"computed by {run_lib.describe(run_lib.computed_by(config))}")
     for size in sorted({row.view.image_size for row in rows.values()}):
         names = [name for name, row in rows.items() if row.view.image_size == size]
@@ -163,6 +184,51 @@ def main() -> None:
     if failed:
         lines = (f"{protocol} cannot be computed: {error}" for protocol, error in failed.items())
         raise DataError(" ".join(lines))
+
+
+def _check_dense() -> None:
+    """Raises ConfigError unless the flags name images and masks, for `dense` alone."""
+    if PROTOCOL.value != [DENSE]:
+        raise ConfigError("--protocol=dense is of images with masks: evaluate it alone.")
+    if not (DATA.value or "").startswith("folder:") or not MASKS.value:
+        raise ConfigError(
+            "--protocol=dense needs --data=folder:PATH with PATH/SPLIT/NAME.jpg, and --masks=PATH2 "
+            "with PATH2/SPLIT/NAME.png."
+        )
+    if not all(text.strip().isdigit() for text in UNLABELLED.value):
+        raise ConfigError(f"--unlabelled={','.join(UNLABELLED.value)} is not a list of numbers.")
+
+
+def _dense(rows: dict[str, Any], channels: int, workdir: Any, step: int) -> None:
+    """Evaluates a linear segmentation of the rows that have maps."""
+    from byol_jax import evaluate
+    from byol_jax.data.masks import open_masked
+
+    found = {}
+    splits = TRAIN_SPLIT.value or "train", TEST_SPLIT.value or "test"
+    for name, row in rows.items():
+        if row.embed_dense is None:
+            continue
+        parts = []
+        for split in splits:
+            masked = open_masked(
+                DATA.value.removeprefix("folder:"),
+                MASKS.value,
+                split,
+                size=DENSE_SIZE.value or row.view.image_size,
+                channels=channels,
+                unlabelled=[int(text) for text in UNLABELLED.value],
+            )
+            parts += [row.embed_dense(masked.images), masked.masks]
+        _log(f"{DENSE}: {parts[0].shape} and {parts[2].shape} maps of {name}")
+        found[name] = evaluate.dense(*parts)
+    record = {"protocol": DENSE, "step": step, "left_out": [], "details": found}
+    record |= {"data": DATA.value, "masks": MASKS.value, "train_examples": len(parts[1])}
+    record |= {"test_examples": len(parts[3]), "splits": splits, "size": DENSE_SIZE.value}
+    print(f"{DENSE} on {DATA.value}/{splits[1]}: {len(parts[3])} images, step {step}")
+    for line in evaluate.table(found):
+        print(line)
+    print(f"written to {_write(workdir, record, DATA.value)}")
 
 
 def _evaluate(

@@ -3,13 +3,14 @@
 Each of `PROTOCOLS` is `f(train_features, train_labels, test_features, test_labels, *, num_classes,
 ...) -> dict`, from NumPy arrays to Python numbers: how well features predict labels that
 pre-training never used. `linear` trains on features of augmented images, which somebody else
-computes; `label_free` has measures that need no labels. This room knows arrays only: no training
-state, config, file or device mesh, so features may come from anywhere. It imports nothing of
-byol_jax but the errors.
+computes; `dense` takes maps of features, and masks; `label_free` has measures that need no labels.
+This room knows arrays only: no training state, config, file or device mesh, so features may come
+from anywhere. It imports nothing of byol_jax but the errors.
 """
 
 from byol_jax.evaluate import label_free, linear
 from byol_jax.evaluate.cluster import cluster
+from byol_jax.evaluate.dense import dense
 from byol_jax.evaluate.features import collect, pixels
 from byol_jax.evaluate.few_shot import few_shot
 from byol_jax.evaluate.knn import knn
@@ -29,6 +30,7 @@ __all__ = [
     "PROTOCOLS",
     "cluster",
     "collect",
+    "dense",
     "few_shot",
     "knn",
     "label_free",

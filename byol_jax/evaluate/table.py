@@ -42,7 +42,13 @@ def _cells(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "interval" in result:
         low, high = result["interval"]
         yield "95%", f"{100 * low:.1f} to {100 * high:.1f}"
-    for key, title in {"top5": "top-5", "mean_per_class": "mean per class", "map": "mAP"}.items():
+    for key, title in {
+        "top5": "top-5",
+        "mean_per_class": "mean per class",
+        "map": "mAP",
+        "miou": "mIoU",
+        "pixel_accuracy": "pixels",
+    }.items():
         if key in result:
             yield title, _percent(result[key])
     for key, title in {
