@@ -9,7 +9,6 @@ largest. This is the linear probe of DINOv2 (arXiv 2304.07193, section 7.4) with
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from byol_jax.errors import DataError
@@ -78,9 +77,8 @@ def dense(
     known = np.union1d(classes, values)
     confusion = np.zeros((len(known), len(known)), np.int64)  # true class, predicted class
     for features, mask in zip(test_maps, test_masks, strict=True):
-        shape = (*mask.shape, len(classes))
-        logits = heads.logits(features, 0)
-        predicted = classes[np.asarray(jax.image.resize(logits, shape, "bilinear")).argmax(-1)]
+        logits = enlarge(heads.logits(features, 0), *mask.shape)
+        predicted = classes[logits.argmax(axis=-1)]
         is_known = mask >= 0
         pairs = np.searchsorted(known, mask[is_known]), np.searchsorted(known, predicted[is_known])
         np.add.at(confusion, pairs, 1)
@@ -119,6 +117,21 @@ def cell_labels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     np.add.at(counts, (cells[is_known], index), 1)
     found = np.where(counts.any(axis=1), classes[counts.argmax(axis=1)], UNLABELLED)
     return found.reshape(height, width)
+
+
+def enlarge(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes (h, w, d) to (height, width, d), bilinearly, as `jax.image.resize` does.
+
+    Without JAX, which would compile it for every size of a mask.
+    """
+
+    def weights(size: int, before: int) -> np.ndarray:
+        position = np.clip((np.arange(size) + 0.5) * before / size - 0.5, 0, before - 1)
+        distance = np.abs(position[:, None] - np.arange(before))
+        return np.maximum(1 - distance, 0).astype(maps.dtype)
+
+    rows, columns = weights(height, maps.shape[0]), weights(width, maps.shape[1])
+    return np.einsum("yh,hwd,xw->yxd", rows, maps, columns, optimize=True)
 
 
 class _Heads:

@@ -1,12 +1,13 @@
 """The linear segmentation against plain loops, and masks that it should learn."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from byol_jax.errors import DataError
 from byol_jax.evaluate import dense
-from byol_jax.evaluate.dense import UNLABELLED, cell_labels
+from byol_jax.evaluate.dense import UNLABELLED, cell_labels, enlarge
 
 
 def scenes(count, seed, size=6):
@@ -37,6 +38,13 @@ def test_cells_have_the_most_frequent_class_of_their_pixels():
     mask = np.full((4, 4), -1)
     mask[0, 0] = 200
     assert cell_labels(mask, 2, 2).tolist() == [[200, UNLABELLED], [UNLABELLED, UNLABELLED]]
+
+
+@pytest.mark.parametrize("size", [(13, 20), (5, 4)])
+def test_maps_are_enlarged_as_by_jax(size):
+    maps = np.random.default_rng(0).standard_normal((5, 4, 3)).astype(np.float32)
+    want = jax.image.resize(maps, (*size, 3), "bilinear")
+    np.testing.assert_allclose(enlarge(maps, *size), want, rtol=1e-5, atol=1e-6)
 
 
 def test_classes_that_features_tell_are_found():
