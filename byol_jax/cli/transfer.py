@@ -1,0 +1,158 @@
+r"""Evaluates an encoder on other data sets: the paper's transfer experiments.
+
+byol-jax transfer --checkpoint=DIR [--step=N] [--datasets=cifar10,dtd,folder:PATH,...] \
+    [--data_dir=DIR] [--against=PATH,...] [--baselines=random,pixels|none] [--cpu_devices=N] \
+    [--import=MODULE]
+
+By default the paper's twelve, of which those are evaluated that TFDS has prepared in --data_dir,
+and the others are named. Each is logistic regression on frozen features of central squares, as
+`byol-jax evaluate --protocol=logistic`, with the metric that the paper reports and its figure
+beside. DIR/eval/transfer.json is written after each data set.
+"""
+
+import json
+import sys
+from typing import Any
+
+from absl import flags
+
+from byol_jax.cli import app, import_flag
+from byol_jax.errors import ConfigError, DataError, UserError
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
+STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
+DATASETS = flags.DEFINE_list(
+    "datasets",
+    [],
+    "Names of the paper's data sets, or sources such as folder:PATH; all by default.",
+)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; its own by default.")
+AGAINST = flags.DEFINE_list("against", [], "Other encoders to compare with: paths.")
+BASELINES = flags.DEFINE_list(
+    "baselines", ["random"], "What to compare with: random, pixels, both or none."
+)
+flags.register_validator(
+    "baselines",
+    lambda names: names == ["none"] or {"random", "pixels"}.issuperset(names),
+    "name random, pixels, both or none.",
+)
+CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices",
+    None,
+    "Devices that JAX divides the CPU into; by default one for each core, at most 16.",
+    lower_bound=1,
+)
+IMPORT = import_flag.define()
+flags.mark_flags_as_required(["checkpoint"])
+
+
+def main() -> None:
+    """Evaluates on each data set."""
+    from byol_jax import backend
+    from byol_jax.evaluate import benchmarks
+
+    names = DATASETS.value or list(benchmarks.BENCHMARKS)
+    for name in names:
+        if benchmarks.benchmark(name) is None:
+            raise ConfigError(
+                f"--datasets={name} is neither one of {', '.join(benchmarks.BENCHMARKS)} nor a "
+                "source such as folder:PATH or tfds:NAME."
+            )
+    backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
+    if CPU_DEVICES.value:
+        backend.check_cpu_devices(CPU_DEVICES.value)
+    import_flag.apply(IMPORT)
+
+    from byol_jax import data
+    from byol_jax.cli import encoders
+    from byol_jax.runs import paths
+    from byol_jax.runs import run as run_lib
+
+    workdir = paths.path(CHECKPOINT.value)
+    trained = run_lib.restore(workdir, STEP.value)
+    config = trained.run.config.copy_and_resolve_references()
+    rows = encoders.of_run(trained, BASELINES.value)
+    rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
+    # The paper's images: the complete shorter side.
+    rows = {
+        name: row._replace(view=data.CentralView(row.view.image_size, 1.0))
+        for name, row in rows.items()
+    }
+    results, missing = {}, {}
+    at_step = "" if STEP.value is None else f"-step{STEP.value}"
+    output = workdir / "eval" / f"transfer{at_step}.json"
+    for name in names:
+        benchmark = benchmarks.benchmark(name)
+        try:
+            results[name] = _evaluate(benchmark, rows, config)
+        except UserError as error:
+            missing[name] = str(error)
+            continue
+        report = {"step": int(trained.state.step), "data_sets": results, "missing": missing}
+        with paths.translate_write_errors(output):
+            output.parent.mkdir(exist_ok=True)
+            output.write_text(json.dumps(report, indent=2) + "\n")
+    for line in _table(results, list(rows)):
+        print(line)
+    for name, reason in missing.items():
+        print(f"  {name}: {reason}")
+    if not results:
+        raise DataError("none of the data sets could be evaluated.")
+    print(f"written to {output}")
+
+
+def _evaluate(benchmark: Any, rows: dict[str, Any], config: Any) -> dict[str, Any]:
+    """The metric of each encoder on a data set; raises UserError if it cannot be read."""
+    from byol_jax import data, evaluate
+    from byol_jax.cli import encoders
+
+    if not benchmark.source:
+        raise DataError(f"{benchmark.why_not}.")
+    train, test = (
+        data.open_source(
+            benchmark.source, split, data_dir=DATA_DIR.value, channels=config.data.channels
+        )
+        for split in (benchmark.train_split, benchmark.test_split)
+    )
+    test = data.match_classes(train, test)
+    left_out: dict[str, None] = {}
+    (train_features, train_labels), (test_features, test_labels) = (
+        encoders.features(rows, config, source, left_out) for source in (train, test)
+    )
+    found: dict[str, Any] = {"metric": benchmark.metric, "details": {}}
+    found |= {"train_examples": len(train_labels), "test_examples": len(test_labels)}
+    found |= {"published": benchmark.linear, "left_out": list(left_out)}
+    for name in rows:
+        print(f"logistic on {benchmark.name}: {name}", file=sys.stderr, flush=True)
+        found["details"][name] = evaluate.logistic(
+            train_features.pop(name),
+            train_labels,
+            test_features.pop(name),
+            test_labels,
+            num_classes=train.num_classes,
+        )
+    return found
+
+
+def _table(results: dict[str, Any], rows: list[str]) -> list[str]:
+    """Lines of text: a data set in each, an encoder in each column."""
+    columns = [*rows, "paper, ResNet-50"]
+    widths = [max(len(column), 6) for column in columns]
+    first = max(12, *map(len, results), 0) if results else 12
+    lines = [_line("", "metric", columns, widths, first)]
+    for name, found in results.items():
+        shares = [100 * found["details"][row][found["metric"]] for row in rows]
+        shares.append(found["published"])
+        cells = ["" if share is None else f"{share:.1f}%" for share in shares]
+        metric = {"top1": "top-1", "mean_per_class": "per class"}[found["metric"]]
+        lines.append(_line(name, metric, cells, widths, first))
+    return lines
+
+
+def _line(name: str, metric: str, cells: list[str], widths: list[int], first: int) -> str:
+    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    return "  ".join([f"  {name:{first}s}", f"{metric:9s}", *padded]).rstrip()
+
+
+if __name__ == "__main__":
+    app.run(main)

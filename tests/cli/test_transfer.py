@@ -1,0 +1,106 @@
+"""`byol-jax transfer`: what it evaluates, what it names as missing, and its report."""
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from encoders import random_trained
+
+from byol_jax import data, evaluate, parallel
+from byol_jax.errors import ConfigError, DataError
+from byol_jax.evaluate import benchmarks
+from byol_jax.runs import run as run_lib
+
+
+@pytest.fixture(scope="module")
+def command():
+    """The command's module; its flags, which other commands share, are removed afterwards."""
+    before = set(flags.FLAGS)
+    module = importlib.import_module("byol_jax.cli.transfer")
+    yield module
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    del sys.modules[module.__name__]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return random_trained(step=5)
+
+
+@pytest.fixture
+def transfer(command, trained, tmp_path, monkeypatch):
+    """Runs the command on such a run; returns its report."""
+    monkeypatch.setattr(run_lib, "restore", lambda workdir, step: trained)
+
+    def transfer(*arguments):
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(["transfer", f"--checkpoint={tmp_path}", *arguments])
+        command.main()
+        return json.loads((tmp_path / "eval" / "transfer.json").read_text())
+
+    return transfer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 60, "test": 30}.items():
+        labels = np.arange(count) % 3
+        noise = rng.integers(0, 100, (count, 24, 24, 1))
+        images = (noise + 50 * labels[:, None, None, None]).astype(np.uint8)
+        np.savez(folder / f"{split}.npz", images=images, labels=labels)
+    return folder
+
+
+def test_what_is_there_is_evaluated_and_the_rest_is_named(transfer, folder, tmp_path, capsys):
+    source = f"npz:{folder}"
+    report = transfer(f"--datasets=dtd,{source},voc2007", f"--data_dir={tmp_path}")
+    assert list(report["data_sets"]) == [source] and report["step"] == 5
+    found = report["data_sets"][source]
+    assert (found["train_examples"], found["test_examples"]) == (60, 30)
+    assert list(found["details"]) == ["byol", "random"] and found["published"] is None
+    assert list(report["missing"]) == ["dtd"]  # what comes later is printed
+    out = capsys.readouterr().out
+    top1 = found["details"]["byol"]["top1"]
+    assert f"{100 * top1:.1f}%" in out
+    assert "dtd: the dataset tfds:dtd is not prepared" in out
+    assert "voc2007: its images have several labels each" in out
+
+
+def test_it_is_logistic_regression_of_central_squares(transfer, folder, trained):
+    """Of the complete shorter side, unlike `evaluate`, whose crop is that of the run."""
+    source = f"npz:{folder}"
+    found = transfer(f"--datasets={source}", "--baselines=none")["data_sets"][source]["details"]
+    arrays = []
+    for split in ("train", "test"):
+        opened = data.open_source(source, split, channels=1)
+        batches = data.eval_batches(opened, batch_size=60, image_size=16, crop_fraction=1.0)
+        ((images, labels),) = batches
+        arrays += [embed(trained, images), labels]
+    want = evaluate.logistic(*arrays, num_classes=3)
+    assert found["byol"]["top1"] == want["top1"] and found["byol"]["l2"] == want["l2"]
+
+
+def embed(trained, images):
+    return parallel.embedder(trained.learner)(trained.state)(images, 16)
+
+
+def test_nothing_to_evaluate_is_one_line(transfer, tmp_path):
+    with pytest.raises(DataError, match="none of the data sets"):
+        transfer("--datasets=dtd,birdsnap", f"--data_dir={tmp_path}")
+    with pytest.raises(ConfigError, match="--datasets=cifar11 is neither one of food101, cifar10"):
+        transfer("--datasets=cifar11")
+
+
+def test_the_benchmarks_are_the_papers_twelve():
+    assert len(benchmarks.BENCHMARKS) == 12
+    for found in benchmarks.BENCHMARKS.values():
+        assert bool(found.source) != bool(found.why_not)
+        assert 57 <= found.linear <= found.finetuned + 1 < 100
+        if found.source:
+            assert found.metric in ("top1", "mean_per_class")
