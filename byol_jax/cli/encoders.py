@@ -1,6 +1,9 @@
 """The encoders that `byol-jax evaluate` compares, and their features in common passes."""
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,6 +20,8 @@ from byol_jax.export.convert.weights import open_weights
 from byol_jax.runs import build, inputs, paths
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
+
+ESTIMATED_BATCHES = 4  # of `estimate`
 
 
 class Row(NamedTuple):
@@ -65,11 +70,16 @@ def of_path(path: str, channels: int) -> Row:
 
 
 def features(
-    rows: dict[str, Row], config: ConfigDict, source: data.Source, left_out: dict[str, None]
+    rows: dict[str, Row],
+    config: ConfigDict,
+    source: data.Source,
+    left_out: dict[str, None],
+    directory: Path | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over a source.
 
-    Images that cannot be decoded become keys of `left_out`, if the config skips them.
+    Images that cannot be decoded become keys of `left_out`, if the config skips them. Features are
+    in files of `directory`, if it is given: see `evaluate.collect`.
     """
     views = list(dict.fromkeys(row.view for row in rows.values()))
     batches = data.eval_views(
@@ -86,7 +96,27 @@ def features(
             progress.update(len(seen[0]))
             return found
 
-        return evaluate.collect(embed, batches, source.num_examples)
+        return evaluate.collect(embed, batches, source.num_examples, directory)
+
+
+def estimate(
+    rows: dict[str, Row], config: ConfigDict, source: data.Source
+) -> tuple[float, dict[str, int]]:
+    """Images per second through all encoders, and the size of the features of each.
+
+    Measured on a few batches, after one that is compiled; of fewer images, with the compilation.
+    """
+    views = list(dict.fromkeys(row.view for row in rows.values()))
+    batches = data.eval_views(source, views, batch_size=inputs.eval_batch_size(config))
+    sizes, images, start = {}, 0, time.perf_counter()
+    for number, (seen, _) in enumerate(itertools.islice(batches, ESTIMATED_BATCHES + 1)):
+        if number == 1:
+            images, start = 0, time.perf_counter()
+        of_view = dict(zip(views, seen, strict=True))
+        for name, row in rows.items():
+            sizes[name] = row.embed(of_view[row.view]).shape[1]
+        images += len(seen[0])
+    return images / (time.perf_counter() - start), sizes
 
 
 def linear_heads(

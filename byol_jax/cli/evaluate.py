@@ -3,7 +3,8 @@ r"""Evaluates a pre-trained encoder, frozen.
 byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
     [--against=PATH,...] [--baselines=random,pixels|none] [--data=SOURCE] [--data_dir=DIR] \
     [--train_split=NAME] [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N] \
-    [--linear_epochs=80] [--import=MODULE]
+    [--linear_epochs=80] [--features_dir=DIR] [--dry_run] \
+    [--import=MODULE]
 byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=PATH \
     [--train_split=train] [--test_split=test] [--unlabelled=255] [--dense_size=N]
 
@@ -25,16 +26,21 @@ Baselines show what pre-training added: the same encoder with random weights, an
 images shrunk to 32 pixels. --against adds other encoders, each with the image size that it was
 trained at: runs, exports, and files of torchvision's ResNets or timm's ViTs and ConvNeXts
 (.safetensors, .pth; ImageNet's mean and std). All protocols and encoders share one pass over the
-images. Host memory holds the features of all encoders (4 bytes a number), and two more copies of
-one while it is evaluated.
+images. Host memory holds the features of all encoders (4 bytes a number), or files in
+--features_dir do; and memory two more copies of one while it is evaluated. --dry_run prints how
+long and how large they would be.
 
 Writes DIR/eval/NAME.json for each protocol. With another step or other data than the run's, the
 file's name includes them; it ends in -skip if images were left out.
 """
 
+import contextlib
 import json
 import re
 import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -75,6 +81,15 @@ DATA = flags.DEFINE_string(
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; the run's by default.")
 TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "To fit on; the run's by default.")
 TEST_SPLIT = flags.DEFINE_string("test_split", None, "To test on; the run's by default, or 'test'.")
+FEATURES_DIR = flags.DEFINE_string(
+    "features_dir",
+    None,
+    "Folder for the features of all encoders, where they do not fit into memory; they are removed "
+    "at the end.",
+)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print how long and how large the features would be, from a few batches."
+)
 ON_DECODE_ERROR = flags.DEFINE_enum(
     "on_decode_error",
     None,
@@ -112,13 +127,11 @@ def main() -> None:
         backend.check_cpu_devices(CPU_DEVICES.value)
     import_flag.apply(IMPORT)
 
-    from byol_jax import data
     from byol_jax.cli import encoders
     from byol_jax.runs import paths
     from byol_jax.runs import run as run_lib
 
-    workdir = paths.path(CHECKPOINT.value)
-    trained = run_lib.restore(workdir, STEP.value)
+    trained = run_lib.restore(paths.path(CHECKPOINT.value), STEP.value)
     config = trained.run.config.copy_and_resolve_references()
     if DENSE in PROTOCOL.value:
         _check_dense()
@@ -127,14 +140,68 @@ def main() -> None:
     rows = encoders.of_run(trained, BASELINES.value)
     rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
     if DENSE in PROTOCOL.value:
-        _dense(rows, config.data.channels, workdir, int(trained.state.step))
+        _dense(rows, config.data.channels, int(trained.state.step))
         return
     _log(f"computed by {run_lib.describe(run_lib.computed_by(config))}")
     for size in sorted({row.view.image_size for row in rows.values()}):
         names = [name for name, row in rows.items() if row.view.image_size == size]
         _log(f"computing features of {', '.join(names)} at {size} pixels")
+    if DRY_RUN.value:
+        rate, sizes = encoders.estimate(rows, config, sources[0])
+        for line in _estimate(rate, sizes, [source.num_examples for source in sources]):
+            print(line)
+        return
     left_out: dict[str, None] = {}
-    splits = [encoders.features(rows, config, source, left_out) for source in sources]
+    with _features_dir() as directory:
+        splits = [
+            encoders.features(rows, config, source, left_out, directory) for source in sources
+        ]
+        _run(trained, config, sources, rows, splits, left_out)
+
+
+def _estimate(rate: float, sizes: dict[str, int], examples: list[int]) -> list[str]:
+    """Lines about time and memory, from images per second and the size of features."""
+    minutes, total = sum(examples) / rate / 60, 4 * sum(examples) * sum(sizes.values()) / 1e9
+    largest = 4 * sum(examples) * max(sizes.values()) / 1e9
+    lines = [
+        f"{sum(examples)} images at {rate:.0f} images/s: {minutes:.1f} minutes for the features",
+        f"features: {total:.2f} GB, and {2 * largest:.2f} GB in memory for two copies of the "
+        "largest while it is evaluated",
+    ]
+    if LINEAR in PROTOCOL.value:
+        hours = LINEAR_EPOCHS.value * examples[0] / rate / 3600
+        lines.append(f"{LINEAR}, {LINEAR_EPOCHS.value} epochs: {hours:.2f} hours")
+    return lines
+
+
+@contextlib.contextmanager
+def _features_dir() -> Iterator[Any]:
+    """A folder for features in --features_dir, which is removed at the end; None without it."""
+    if FEATURES_DIR.value is None:
+        yield None
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix="features-", dir=FEATURES_DIR.value) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise DataError(
+            f"--features_dir={FEATURES_DIR.value} cannot be used ({error.strerror}): name a folder "
+            "with room for the features."
+        ) from error
+
+
+def _run(
+    trained: Any,
+    config: Any,
+    sources: list[Any],
+    rows: dict[str, Any],
+    splits: list[tuple[dict[str, Any], Any]],
+    left_out: dict[str, None],
+) -> None:
+    """Evaluates features by each protocol; prints and writes each result."""
+    from byol_jax import data, evaluate
+    from byol_jax.cli import encoders
+
     counts = [len(labels) for _, labels in splits]
 
     def report(protocol: str, found: dict[str, dict[str, Any]]) -> None:
@@ -152,7 +219,7 @@ def main() -> None:
         print(f"{protocol} on {name}: {count} images, step {step}")
         for line in evaluate.table(found):
             print(line)
-        print(f"written to {_write(workdir, record, sources[-1].name)}", flush=True)
+        print(f"written to {_write(record, sources[-1].name)}", flush=True)
 
     for name in left_out:
         print(f"left out: {name}")
@@ -199,7 +266,7 @@ def _check_dense() -> None:
         raise ConfigError(f"--unlabelled={','.join(UNLABELLED.value)} is not a list of numbers.")
 
 
-def _dense(rows: dict[str, Any], channels: int, workdir: Any, step: int) -> None:
+def _dense(rows: dict[str, Any], channels: int, step: int) -> None:
     """Evaluates a linear segmentation of the rows that have maps."""
     from byol_jax import evaluate
     from byol_jax.data.masks import open_masked
@@ -228,7 +295,7 @@ def _dense(rows: dict[str, Any], channels: int, workdir: Any, step: int) -> None
     print(f"{DENSE} on {DATA.value}/{splits[1]}: {len(parts[3])} images, step {step}")
     for line in evaluate.table(found):
         print(line)
-    print(f"written to {_write(workdir, record, DATA.value)}")
+    print(f"written to {_write(record, DATA.value)}")
 
 
 def _evaluate(
@@ -285,8 +352,10 @@ def _probe(trained: Any, source: Any) -> tuple[Any, Any]:
     return probe["kernel"], probe["bias"]
 
 
-def _write(workdir: Any, report: dict[str, Any], data: str) -> Any:
+def _write(report: dict[str, Any], data: str) -> Any:
     """Writes a report on data of this name; returns its path."""
+    from byol_jax.runs import paths
+
     # Another checkpoint or other data must not overwrite the run's own result.
     name = report["protocol"]
     if STEP.value is not None:
@@ -296,7 +365,7 @@ def _write(workdir: Any, report: dict[str, Any], data: str) -> Any:
         name += "-" + re.sub(r"[^\w.]+", "-", parts)[-100:]  # the names of files are limited
     if report["left_out"]:
         name += "-skip"
-    path = workdir / "eval" / f"{name}.json"
+    path = paths.path(CHECKPOINT.value) / "eval" / f"{name}.json"
     try:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(report, indent=2) + "\n")

@@ -89,6 +89,9 @@ def evaluate(command, trained, tmp_path, monkeypatch):
         before = written(tmp_path / "eval")
         command.main()
         new = [path for path, _ in written(tmp_path / "eval") - before]
+        if command.DRY_RUN.value:
+            assert not new
+            return None
         assert len(new) == len(command.PROTOCOL.value)
         return json.loads(max(new, key=lambda path: path.stat().st_mtime_ns).read_text())
 
@@ -286,6 +289,30 @@ def test_views_of_images_are_those_of_the_run(trained):
         distances = np.abs(found[name][:, :1] - central[name]).max(axis=2)
         assert distances.min(axis=1).max() < 1e-4
         assert len(np.unique(distances.argmin(axis=1))) == 50
+
+
+def test_features_in_files_give_the_same_and_are_removed(evaluate, tmp_path):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    in_files = evaluate("--protocol=knn", f"--features_dir={folder}")
+    assert list(folder.iterdir()) == []
+    assert evaluate("--protocol=knn") == in_files
+    with pytest.raises(DataError, match="nowhere cannot be used"):
+        evaluate("--protocol=knn", f"--features_dir={tmp_path / 'nowhere'}")
+
+
+def test_a_dry_run_writes_nothing(command, evaluate, capsys, tmp_path):
+    assert evaluate("--protocol=knn,linear", "--dry_run") is None
+    out = capsys.readouterr().out
+    assert "130 images at " in out and "linear, 80 epochs: " in out
+    # 16 features of two encoders and 1024 pixels of the third, 4 bytes each.
+    assert command._estimate(10, {"byol": 2000, "random": 2000}, [900_000, 100_000]) == [
+        "1000000 images at 10 images/s: 1666.7 minutes for the features",
+        "features: 16.00 GB, and 16.00 GB in memory for two copies of the largest while it is "
+        "evaluated",
+        "linear, 80 epochs: 2000.00 hours",
+    ]
+    assert not (tmp_path / "eval").exists()
 
 
 def test_images_without_labels_have_the_measures_that_need_none(evaluate, tmp_path):
