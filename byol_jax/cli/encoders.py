@@ -1,10 +1,13 @@
 """The encoders that `byol-jax evaluate` compares, and their features in common passes."""
 
 import itertools
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +82,7 @@ def features(
     """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over a source.
 
     Images that cannot be decoded become keys of `left_out`, if the config skips them. Features are
-    in files of `directory`, if it is given: see `evaluate.collect`.
+    in files of `directory`, if it is given, which stay until somebody removes them.
     """
     views = list(dict.fromkeys(row.view for row in rows.values()))
     batches = data.eval_views(
@@ -96,7 +99,16 @@ def features(
             progress.update(len(seen[0]))
             return found
 
-        return evaluate.collect(embed, batches, source.num_examples, directory)
+        if directory is None:
+            return evaluate.collect(embed, batches, source.num_examples)
+        return evaluate.collect(embed, batches, source.num_examples, partial(_map, directory))
+
+
+def _map(directory: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array in a new file, which is mapped into memory."""
+    handle, name = tempfile.mkstemp(suffix=".npy", dir=directory)
+    os.close(handle)
+    return np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=shape)
 
 
 def estimate(

@@ -1,9 +1,6 @@
 """Features of a complete split in memory, and the checks that every protocol makes of them."""
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +15,7 @@ def collect(
     embed: Callable[[Any], Any],
     batches: Iterable[tuple[Any, np.ndarray | None]],
     num_examples: int,
-    directory: Path | None = None,
+    allocate: Callable[[tuple[int, ...], Any], np.ndarray] = np.empty,
 ) -> tuple[Any, np.ndarray]:
     """Embeds every batch, into arrays that are allocated once.
 
@@ -27,8 +24,7 @@ def collect(
         several encoders in one pass over the images.
       batches: images, whatever `embed` takes, and labels, int32 (b,), or None.
       num_examples: at least the number n of images in all batches.
-      directory: for files of the features, which are then mapped into memory, so that they may be
-        larger than it. The files stay until somebody removes them.
+      allocate: (shape, dtype) -> an array for features, such as one that is mapped to a file.
 
     Returns:
       Features, float32 (n, d) or a pytree as `embed` returns it; and labels, int32 (n,), -1 where
@@ -37,20 +33,11 @@ def collect(
     Raises:
       DataError: there is no image at all.
     """
-
-    def allocate(rows: np.ndarray) -> np.ndarray:
-        shape = (num_examples, *rows.shape[1:])
-        if directory is None:
-            return np.empty(shape, rows.dtype)
-        handle, name = tempfile.mkstemp(suffix=".npy", dir=directory)
-        os.close(handle)
-        return np.lib.format.open_memmap(name, mode="w+", dtype=rows.dtype, shape=shape)
-
     features, labels, count = None, np.empty(num_examples, np.int32), 0
     for images, batch_labels in batches:
         rows = embed(images)
         if features is None:
-            features = jax.tree.map(allocate, rows)
+            features = jax.tree.map(lambda x: allocate((num_examples, *x.shape[1:]), x.dtype), rows)
         end = count + len(jax.tree.leaves(rows)[0])
         for array, values in zip(jax.tree.leaves(features), jax.tree.leaves(rows), strict=True):
             array[count:end] = values

@@ -1,0 +1,1 @@
+"""How well measures without labels rank encoders."""
