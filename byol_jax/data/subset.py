@@ -13,8 +13,8 @@ def subset(source: Source, indices: np.ndarray, name: str) -> Source:
     """The examples of a source at some indices.
 
     Args:
-      source: any source. Of a streamed one, every pass reads all files, but decodes no more than
-        the examples that are asked for.
+      source: any source, a part of another too. Of a streamed one, every pass reads all files, but
+        decodes only the examples of the part; it is for one process.
       indices: integers (n,), distinct, each in [0, source.num_examples).
       name: what to call the result.
 
@@ -72,49 +72,63 @@ def some_of_each_class(source: Source, share: float, seed: int = 0) -> Source:
     return subset(source, np.concatenate(chosen), f"{source.name} ({100 * share:g}% of the labels)")
 
 
-def listed(source: Source, names: list[str]) -> Source:
-    """The examples with these names, such as those of the lists of SimCLR's authors.
+def listed(source: Source, names: list[str]) -> tuple[Source, Source | None]:
+    """Divides a folder by a list of names, such as those of SimCLR's authors.
 
     Args:
       source: a folder.
       names: of files, with or without the folders that they are in.
 
+    Returns:
+      The images with these names, and the others, if there are any.
+
     Raises:
-      DataError: the source has none of them.
+      DataError: the source is no folder, or has none of them.
     """
-    wanted, found = set(names), []
-    for index, name in enumerate(source.names()):
-        if name in wanted or name.rpartition("/")[2] in wanted:
-            found.append(index)
-    if not found:
-        example = (
-            f"such as {source.names()[0]!r}, not {names[0]!r}" if names else "one on each line"
+    from byol_jax.data.folder import FolderSource
+
+    if not isinstance(source, FolderSource):
+        raise DataError(f"{source.name} is no folder: only the images of folder:PATH have names.")
+    wanted, all_names = set(names), source.names()
+    is_listed = np.array(
+        [name in wanted or name.rpartition("/")[2] in wanted for name in all_names]
+    )
+    if not is_listed.any():
+        raise DataError(
+            f"the list names no image of {source.name}, whose first is {all_names[0]!r}: give one "
+            "name on each line."
         )
-        raise DataError(f"the list names no image of {source.name}: it has names {example}.")
-    return subset(source, np.array(found), f"{source.name} (listed)")
+    others = np.flatnonzero(~is_listed)
+    return (
+        subset(source, np.flatnonzero(is_listed), f"{source.name} (listed)"),
+        subset(source, others, f"{source.name} (not listed)") if len(others) else None,
+    )
 
 
 def _labels(source: Source) -> np.ndarray:
-    """int32 (num_examples,); of a streamed source, by one pass over its records."""
+    """int32 (num_examples,), by index; of a streamed source, by one pass over its records."""
     if isinstance(source, RandomAccessSource):
         return source.labels
     from byol_jax.data._tensorflow import tf
 
+    labels = np.empty(source.num_examples, np.int32)
     raws = source.raw(tf.range(source.num_examples, dtype=tf.int64))
-    return np.fromiter(raws.map(lambda *raw: source.label(raw)).as_numpy_iterator(), np.int32)
+    for index, label in raws.map(lambda *raw: (raw[0], source.label(raw))).as_numpy_iterator():
+        labels[index] = label
+    return labels
 
 
 class _Part:
-    """What both kinds have in common: raw examples are those of the source, with its indices."""
+    """What both kinds have in common.
 
-    def decode(self, raw):
-        return self._source.decode(raw)
+    A raw example is its index in the part, followed by the raw example of the source.
+    """
 
     def encoded(self, raw):
-        return self._source.encoded(raw)
+        return self._source.encoded(raw[1:])
 
-    def label(self, raw):  # of a streamed source
-        return self._source.label(raw)
+    def describe(self, index):
+        return self._source.describe(int(self._indices[index]))
 
     def names(self):
         names = self._source.names()
@@ -126,19 +140,22 @@ class _Part:
             return None
         return hashlib.sha256(of_source.encode() + self._indices.tobytes()).hexdigest()
 
-    def describe(self, index):
-        return self._source.describe(index)
-
     def get(self, indices):
         from byol_jax.data._tensorflow import tf
 
-        return self._source.get(tf.gather(tf.constant(self._indices), indices))
+        raws = self._source.get(tf.gather(tf.constant(self._indices), indices))
+        own = tf.data.Dataset.from_tensor_slices(indices)
+        return tf.data.Dataset.zip(own, raws).map(lambda index, raw: (index, *raw))
 
 
 class _RandomAccessSubset(_Part, RandomAccessSource):
     def __init__(self, source: RandomAccessSource, indices: np.ndarray, name: str):
         super().__init__(name, source.labels[indices], source.channels, source.class_names)
         self._source, self._indices = source, indices
+
+    def decode(self, raw):
+        image, _ = self._source.decode(raw[1:])
+        return image, self.labels_tensor[raw[0]]  # which `match_classes` may have changed
 
 
 class _StreamedSubset(_Part, Source):
@@ -148,16 +165,28 @@ class _StreamedSubset(_Part, Source):
         super().__init__(name, len(indices), source.channels, source.class_names)
         self._source, self._indices = source, indices
 
+    def shard(self, index, count):
+        if count > 1:
+            raise DataError(f"{self.name} is a part of a stream, which one process reads alone.")
+        return self
+
+    def decode(self, raw):
+        return self._source.decode(raw[1:])
+
+    def label(self, raw):
+        return self._source.label(raw[1:])
+
     def raw(self, positions, shuffle_seed=None):
         from byol_jax.data._tensorflow import tf
 
-        def mask(indices, size):
-            ones = tf.ones_like(indices, tf.bool)
-            return tf.scatter_nd(tf.cast(indices, tf.int64)[:, None], ones, [size])
-
+        own = np.full(self._source.num_examples, -1)  # index in the part, by that in the source
+        own[self._indices] = np.arange(self.num_examples)
+        own = tf.constant(own, tf.int64)
+        wanted = tf.scatter_nd(
+            positions[:, None], tf.ones_like(positions, tf.bool), [self.num_examples]
+        )
         everything = tf.range(self._source.num_examples, dtype=tf.int64)
-        is_mine = mask(tf.constant(self._indices), self._source.num_examples)
-        is_wanted = mask(positions, self.num_examples)
-        mine = self._source.raw(everything, shuffle_seed).filter(lambda index, *_: is_mine[index])
-        wanted = mine.enumerate().filter(lambda i, _: is_wanted[i]).map(lambda _, raw: raw)
-        return wanted.take(tf.size(positions, tf.int64))  # stops reading after the last
+        raws = self._source.raw(everything, shuffle_seed).map(lambda *raw: (own[raw[0]], *raw))
+        mine = raws.filter(lambda index, *_: index >= 0).enumerate()
+        mine = mine.filter(lambda i, _: wanted[i]).map(lambda _, raw: raw)
+        return mine.take(tf.size(positions, tf.int64))  # stops reading after the last
