@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 import byol_jax
 from byol_jax import byol, data, evaluate, parallel
-from byol_jax.errors import ConfigError, UserError
+from byol_jax.errors import ConfigError, DataError, UserError
 from byol_jax.evaluate import label_free, linear
 from byol_jax.export.convert.weights import open_weights
 from byol_jax.runs import build, inputs, paths
@@ -36,8 +36,13 @@ class Row(NamedTuple):
     embed_dense: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
-    """The run's encoder, "byol", and baselines: "random", the same with other weights; "pixels"."""
+def of_run(
+    trained: run_lib.Trained, baselines: list[str], *, with_maps: bool = False
+) -> dict[str, Row]:
+    """The run's encoder, "byol", and baselines: "random", the same with other weights; "pixels".
+
+    With `with_maps` the first two have `embed_dense`, and keep their state on a device.
+    """
     config = trained.run.config
     embed_with = parallel.embedder(trained.learner)
     batch_size = inputs.eval_batch_size(config)
@@ -45,8 +50,11 @@ def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
 
     def row(state: byol.State) -> Row:
         embed = embed_with(state)  # sends the state to the devices: once, not for every batch
-        model = encoder_lib.Model(trained._replace(state=state))
-        return Row(lambda images: embed(images, batch_size), view, model.embed_dense)
+        maps = None
+        if with_maps:
+            model = encoder_lib.Model(trained._replace(state=state))
+            maps = partial(model.embed_dense, batch_size=batch_size)
+        return Row(lambda images: embed(images, batch_size), view, maps)
 
     rows = {"byol": row(trained.state)}
     if "random" in baselines:
@@ -106,9 +114,17 @@ def features(
 
 def _map(directory: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An array in a new file, which is mapped into memory."""
-    handle, name = tempfile.mkstemp(suffix=".npy", dir=directory)
-    os.close(handle)
-    return np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=shape)
+    handle, name = tempfile.mkstemp(suffix=".bin", dir=directory)
+    try:  # takes the room at once: a full disk is an error here, and would be a crash later
+        os.posix_fallocate(handle, 0, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    except OSError as error:
+        raise DataError(
+            f"--features_dir={directory.parent} cannot be used ({error.strerror}): name a folder "
+            "with room for the features."
+        ) from error
+    finally:
+        os.close(handle)
+    return np.memmap(name, mode="r+", dtype=dtype, shape=shape)
 
 
 def estimate(
@@ -119,7 +135,12 @@ def estimate(
     Measured on a few batches, after one that is compiled; of fewer images, with the compilation.
     """
     views = list(dict.fromkeys(row.view for row in rows.values()))
-    batches = data.eval_views(source, views, batch_size=inputs.eval_batch_size(config))
+    batches = data.eval_views(
+        source,
+        views,
+        batch_size=inputs.eval_batch_size(config),
+        on_decode_error=_skipping(config, {}),
+    )
     sizes, images, start = {}, 0, time.perf_counter()
     for number, (seen, _) in enumerate(itertools.islice(batches, ESTIMATED_BATCHES + 1)):
         if number == 1:
@@ -140,8 +161,10 @@ def linear_heads(
 ) -> dict[str, linear.Heads]:
     """The heads of the paper's linear evaluation for each encoder, trained on a source.
 
-    Encoders of one image size share the images. Crops and flips are those of the run.
+    Encoders of one image size share the images. Crops and flips are those of the run. Raw pixels
+    are left out: shrinking so many images would take longer than an encoder.
     """
+    rows = {name: row for name, row in rows.items() if name != "pixels"}
     batch_size = min(linear.BATCH_SIZE, source.num_examples)
     steps = epochs * data.steps_per_epoch(source, batch_size)
     heads: dict[str, linear.Heads] = {}

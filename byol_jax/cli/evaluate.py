@@ -11,7 +11,7 @@ byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=P
     knn         classes by a vote of the nearest training images
     linear      classes by a linear classifier, trained by SGD on random crops and flips: the
                 paper's linear evaluation. It takes as long as --linear_epochs passes of the encoder
-                over the training images
+                over the training images; without the baseline of raw pixels
     logistic    classes by logistic regression: the paper's transfer protocol
     probe       classes by the linear probe that the run trained along with the encoder
     dense       classes of pixels, by a linear classifier of maps of features: --data=folder:PATH
@@ -35,6 +35,7 @@ file's name includes them; it ends in -skip if images were left out.
 """
 
 import contextlib
+import functools
 import json
 import re
 import sys
@@ -122,6 +123,8 @@ def main() -> None:
                 f"--against={path} is not a path of its own: name a folder or a file, such as "
                 f"./{path or 'PATH'}."
             )
+    if DENSE in PROTOCOL.value:
+        _check_dense()
     backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
     if CPU_DEVICES.value:
         backend.check_cpu_devices(CPU_DEVICES.value)
@@ -133,11 +136,9 @@ def main() -> None:
 
     trained = run_lib.restore(paths.path(CHECKPOINT.value), STEP.value)
     config = trained.run.config.copy_and_resolve_references()
-    if DENSE in PROTOCOL.value:
-        _check_dense()
-    else:
+    if DENSE not in PROTOCOL.value:
         sources = _open_sources(config)
-    rows = encoders.of_run(trained, BASELINES.value)
+    rows = encoders.of_run(trained, BASELINES.value, with_maps=DENSE in PROTOCOL.value)
     rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
     if DENSE in PROTOCOL.value:
         _dense(rows, config.data.channels, int(trained.state.step))
@@ -153,8 +154,11 @@ def main() -> None:
         return
     left_out: dict[str, None] = {}
     with _features_dir() as directory:
-        splits = [
-            encoders.features(rows, config, source, left_out, directory) for source in sources
+        # Of training images, linear and probe read no features.
+        unread = len(sources) - 1 if {LINEAR, PROBE}.issuperset(PROTOCOL.value) else 0
+        splits = [(dict.fromkeys(rows), None)] * unread + [
+            encoders.features(rows, config, source, left_out, directory)
+            for source in sources[unread:]
         ]
         _run(trained, config, sources, rows, splits, left_out)
 
@@ -181,13 +185,14 @@ def _features_dir() -> Iterator[Any]:
         yield None
         return
     try:
-        with tempfile.TemporaryDirectory(prefix="features-", dir=FEATURES_DIR.value) as folder:
-            yield Path(folder)
+        folder = tempfile.TemporaryDirectory(prefix="features-", dir=FEATURES_DIR.value)
     except OSError as error:
         raise DataError(
             f"--features_dir={FEATURES_DIR.value} cannot be used ({error.strerror}): name a folder "
             "with room for the features."
         ) from error
+    with folder as name:
+        yield Path(name)
 
 
 def _run(
@@ -202,7 +207,10 @@ def _run(
     from byol_jax import data, evaluate
     from byol_jax.cli import encoders
 
-    counts = [len(labels) for _, labels in splits]
+    counts = [
+        source.num_examples if labels is None else len(labels)
+        for source, (_, labels) in zip(sources, splits, strict=True)
+    ]
 
     def report(protocol: str, found: dict[str, dict[str, Any]]) -> None:
         """Prints the table of a protocol and writes its file."""
@@ -232,10 +240,15 @@ def _run(
     results, failed = _evaluate(others, list(rows), splits, views, sources[0], trained)
     for protocol, found in results.items():
         report(protocol, found)
+    lines = (f"{protocol} cannot be computed: {error}" for protocol, error in failed.items())
+    reasons = " ".join(lines)
     if LINEAR in PROTOCOL.value:
+        if reasons:
+            _log(reasons)
         fitted, held_out = data.hold_out(sources[0])
         heads = encoders.linear_heads(rows, config, fitted, LINEAR_EPOCHS.value, left_out)
-        chosen_on, labels = encoders.features(rows, config, held_out, left_out)
+        mine = {name: rows[name] for name in heads}
+        chosen_on, labels = encoders.features(mine, config, held_out, left_out)
         found = {
             name: evaluate.linear.evaluate(
                 heads[name],
@@ -245,16 +258,18 @@ def _run(
                 splits[1][1],
                 num_classes=held_out.num_classes,
             )
-            for name in rows
+            for name in heads
         }
         report(LINEAR, found)
-    if failed:
-        lines = (f"{protocol} cannot be computed: {error}" for protocol, error in failed.items())
-        raise DataError(" ".join(lines))
+    if reasons:
+        raise DataError(reasons)
 
 
 def _check_dense() -> None:
     """Raises ConfigError unless the flags name images and masks, for `dense` alone."""
+    for flag in (DRY_RUN, FEATURES_DIR):
+        if flag.value:
+            raise ConfigError(f"--{flag.name} is not for --protocol=dense: leave it out.")
     if PROTOCOL.value != [DENSE]:
         raise ConfigError("--protocol=dense is of images with masks: evaluate it alone.")
     if not (DATA.value or "").startswith("folder:") or not MASKS.value:
@@ -273,20 +288,25 @@ def _dense(rows: dict[str, Any], channels: int, step: int) -> None:
 
     found = {}
     splits = TRAIN_SPLIT.value or "train", TEST_SPLIT.value or "test"
+
+    @functools.cache  # encoders of one image size share the images
+    def masked(split: str, size: int) -> Any:
+        return open_masked(
+            DATA.value.removeprefix("folder:"),
+            MASKS.value,
+            split,
+            size=size,
+            channels=channels,
+            unlabelled=[int(text) for text in UNLABELLED.value],
+        )
+
     for name, row in rows.items():
         if row.embed_dense is None:
             continue
         parts = []
         for split in splits:
-            masked = open_masked(
-                DATA.value.removeprefix("folder:"),
-                MASKS.value,
-                split,
-                size=DENSE_SIZE.value or row.view.image_size,
-                channels=channels,
-                unlabelled=[int(text) for text in UNLABELLED.value],
-            )
-            parts += [row.embed_dense(masked.images), masked.masks]
+            images, masks = masked(split, DENSE_SIZE.value or row.view.image_size)
+            parts += [row.embed_dense(images), masks]
         _log(f"{DENSE}: {parts[0].shape} and {parts[2].shape} maps of {name}")
         found[name] = evaluate.dense(*parts)
     record = {"protocol": DENSE, "step": step, "left_out": [], "details": found}
@@ -295,7 +315,9 @@ def _dense(rows: dict[str, Any], channels: int, step: int) -> None:
     print(f"{DENSE} on {DATA.value}/{splits[1]}: {len(parts[3])} images, step {step}")
     for line in evaluate.table(found):
         print(line)
-    print(f"written to {_write(record, DATA.value)}")
+    size = f"{DENSE_SIZE.value}pixels" if DENSE_SIZE.value else ""
+    name = "-".join(filter(None, (DATA.value, MASKS.value, splits[1], size, *UNLABELLED.value)))
+    print(f"written to {_write(record, name)}")
 
 
 def _evaluate(
@@ -318,7 +340,7 @@ def _evaluate(
         arrays = []  # freed when the next encoder is evaluated
         for features, labels in splits:
             arrays += [features.pop(name), labels]
-        rows, columns = arrays[0].shape
+        rows, columns = next(array for array in arrays if array is not None).shape
         for protocol in list(results):
             if protocol == PROBE and name != "byol":  # no other encoder has one
                 continue
@@ -360,6 +382,8 @@ def _write(report: dict[str, Any], data: str) -> Any:
     name = report["protocol"]
     if STEP.value is not None:
         name += f"-step{STEP.value}"
+    if report["protocol"] == LINEAR and LINEAR_EPOCHS.value != LINEAR_EPOCHS.default:
+        name += f"-{LINEAR_EPOCHS.value}epochs"
     if any(flag.value for flag in (DATA, DATA_DIR, TRAIN_SPLIT, TEST_SPLIT)):
         parts = "-".join(filter(None, (DATA_DIR.value, TRAIN_SPLIT.value, data)))
         name += "-" + re.sub(r"[^\w.]+", "-", parts)[-100:]  # the names of files are limited

@@ -3,19 +3,21 @@ r"""Fine-tunes a pre-trained encoder on labels: a classifier, all of whose weigh
 byol-jax finetune --checkpoint=DIR --workdir=OUT [--data=SOURCE] [--data_dir=DIR] \
     [--train_split=NAME] [--test_split=NAME] [--labels=1.0] [--label_list=FILE] \
     [--learning_rates=0.005,0.01,0.02,0.05,0.1] [--epochs=30,50] [--weight_decays=0] \
-    [--batch_size=1024] [--seed=0] [--from_scratch] [--cpu_devices=N] [--import=MODULE]
+    [--batch_size=1024] [--seed=0] [--from_scratch] [--step=N] [--on_decode_error=error|skip] \
+    [--stopped_exit_code=0] [--cpu_devices=N] [--import=MODULE]
 
 Trains a classifier with each combination of learning rate, epochs and weight decay, as in the
-paper's semi-supervised experiments, and tests that which is best on held-out training images (a
-tenth of them, at most 10,009). --labels=0.01 trains on a hundredth of the labels of each class;
---label_list names a file of image names, one a line, to train on instead. The same command again
-resumes. Writes OUT/finetune.json, the accuracy, and OUT/classifier:
+paper's semi-supervised experiments, chooses the best on held-out training images (a tenth of them,
+at most 10,009), and tests it. --labels=0.01 trains on a hundredth of the labels of each class;
+--label_list names a file with the names of the images to train on, one on each line. The same
+command again resumes. Writes OUT/finetune.json, the accuracy, and OUT/classifier:
 
     byol_jax.load("OUT/classifier").predict(images)
     byol-jax export --checkpoint=OUT/classifier --output=ONNX --format=onnx
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -47,7 +49,22 @@ RATES = flags.DEFINE_list(
 EPOCHS = flags.DEFINE_list("epochs", ["30", "50"], "Lengths of training; each is tried.")
 DECAYS = flags.DEFINE_list("weight_decays", ["0"], "Weight decays; each is tried.")
 BATCH = flags.DEFINE_integer("batch_size", 1024, "Images of an update, at most.", lower_bound=2)
-SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Of everything random.", lower_bound=0, upper_bound=2**31 - 1
+)
+ON_DECODE_ERROR = flags.DEFINE_enum(
+    "on_decode_error",
+    "error",
+    ["error", "skip"],
+    "What to do about images that cannot be decoded: stop, or leave them out.",
+)
+STOPPED = flags.DEFINE_integer(
+    "stopped_exit_code",
+    0,
+    "Exit code after a stop by a signal, for schedulers that restart a job on a certain code.",
+    lower_bound=0,
+    upper_bound=255,
+)
 FROM_SCRATCH = flags.DEFINE_bool(
     "from_scratch", False, "Start from random weights, to see what pre-training was worth."
 )
@@ -61,8 +78,8 @@ IMPORT = import_flag.define()
 flags.mark_flags_as_required(["checkpoint", "workdir"])
 
 
-def main() -> None:
-    """Fine-tunes as the flags say."""
+def main() -> int:
+    """Fine-tunes as the flags say; returns the exit code."""
     numbers = [_numbers(RATES, float), _numbers(EPOCHS, int), _numbers(DECAYS, float)]
 
     from byol_jax import backend
@@ -73,16 +90,23 @@ def main() -> None:
     import_flag.apply(IMPORT)
 
     from byol_jax import data
-    from byol_jax.runs import paths
+    from byol_jax.runs import paths, processes
     from byol_jax.train.finetune import sweep as sweep_lib
     from byol_jax.train.signals import stop_requests
 
     choices = sweep_lib.choices(*numbers)
     encoder = _encoder()
     train, test, crop = _sources(encoder)
-    fitted, held_out = data.hold_out(train)
     if LABEL_LIST.value:
-        fitted = data.listed(fitted, _lines(LABEL_LIST.value))
+        names = _lines(LABEL_LIST.value)
+        fitted, others = data.listed(train, names)
+        print(f"{fitted.num_examples} images of {len(names)} names")
+        if others is None:
+            fitted, held_out = data.hold_out(fitted)
+        else:
+            _, held_out = data.hold_out(others)
+    else:
+        fitted, held_out = data.hold_out(train)
     fitted = data.some_of_each_class(fitted, LABELS.value, SEED.value)
     sweep = sweep_lib.Sweep(
         encoder,
@@ -94,6 +118,7 @@ def main() -> None:
         sweep_lib.largest_batch(fitted, BATCH.value),
         SEED.value,
         FROM_SCRATCH.value,
+        left_out=_print_left_out() if ON_DECODE_ERROR.value == "skip" else None,
     )
     workdir = paths.path(WORKDIR.value)
     images = sum(sweep.steps(choice) for choice in choices) * sweep.batch_size
@@ -102,15 +127,30 @@ def main() -> None:
         f"{held_out.num_examples} to choose on, {test.num_examples} to test on",
         flush=True,
     )
-    with stop_requests() as stop:
+    advice = "make --batch_size smaller"
+    with processes.translate_errors(advice), stop_requests() as stop:
         report = sweep_lib.run(sweep, workdir, stop, lambda line: print(line, flush=True))
-    if report is not None:
-        low, high = report["interval"]
-        print(
-            f"{report['data']}: top-1 {100 * report['top1']:.1f}% (95%: {100 * low:.1f} to "
-            f"{100 * high:.1f}) with {json.dumps(report['choice'])}"
-        )
-        print(f"written to {workdir / 'finetune.json'} and {workdir / 'classifier'}")
+    if report is None:
+        return STOPPED.value
+    low, high = report["interval"]
+    print(
+        f"{report['data']}: top-1 {100 * report['top1']:.1f}% (95%: {100 * low:.1f} to "
+        f"{100 * high:.1f}) with {json.dumps(report['choice'])}"
+    )
+    print(f"written to {workdir / 'finetune.json'} and {workdir / 'classifier'}")
+    return 0
+
+
+def _print_left_out() -> Callable[[str], None]:
+    """A function that prints each message once."""
+    printed = set()
+
+    def left_out(message: str) -> None:
+        if message not in printed:
+            printed.add(message)
+            print(f"left out: {message}", flush=True)
+
+    return left_out
 
 
 def _numbers(flag: Any, kind: type) -> list[Any]:
@@ -127,7 +167,8 @@ def _lines(path: str) -> list[str]:
     from byol_jax.runs import paths
 
     try:
-        return paths.path(path).read_text().split()
+        lines = paths.path(path).read_text().splitlines()
+        return [line.strip() for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"--label_list={path} cannot be read ({error}).") from error
 
@@ -138,6 +179,8 @@ def _encoder() -> Any:
     from byol_jax.runs import encoder, paths
 
     if paths.path(CHECKPOINT.value).is_file():
+        if STEP.value is not None:
+            raise ConfigError("--step is of a run, and --checkpoint names a file: leave it out.")
         return open_weights(CHECKPOINT.value)
     found = byol_jax.load(CHECKPOINT.value, STEP.value)
     return found.encoder if isinstance(found, encoder.Classifier) else found
@@ -145,7 +188,10 @@ def _encoder() -> Any:
 
 def _sources(encoder: Any) -> tuple[Any, Any, Any]:
     """Training and test images, and how training views are cropped: as in pre-training."""
+    from ml_collections import ConfigDict
+
     from byol_jax import data
+    from byol_jax.runs import build
     from byol_jax.runs import config as config_lib
 
     record = encoder.config["training"].get("config") or {}
@@ -171,17 +217,8 @@ def _sources(encoder: Any) -> tuple[Any, Any, Any]:
     if train.num_classes < 2:
         raise DataError(f"{train.name} has one class: name images of several classes.")
     test = data.open_source(spec, TEST_SPLIT.value or of_run.get("test_split") or "test", **options)
-    return train, data.match_classes(train, test), _crop(record.get("crop"))
-
-
-def _crop(record: dict[str, Any] | None) -> Any:
-    """The crop of a run's config, by default the authors'."""
-    from byol_jax import data
-
-    if record is None:
-        return data.Crop()
-    area, ratio = ((record[f"{key}_min"], record[f"{key}_max"]) for key in ("area", "ratio"))
-    return data.Crop(area, ratio, record["flip_prob"], record["fit"])
+    crop = build.crop(ConfigDict({"crop": record["crop"]})) if record else data.Crop()
+    return train, data.match_classes(train, test), crop
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 r"""Evaluates an encoder on other data sets: the paper's transfer experiments.
 
 byol-jax transfer --checkpoint=DIR [--step=N] [--datasets=cifar10,dtd,folder:PATH,...] \
-    [--data_dir=DIR] [--against=PATH,...] [--baselines=random,pixels|none] [--cpu_devices=N] \
-    [--import=MODULE]
+    [--data_dir=DIR] [--against=PATH,...] [--baselines=random,pixels|none] \
+    [--on_decode_error=error|skip] [--cpu_devices=N] [--import=MODULE]
 
 By default the paper's twelve, of which those are evaluated that TFDS has prepared in --data_dir,
 and the others are named. Each is logistic regression on frozen features of central squares, as
 `byol-jax evaluate --protocol=logistic`, with the metric that the paper reports and its figure
-beside. DIR/eval/transfer.json is written after each data set.
+beside. DIR/eval/transfer.json is written after each data set, and keeps those of earlier calls.
 """
 
 import json
@@ -35,6 +35,12 @@ flags.register_validator(
     "baselines",
     lambda names: names == ["none"] or {"random", "pixels"}.issuperset(names),
     "name random, pixels, both or none.",
+)
+ON_DECODE_ERROR = flags.DEFINE_enum(
+    "on_decode_error",
+    None,
+    ["error", "skip"],
+    "What to do about images that cannot be decoded; as in the run by default.",
 )
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
@@ -71,6 +77,7 @@ def main() -> None:
     workdir = paths.path(CHECKPOINT.value)
     trained = run_lib.restore(workdir, STEP.value)
     config = trained.run.config.copy_and_resolve_references()
+    config.data.on_decode_error = ON_DECODE_ERROR.value or config.data.on_decode_error
     rows = encoders.of_run(trained, BASELINES.value)
     rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
     # The paper's images: the complete shorter side.
@@ -79,6 +86,7 @@ def main() -> None:
         for name, row in rows.items()
     }
     results, missing = {}, {}
+    step = int(trained.state.step)
     at_step = "" if STEP.value is None else f"-step{STEP.value}"
     output = workdir / "eval" / f"transfer{at_step}.json"
     for name in names:
@@ -88,7 +96,7 @@ def main() -> None:
         except UserError as error:
             missing[name] = str(error)
             continue
-        report = {"step": int(trained.state.step), "data_sets": results, "missing": missing}
+        report = {"step": step, "data_sets": _earlier(output, step) | results}
         with paths.translate_write_errors(output):
             output.parent.mkdir(exist_ok=True)
             output.write_text(json.dumps(report, indent=2) + "\n")
@@ -99,6 +107,17 @@ def main() -> None:
     if not results:
         raise DataError("none of the data sets could be evaluated.")
     print(f"written to {output}")
+
+
+def _earlier(output: Any, step: int) -> dict[str, Any]:
+    """The data sets of an earlier call for the same checkpoint."""
+    try:
+        match json.loads(output.read_text()):
+            case {"step": then, "data_sets": dict(found)} if then == step:
+                return found
+    except (OSError, ValueError):  # none, or of another program: it is replaced
+        pass
+    return {}
 
 
 def _evaluate(benchmark: Any, rows: dict[str, Any], config: Any) -> dict[str, Any]:

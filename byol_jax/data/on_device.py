@@ -83,10 +83,9 @@ def train_batches(
     start_step: int = 0,
     crop: crops.Crop | None = None,
     local: crops.LocalViews | None = None,
-    views: int = 2,
     accum_steps: int = 1,
 ) -> Iterator[Batch]:
-    """As `data.train_batches`, made on the devices, for updates of `accum_steps` micro-batches.
+    """As `data.train_batches` of two views, on the devices, for `accum_steps` micro-batches.
 
     Yields:
       Steps start_step to num_steps - 1, sharded as by `parallel.device_put_batch`.
@@ -104,12 +103,12 @@ def train_batches(
         return jax.random.fold_in(jax.random.fold_in(key, epoch), position)
 
     def random_views(image: jax.Array, epoch: jax.Array, position: jax.Array) -> Tree:
-        found = crops.random_views(image, image_size, crop, key_of(CROPS, epoch, position), views)
+        views = crops.random_views(image, image_size, crop, key_of(CROPS, epoch, position))
         if local is None:
-            return found
+            return views
         key = key_of(LOCAL_CROPS, epoch, position)
         return {
-            "global": found,
+            "global": views,
             "local": crops.random_views(image, local.size, local.crop, key, local.count),
         }
 

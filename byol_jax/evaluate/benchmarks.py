@@ -32,7 +32,9 @@ BENCHMARKS = {
             *("birdsnap", "", "", "", "top1", 57.2, 76.3),
             why_not="TFDS does not have it: make a folder of it, and name that as folder:PATH",
         ),
-        Benchmark("sun397", "tfds:sun397", "train+validation", "test", "top1", 62.2, 63.7),
+        Benchmark(
+            *("sun397", "tfds:sun397/standard-part1-120k", "train", "test", "top1", 62.2, 63.7)
+        ),
         Benchmark("cars", "tfds:cars196", "train", "test", "top1", 67.8, 91.6),
         Benchmark(
             *("aircraft", "", "", "", "mean_per_class", 60.6, 88.1),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import DataError
-from byol_jax.evaluate.logistic import fit
+from byol_jax.evaluate.logistic import fit, scaling
 
 UNLABELLED = -1
 STRENGTHS = tuple(10.0**power for power in range(-5, 2))
@@ -57,7 +57,10 @@ def dense(
             f"dense has {len(train_maps)} training images with {len(classes)} classes: name two "
             "images or more, of two classes or more."
         )
-    order = np.random.default_rng(seed).permutation(len(train_maps))
+    is_labelled = (labels != UNLABELLED).any(axis=(1, 2))
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(is_labelled))
+    if len(order) < 2:
+        raise DataError("dense needs two training images with labelled pixels: label more.")
     count = min(max(1, round(len(order) * validation_fraction)), len(order) - 1)
     held_out, fitted = order[:count], order[count:]
 
@@ -69,7 +72,7 @@ def dense(
     heads = _Heads(rows, given, l2, len(classes))
     others, wanted = cells(held_out)
     shares = [float(np.mean(heads.logits(others, i).argmax(1) == wanted)) for i in range(len(l2))]
-    chosen = max(zip(shares, l2, strict=True))[1] if len(wanted) else l2[len(l2) // 2]
+    chosen = max(zip(shares, l2, strict=True))[1]
     rows, given = cells(order)
     heads = _Heads(rows, given, [chosen], len(classes))
 
@@ -140,8 +143,7 @@ class _Heads:
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, l2: Sequence[float], num_classes: int
     ):
-        self._mean, std = features.mean(axis=0), features.std(axis=0)
-        self._scale = np.where(std > 0, 1 / np.where(std > 0, std, 1), 0)
+        self._mean, self._scale = scaling(features)
         found = fit(self._standardised(features), labels.astype(np.int32), l2, num_classes)
         self._weights, self._biases = np.asarray(found.weights), np.asarray(found.biases)
 

@@ -18,7 +18,7 @@ import optax
 from byol_jax.evaluate.features import check_splits
 from byol_jax.evaluate.scores import accuracies, label_ranks
 
-EPOCHS, BATCH_SIZE = 80, 1024
+BATCH_SIZE = 1024  # for 80 epochs
 LEARNING_RATES = (0.4, 0.3, 0.2, 0.1, 0.05)
 MOMENTUM = optax.trace(decay=0.9, nesterov=True)
 

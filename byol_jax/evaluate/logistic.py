@@ -124,16 +124,25 @@ def standardise(train: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.nd
     up to float32 rounding, become zero in both: a tiny deviation would blow up their values in
     `other`.
     """
-    mean = train.mean(axis=0, dtype=np.float64)
-    # By blocks of columns, which changes no bit: a float64 copy of all would be twice as large.
-    blocks = np.array_split(train, max(1, train.shape[1] // 64), axis=1)
-    std = np.concatenate([block.std(axis=0, dtype=np.float64) for block in blocks])
-    constant = std <= 1e-6 * np.abs(mean)
-    scale = np.where(constant, 0, 1 / np.where(constant, 1, std)).astype(np.float32)
+    mean, scale = scaling(train)
     for features in (train, other):
-        features -= mean.astype(np.float32)
+        features -= mean
         features *= scale
     return train, other
+
+
+def scaling(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What to subtract from each column of (n, d) features, and then to multiply it by: (d,) twice.
+
+    Float32, computed in float64. The factor is 0 for constant columns: see `standardise`.
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    # By blocks of columns, which changes no bit: a float64 copy of all would be twice as large.
+    blocks = np.array_split(features, max(1, features.shape[1] // 64), axis=1)
+    std = np.concatenate([block.std(axis=0, dtype=np.float64) for block in blocks])
+    constant = std <= 1e-6 * np.abs(mean)
+    scale = np.where(constant, 0, 1 / np.where(constant, 1, std))
+    return mean.astype(np.float32), scale.astype(np.float32)
 
 
 def fit(

@@ -79,6 +79,11 @@ class Classifier(nn.Module):
     encoder: nn.Module
     num_classes: int
 
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raises ValueError, beginning with a setting, if the encoder cannot take such images."""
+        if hasattr(self.encoder, "check_image_size"):
+            self.encoder.check_image_size(height, width)
+
     @nn.compact
     def __call__(self, view: Tree, train: bool) -> jax.Array:
         """The logits of a batch of views: float32 (batch, classes)."""

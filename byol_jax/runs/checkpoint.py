@@ -43,7 +43,7 @@ class RetentionPolicy(NamedTuple):
 
     newest: int  # number of newest checkpoints
     every_steps: int = 0  # all whose step is a multiple of this; 0: none
-    best: bool = False  # the checkpoint with the highest score; the newer one of equals
+    best: str = ""  # the checkpoint with the highest score of this name; the newer one of equals
 
     def kept(self, steps: Sequence[int], scores: dict[int, float]) -> set[int]:
         """The steps to keep, given the scores by step."""
@@ -117,7 +117,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best_score(self) -> float | None:
-        """The highest score of the saved checkpoints, with the one that is being saved.
+        """The highest score of the policy's name in the saved checkpoints, and that being saved.
 
         The same in every process. None if no checkpoint has one.
         """
@@ -141,7 +141,7 @@ class Checkpoints:
           step: number of updates.
           state: replicated on the devices; or NumPy arrays. Process 0 writes it.
           loop_state: finite numbers of the training loop, restored along with the state.
-          score: of this state, higher for a better one, for `RetentionPolicy.best`.
+          score: of this state, higher for a better one, named by `RetentionPolicy.best`.
 
         Raises:
           CheckpointError: this checkpoint or the previous one could not be written; earlier ones
@@ -158,7 +158,8 @@ class Checkpoints:
         # of replicated ones Orbax would write a part of each from every device: many small files,
         # and a program to compile for each shape. They are copied before the state is donated.
         tree = jax.device_get(jax.tree.map(_first_shard, state._asdict()))
-        record = {"step": step, "loop": loop_state or {}, "score": score}
+        named = {} if score is None else {self._keep.best: score}
+        record = {"step": step, "loop": loop_state or {}, "scores": named}
         self._saving = step
         self._quiet.enter_context(_quiet_orbax())
         with self._write_errors():
@@ -280,10 +281,10 @@ class Checkpoints:
             self._manager = None
 
     def _read_scores(self) -> dict[int, float]:
-        scores = {}
+        scores, name = {}, self._keep.best if self._keep else ""
         for step in self.steps():
             with contextlib.suppress(_DamagedError):  # reported when it is restored
-                scores[step] = self._read_manifest(step)["score"]
+                scores[step] = self._read_manifest(step)["scores"].get(name)
         return {step: value for step, value in scores.items() if value is not None}
 
     @contextlib.contextmanager
@@ -358,7 +359,11 @@ class Checkpoints:
                     for name, leaf in record["leaves"].items()
                 }
                 loop_state = {key: float(value) for key, value in record["loop"].items()}
-                return record | {"arrays": arrays, "loop": loop_state, "score": record["score"]}
+                return record | {
+                    "arrays": arrays,
+                    "loop": loop_state,
+                    "scores": dict(record["scores"]),
+                }
             what = "is not as it was written"
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             what = "cannot be read"

@@ -243,17 +243,21 @@ def _gather_texts(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def translate_errors() -> Iterator[None]:
-    """Turns an error of JAX for lack of memory or of another process into a UserError."""
+def translate_errors(
+    advice: str = "make config.batch_size smaller, or config.accum_steps larger for the same batch "
+    "in smaller parts",
+) -> Iterator[None]:
+    """Turns an error of JAX for lack of memory or of another process into a UserError.
+
+    Args:
+      advice: what to do for lack of memory.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         text = (str(error).splitlines() or [""])[0][:200]
         if "RESOURCE_EXHAUSTED" in text:
-            raise ConfigError(
-                f"the device has too little memory ({text}): make config.batch_size smaller, or "
-                "config.accum_steps larger for the same batch in smaller parts."
-            ) from error
+            raise ConfigError(f"the device has too little memory ({text}): {advice}.") from error
         if jax.process_count() == 1:
             raise
         raise ProcessLostError(f"{LOST} ({text}).") from error

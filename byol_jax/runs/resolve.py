@@ -170,6 +170,11 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
         _check_views(config, config.crop.local_size, "crop.local_size")
     if config.heads.predictor_hidden_size is None:
         config.heads.predictor_hidden_size = config.heads.hidden_size
+    if config.evaluation.patience and not config.evaluation.every_steps:
+        raise ConfigError(
+            f"config.evaluation.patience={config.evaluation.patience} counts evaluations, and "
+            "config.evaluation.every_steps=0 makes none: set both, or neither."
+        )
     if config.init.state and (config.init.encoder or config.init.target_encoder):
         raise ConfigError(
             "config.init.state brings a complete state: leave config.init.encoder and "

@@ -13,6 +13,7 @@ from byol_jax.export.convert import timm, torchvision
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import manifest, paths
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.encoder import Classifier
 
 # Settings that change what an encoder computes, but not the shapes of its weights.
 SHAPELESS_SETTINGS = ("stem", "padding", "pool", "positions", "heads")
@@ -129,6 +130,8 @@ def _encoder_variables(
     """
     if paths.path(path).is_dir():
         encoder = byol_jax.load(path)
+        if isinstance(encoder, Classifier):
+            encoder = encoder.encoder
         variables, settings = encoder.variables, encoder.config["encoder"]
     else:
         fixed_positions = own.get("positions") == "sincos"

@@ -1,7 +1,8 @@
 """The training loop: for each batch, update; then log, evaluate and save when it is time.
 
 Of several processes all run this loop in step: their decisions depend on values that are the same
-on all of them (metrics, signals, features for health, kNN). Process 0 alone writes and logs.
+on all of them (metrics, signals, features for health), or are those of process 0 (the score of an
+evaluation). Process 0 alone writes and logs.
 """
 
 import jax
@@ -14,7 +15,7 @@ from byol_jax.train import console, nonfinite, plots
 from byol_jax.train.metrics import score as score_of
 from byol_jax.train.setup import RunContext, run_context
 
-NO_PROGRESS = "its last config.evaluation.patience evaluations were no better than one before"
+NO_PROGRESS = "the last config.evaluation.patience evaluations did not improve on the best"
 
 
 def train(
@@ -97,7 +98,8 @@ def loop(ctx: RunContext) -> bool:
                     row |= evaluate(step, state)
                 if ctx.writer:
                     ctx.writer.write(step, row)
-                score = score_of(row)
+                if evaluators:  # each process has computed it, and may have rounded otherwise
+                    score = processes.from_first(score_of(row))
                 should_save = should_save or ctx.is_best(score)
                 if score is not None:
                     ctx.early_stopping.add(score)

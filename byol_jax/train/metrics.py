@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from byol_jax import byol, data, evaluate, parallel
 from byol_jax.errors import CheckpointError
@@ -101,6 +102,12 @@ def evaluator(
 def score(row: dict[str, float]) -> float | None:
     """How good an evaluated encoder is: its accuracy by kNN, or without labels its RankMe."""
     return row.get("knn_test_top1", row.get("rankme"))
+
+
+def score_name(config: ConfigDict, *, has_labels: bool) -> str:
+    """What `score` is of: only scores of one name can be compared."""
+    examples = config.evaluation.train_examples  # with which RankMe grows
+    return "knn" if has_labels else f"rankme_of_{examples}"
 
 
 class JsonLines:

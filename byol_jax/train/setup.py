@@ -16,7 +16,7 @@ from byol_jax.runs import inputs, paths, processes
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, Restored, RetentionPolicy
 from byol_jax.runs.resolve import resolve
-from byol_jax.train import console, init_from, plots
+from byol_jax.train import console, init_from, metrics, plots
 from byol_jax.train.early_stopping import EarlyStopping
 from byol_jax.train.health import CollapseMonitor
 from byol_jax.train.metrics import (
@@ -43,6 +43,7 @@ class RunContext:
     checkpoints: Checkpoints
     guard: NonFiniteGuard
     monitor: CollapseMonitor
+    score_name: str  # of `metrics.score`
     early_stopping: EarlyStopping
     collector: MetricsCollector
     evaluators: list[tuple[int, Evaluator]]  # each with the steps between its calls
@@ -93,8 +94,8 @@ class RunContext:
             "collapsed_checks": self.monitor.collapsed_checks,
         }
         if self.early_stopping.best > -float("inf"):
-            counts["best_score"] = self.early_stopping.best
-            counts["worse_evaluations"] = self.early_stopping.worse
+            counts[f"best_{self.score_name}"] = self.early_stopping.best
+            counts[f"worse_than_{self.score_name}"] = self.early_stopping.worse
         self.checkpoints.save(step, state, counts, score)
         self.save_timer.restart()
 
@@ -140,7 +141,9 @@ def run_context(
         config_changes = on_all(lambda: _prepare_workdir(stack, workdir, run, source))
         processes.check_shared(workdir)
         keep = config.checkpoint
-        policy = RetentionPolicy(keep.keep, keep.keep_every_steps, keep.keep_best)
+        score_name = metrics.score_name(config, has_labels=test_source is not None)
+        best = score_name if keep.keep_best else ""
+        policy = RetentionPolicy(keep.keep, keep.keep_every_steps, best)
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", policy))
         progress = console.Progress(run.total_steps, quiet=not processes.is_first())
         stack.callback(progress.close)
@@ -190,10 +193,11 @@ def run_context(
             checkpoints=checkpoints,
             guard=NonFiniteGuard(config, int(start.loop_state.get("skipped_in_a_row", 0))),
             monitor=monitor,
+            score_name=score_name,
             early_stopping=EarlyStopping(
                 config.evaluation.patience,
-                start.loop_state.get("best_score", -float("inf")),
-                int(start.loop_state.get("worse_evaluations", 0)),
+                start.loop_state.get(f"best_{score_name}", -float("inf")),
+                int(start.loop_state.get(f"worse_than_{score_name}", 0)),
             ),
             collector=MetricsCollector(run, learner),
             evaluators=evaluators,

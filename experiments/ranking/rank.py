@@ -41,11 +41,14 @@ def rank(
     score: Callable[[dict[str, float]], float | None],
     encoders: list[tuple[dict[str, float], float]],
 ) -> Ranking:
-    """How well a score ranks encoders; those without one are left out."""
+    """How well a score ranks encoders; those without one are left out, and NaN if all are."""
     pairs: list[tuple[Any, float]] = [(score(found), top1) for found, top1 in encoders]
     pairs = [(value, top1) for value, top1 in pairs if value is not None]
+    if not pairs:
+        return Ranking(float("nan"), float("nan"), 0)
     values, accuracies = zip(*pairs, strict=True)
-    chosen = max(pairs)[1]
+    # Of encoders with the same score, any may be taken: the worst counts.
+    chosen = min(top1 for value, top1 in pairs if value == max(values))
     return Ranking(
         float(kendalltau(values, accuracies).statistic), max(accuracies) - chosen, len(pairs)
     )

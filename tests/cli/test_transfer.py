@@ -64,7 +64,6 @@ def test_what_is_there_is_evaluated_and_the_rest_is_named(transfer, folder, tmp_
     found = report["data_sets"][source]
     assert (found["train_examples"], found["test_examples"]) == (60, 30)
     assert list(found["details"]) == ["byol", "random"] and found["published"] is None
-    assert list(report["missing"]) == ["dtd"]  # what comes later is printed
     out = capsys.readouterr().out
     top1 = found["details"]["byol"]["top1"]
     assert f"{100 * top1:.1f}%" in out
@@ -88,6 +87,18 @@ def test_it_is_logistic_regression_of_central_squares(transfer, folder, trained)
 
 def embed(trained, images):
     return parallel.embedder(trained.learner)(trained.state)(images, 16)
+
+
+def test_results_of_an_earlier_call_are_kept(transfer, folder, tmp_path):
+    source, other = f"npz:{folder}", f"npz:{folder}/"
+    first = transfer(f"--datasets={source}", "--baselines=none")
+    both = transfer(f"--datasets={other}", "--baselines=none")
+    assert list(both["data_sets"]) == [source, other]
+    assert both["data_sets"][source] == first["data_sets"][source]
+    path = tmp_path / "eval" / "transfer.json"
+    path.write_text(json.dumps(both | {"step": 4}))  # of another checkpoint
+    again = transfer(f"--datasets={other}", "--baselines=none")
+    assert list(again["data_sets"]) == [other] and again["step"] == 5
 
 
 def test_nothing_to_evaluate_is_one_line(transfer, tmp_path):

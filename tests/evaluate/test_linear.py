@@ -1,7 +1,5 @@
 """The paper's linear evaluation against plain NumPy and scikit-learn's optimum."""
 
-import importlib
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -110,10 +108,3 @@ def test_unusable_features_raise_a_data_error():
         linear.evaluate(
             heads_with(GOOD), features, labels, features * np.nan, labels, num_classes=CLASSES
         )
-
-
-def test_rates_and_length_are_those_of_the_paper():
-    assert (*(0.4, 0.3, 0.2, 0.1, 0.05),) == importlib.import_module(
-        "byol_jax.evaluate.linear"
-    ).LEARNING_RATES
-    assert (linear.EPOCHS, linear.BATCH_SIZE) == (80, 1024)

@@ -38,6 +38,11 @@ def test_directions_of_the_measures():
 def test_encoders_without_a_measure_are_left_out():
     some = [*encoders([1, 2, 3], [0.1, 0.2, 0.3]), (MEASURES | {"alpha_req": None}, 0.9)]
     assert rank(SCORES["alpha-ReQ"], some).encoders == 3
+    assert rank(SCORES["alpha-ReQ"], some[-1:]).encoders == 0
+
+
+def test_of_equal_scores_the_worst_encoder_counts():
+    assert rank(SCORES["RankMe"], encoders([3, 3, 1], [0.9, 0.5, 0.1])).regret == 0.4
 
 
 def test_evaluations_of_one_checkpoint_belong_together(tmp_path):

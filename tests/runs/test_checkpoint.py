@@ -276,8 +276,8 @@ def test_the_loop_state_is_verified(directory):
 KEPT = [
     (RetentionPolicy(2), {5, 6}),
     (RetentionPolicy(1, every_steps=2), {2, 4, 6}),
-    (RetentionPolicy(1, best=True), {2, 6}),
-    (RetentionPolicy(2, every_steps=3, best=True), {2, 3, 5, 6}),
+    (RetentionPolicy(1, best="knn"), {2, 6}),
+    (RetentionPolicy(2, every_steps=3, best="knn"), {2, 3, 5, 6}),
 ]
 
 
@@ -298,7 +298,7 @@ def test_the_retention_policy_decides_which_are_kept(tmp_path, keep, steps, rest
         assert set(checkpoints.steps()) == steps
 
 
-def test_best_score_is_the_highest_accuracy_of_the_saved_checkpoints(tmp_path):
+def test_best_score_is_the_highest_of_the_saved_checkpoints(tmp_path):
     small = state_of(0, size=1)
     with Checkpoints(tmp_path, RetentionPolicy(1)) as checkpoints:
         assert checkpoints.best_score() is None
@@ -307,12 +307,23 @@ def test_best_score_is_the_highest_accuracy_of_the_saved_checkpoints(tmp_path):
         checkpoints.save(2, small)
         checkpoints.wait()
         assert checkpoints.best_score() is None  # deleted by the policy
-    for policy in (RetentionPolicy(1, best=True), None):
-        with Checkpoints(tmp_path, policy) as checkpoints:
-            if policy:
-                checkpoints.save(3, small, score=0.3)
-                checkpoints.save(4, small, score=0.2)
-            assert checkpoints.best_score() == 0.3
+    with Checkpoints(tmp_path, RetentionPolicy(1, best="knn")) as checkpoints:
+        checkpoints.save(3, small, score=0.3)
+        checkpoints.save(4, small, score=0.2)
+        assert checkpoints.best_score() == 0.3
+
+
+def test_scores_of_other_names_do_not_count(tmp_path):
+    """A run without labels has the score rankme, and may get labels later."""
+    small = state_of(0, size=1)
+    with Checkpoints(tmp_path, RetentionPolicy(1, best="rankme")) as checkpoints:
+        checkpoints.save(1, small, score=35.2)
+    with Checkpoints(tmp_path, RetentionPolicy(1, best="knn")) as checkpoints:
+        assert checkpoints.best_score() is None
+        checkpoints.save(2, small, score=0.4)
+        assert checkpoints.best_score() == 0.4
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2]
 
 
 def test_a_step_is_saved_once(directory):

@@ -7,11 +7,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from encoders import random_encoder
+from encoders import random_encoder, tiny_vit
 
 import byol_jax
 from byol_jax import data
-from byol_jax.errors import ConfigError, DataError, UserError
+from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.train.finetune import sweep as sweep_lib
 from byol_jax.train.signals import StopRequest
@@ -138,10 +138,61 @@ def test_training_from_scratch_starts_elsewhere(sweep, tmp_path):
     assert not all(jax.tree.leaves(same))
 
 
-def test_a_sweep_that_diverges_is_one_line(sweep, tmp_path):
-    too_fast = dataclasses.replace(sweep, choices=(sweep_lib.Choice(9e5, 2, 9e5),))
+def test_choices_that_diverge_are_left_out(sweep, tmp_path):
+    too_fast = sweep_lib.Choice(9e5, 2, 9e5)
     with pytest.raises(UserError, match="name smaller --learning_rates"):
-        run(too_fast, tmp_path)
+        run(dataclasses.replace(sweep, choices=(too_fast,)), tmp_path)
+    report, _ = run(dataclasses.replace(sweep, choices=(too_fast, USELESS)), tmp_path)
+    assert report["validation_top1"][str(too_fast)] is None
+    assert report["choice"] == USELESS._asdict() and report["top1"] >= 0
+
+
+def test_a_run_on_the_device_is_not_donated(sweep, tmp_path):
+    """Defect: the second choice found the encoder's arrays deleted."""
+    variables = jax.device_put(sweep.encoder.variables)
+    encoder = encoder_lib.Encoder(sweep.encoder.config, variables)
+    choices = (USELESS, sweep_lib.Choice(1e-6, 1, 0.1))
+    run(dataclasses.replace(sweep, encoder=encoder, choices=choices), tmp_path)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
+
+
+def test_an_encoder_without_batch_norm(sweep, tmp_path):
+    vit = tiny_vit(channels=1, image_size=16, patch_size=4)
+    encoder = encoder_lib.Encoder(vit.config, {"params": vit.variables["params"]})
+    report, _ = run(dataclasses.replace(sweep, encoder=encoder, choices=(USELESS,)), tmp_path)
+    classifier = byol_jax.load(tmp_path / "classifier")
+    assert report["top1"] >= 0 and classifier.predict(np.zeros((1, 16, 16, 1), np.uint8))
+    with pytest.raises(DataError, match="patch_size"):
+        classifier.predict(np.zeros((1, 7, 7, 1), np.uint8))
+
+
+def test_a_folder_of_something_else_is_refused(finished, sweep, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a pre-training run or an export"):
+        run(sweep, tmp_path)
+    for name in ("settings.json", "results.json"):
+        for text in ("not JSON", "[]"):
+            shutil.copytree(finished[0], tmp_path / "copy")
+            (tmp_path / "copy" / name).write_text(text)
+            with pytest.raises(CheckpointError, match=f"{name}.*move it away"):
+                run(sweep, tmp_path / "copy")
+            shutil.rmtree(tmp_path / "copy")
+
+
+def test_other_weights_of_the_same_architecture_are_refused(finished, sweep):
+    other = jax.tree.map(lambda x: x + 1, sweep.encoder.variables)
+    encoder = encoder_lib.Encoder(sweep.encoder.config, other)
+    with pytest.raises(ConfigError, match=r"with other settings \(weights\)"):
+        run(dataclasses.replace(sweep, encoder=encoder), finished[0])
+
+
+def test_another_number_of_devices_is_reported(finished, sweep, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "copy")
+    settings = json.loads((tmp_path / "copy" / "settings.json").read_text())
+    settings["computed_by"]["devices"] = 1
+    (tmp_path / "copy" / "settings.json").write_text(json.dumps(settings))
+    _, lines = run(sweep, tmp_path / "copy")
+    assert any("will not be the same to the bit" in line for line in lines)
 
 
 def test_choices_are_all_combinations():

@@ -11,6 +11,7 @@ All randomness follows from the seed, and a run that was killed ends as one that
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import shutil
@@ -24,19 +25,16 @@ import numpy as np
 
 from byol_jax import backend, data, models, parallel
 from byol_jax.augment import image as image_augment
-from byol_jax.errors import ConfigError, DataError, UserError
+from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from byol_jax.evaluate import scores
 from byol_jax.runs import encoder as encoder_lib
-from byol_jax.runs import paths
+from byol_jax.runs import manifest, paths
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
 from byol_jax.train.finetune import tuner as tuner_lib
 from byol_jax.train.signals import StopRequest
 from byol_jax.train.timer import SaveTimer
 
-LEARNING_RATES = (0.005, 0.01, 0.02, 0.05, 0.1)  # of the paper, appendix C.3
-EPOCHS = (30, 50)
-BATCH_SIZE = 1024
 MINUTES = 5.0  # between checkpoints
 
 
@@ -65,6 +63,8 @@ class Sweep:
       batch_size: images of an update, over all devices of this process.
       seed: non-negative.
       from_scratch: whether the weights are random: what pre-training was worth.
+      left_out: if given, images that cannot be decoded are left out, or replaced in training, and
+        it is called with a message; if None, they raise DataError.
     """
 
     encoder: encoder_lib.Encoder
@@ -73,9 +73,10 @@ class Sweep:
     test: data.Source
     crop: data.Crop
     choices: tuple[Choice, ...]
-    batch_size: int = BATCH_SIZE
+    batch_size: int = 1024
     seed: int = 0
     from_scratch: bool = False
+    left_out: Callable[[str], None] | None = None
 
     def steps(self, choice: Choice) -> int:
         """Updates with a choice."""
@@ -137,42 +138,44 @@ def run(
       The content of finetune.json; None if it was stopped.
 
     Raises:
-      UserError: the folder holds something else, or cannot be written; an image cannot be decoded;
-        training became non-finite with every choice.
+      UserError: the folder holds something else, or cannot be read or written; an image cannot be
+        decoded; training became non-finite with every choice.
     """
     with run_lib.lock_workdir(workdir):
-        _check_settings(sweep, workdir)
+        _check_settings(sweep, workdir, log)
         results_path = workdir / "results.json"
-        results = json.loads(results_path.read_text()) if results_path.exists() else {}
+        results = _read(results_path) or {}
         for choice in sweep.choices:
             if str(choice) in results:
                 continue
             tuner, state = _train(sweep, choice, workdir / str(choice), stop, log)
             if state is None:
                 return None
-            found = _accuracies(tuner, state, sweep, sweep.held_out)
-            results[str(choice)] = found["top1"]
+            results[str(choice)] = None  # of what became non-finite
+            found = "became NaN or infinite"
+            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.local(state))):
+                results[str(choice)] = _accuracies(tuner, state, sweep, sweep.held_out)["top1"]
+                found = f"{100 * results[str(choice)]:.1f}% of the held-out images"
             paths.write_atomically(results_path, json.dumps(results, indent=2).encode())
-            log(f"{choice}: {100 * found['top1']:.1f}% of the held-out images")
+            log(f"{choice}: {found}")
             best = _best(results, sweep.choices)
             for other in sweep.choices:
                 if other != best and str(other) in results:
                     shutil.rmtree(workdir / str(other), ignore_errors=True)
         best = _best(results, sweep.choices)
+        if best is None:
+            raise UserError(
+                "training became NaN or infinite with every choice: name smaller --learning_rates."
+            )
         tuner, state = _train(sweep, best, workdir / str(best), stop, log)  # restores it
         if state is None:
             return None
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.local(state))):
-            raise UserError(
-                "Training became non-finite with every choice: name smaller --learning_rates."
-            )
         report = {
             "choice": best._asdict(),
             "validation_top1": results,
             "train_data": sweep.train.name,
             "train_examples": sweep.train.num_examples,
             "data": sweep.test.name,
-            "test_examples": sweep.test.num_examples,
             "from_scratch": sweep.from_scratch,
             **_accuracies(tuner, state, sweep, sweep.test),
         }
@@ -182,19 +185,41 @@ def run(
         return report
 
 
-def _best(results: dict[str, float], among: tuple[Choice, ...]) -> Choice:
-    """The choice of the highest accuracy; of equals, the first."""
-    return max((c for c in among if str(c) in results), key=lambda choice: results[str(choice)])
+def _best(results: dict[str, float | None], among: tuple[Choice, ...]) -> Choice | None:
+    """The choice of the highest accuracy; of equals, the first. None if there is none."""
+    finite = [choice for choice in among if results.get(str(choice)) is not None]
+    return max(finite, key=lambda choice: results[str(choice)], default=None)
 
 
-def _check_settings(sweep: Sweep, workdir: Path) -> None:
+def _read(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file; None if there is none. Raises CheckpointError."""
+    try:
+        found = json.loads(path.read_text()) if path.exists() else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): move it away.") from error
+    if not isinstance(found, dict | None):
+        raise CheckpointError(f"{path} was not written by this command: move it away.")
+    return found
+
+
+def _check_settings(sweep: Sweep, workdir: Path, log: Callable[[str], None]) -> None:
     """Writes settings.json, or compares it; raises ConfigError if it holds others."""
+    if (workdir / "config.json").exists():
+        raise ConfigError(
+            f"--workdir={workdir} holds a pre-training run or an export: choose another folder."
+        )
+    weights = {} if sweep.from_scratch else manifest.describe(sweep.encoder.variables)
+    computed_by = {
+        "platform": jax.default_backend(),
+        "devices": jax.local_device_count(),
+        "jax": jax.__version__,
+    }
     settings = {
         "encoder": sweep.encoder.config,
+        "weights": hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest(),
         "from_scratch": sweep.from_scratch,
         "train": [sweep.train.name, sweep.train.num_examples, sweep.train.fingerprint()],
         "held_out": [sweep.held_out.name, sweep.held_out.num_examples],
-        "test": [sweep.test.name, sweep.test.num_examples],
         "class_names": list(sweep.train.class_names),
         "crop": sweep.crop._asdict(),
         "batch_size": sweep.batch_size,
@@ -202,16 +227,22 @@ def _check_settings(sweep: Sweep, workdir: Path) -> None:
     }
     settings = json.loads(json.dumps(settings))
     path = workdir / "settings.json"
-    if path.exists():
-        before = json.loads(path.read_text())
+    before = _read(path)
+    if before is not None:
         changed = [key for key in settings if before.get(key) != settings[key]]
+        if before.get("computed_by") != computed_by:
+            log(
+                f"Computed by {before.get('computed_by')} before, by {computed_by} now: rounding "
+                "differs, and the result will not be the same to the bit."
+            )
         if changed:
             raise ConfigError(
                 f"{workdir} holds fine-tuning with other settings ({', '.join(changed)}): resume "
                 "with the old ones, or choose another --workdir."
             )
     else:
-        paths.write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
+        text = json.dumps(settings | {"computed_by": computed_by}, indent=2) + "\n"
+        paths.write_atomically(path, text.encode())
 
 
 def make_tuner(sweep: Sweep, choice: Choice) -> tuner_lib.Tuner:
@@ -266,9 +297,13 @@ def _train(
             start_step=start,
             crop=sweep.crop,
             views=1,
+            on_decode_error=sweep.left_out and (lambda _, message: sweep.left_out(message)),
         )
+        metrics = None
         for step, batch in enumerate(batches, start + 1):
-            state, metrics, _ = update(state, parallel.device_put_batch(batch))
+            batch = parallel.device_put_batch(batch)
+            jax.block_until_ready(metrics)  # or batches would fill the device
+            state, metrics, _ = update(state, batch)
             if step % max(1, total // 10) == 0 or step == total:
                 loss, top1 = (float(parallel.local(metrics)[k]) for k in ("loss", "train_top1"))
                 log(f"{choice}: step {step}/{total}  loss {loss:.4g}  train_top1 {top1:.3f}")
@@ -285,7 +320,7 @@ def _train(
 def _accuracies(
     tuner: tuner_lib.Tuner, state: tuner_lib.State, sweep: Sweep, source: data.Source
 ) -> dict[str, Any]:
-    """`scores.accuracies` on all images of a source."""
+    """`scores.accuracies` on a source, and 'test_examples', those that could be decoded."""
     predict = parallel.embedder(tuner, tuner_lib.predict, _without_optimizer)(state)
     size = min(256 * jax.local_device_count(), sweep.batch_size)
 
@@ -295,11 +330,12 @@ def _accuracies(
             batch_size=size,
             image_size=sweep.encoder.config["image_size"],
             crop_fraction=sweep.encoder.crop_fraction,
+            on_decode_error=sweep.left_out and (lambda _, message: sweep.left_out(message)),
         ):
             yield scores.label_ranks(predict(images, size), labels), labels
 
     found, labels = map(np.concatenate, zip(*ranks(), strict=True))
-    return scores.accuracies(found, labels, source.num_classes)
+    return scores.accuracies(found, labels, source.num_classes) | {"test_examples": len(labels)}
 
 
 def _without_optimizer(state: tuner_lib.State) -> tuner_lib.State:

@@ -1,6 +1,6 @@
 """One update of fine-tuning, and the state that it changes.
 
-arXiv 2006.07733, appendix C.3 (semi-supervised learning) and C.5 (transfer): cross-entropy on
+arXiv 2006.07733, the appendices on semi-supervised learning and on transfer: cross-entropy on
 random crops and flips, SGD with Nesterov momentum .9, batch norm in training mode. After the
 authors' code (byol/eval_experiment.py) the learning rate is multiplied by batch size / 256 and
 falls to 0 along a cosine.
@@ -81,14 +81,17 @@ def init(
     init_network = jax.jit(lambda key, views: tuner.network.init(key, views, train=False))
     variables = init_network(jax.random.key(seed), jnp.zeros(views.shape, views.dtype))
     if encoder is not None:
-        given = {kind: {"encoder": encoder[kind]} for kind in ("params", "batch_stats")}
-        variables = {kind: part | given[kind] for kind, part in variables.items()}
-    params = jax.tree.map(jnp.asarray, variables["params"])
+        variables = {
+            kind: part | ({"encoder": encoder[kind]} if kind in encoder else {})
+            for kind, part in variables.items()
+        }
+    variables = jax.tree.map(jnp.array, variables)  # copies: states are donated
+    params = variables["params"]
     return State(
         step=jnp.zeros((), jnp.int32),
         seed=jnp.asarray(seed, jnp.uint32),
         params=params,
-        stats=jax.tree.map(jnp.asarray, variables.get("batch_stats", {})),
+        stats=variables.get("batch_stats", {}),
         opt_state=tuner.optimizer.init(params),
     )
 
