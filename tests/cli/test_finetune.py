@@ -29,9 +29,7 @@ def command():
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder")
-    tiny = random_encoder(
-        "resnet8", image_size=16, channels=1, stem="strided", width_multiplier=0.125
-    )
+    tiny = random_encoder("convnet", image_size=16, channels=1, features=16)
     encoder_lib.save(tiny, folder / "export")
     return folder / "export"
 
