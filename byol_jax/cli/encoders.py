@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 import byol_jax
 from byol_jax import byol, data, evaluate, parallel
+from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, DataError, UserError
 from byol_jax.evaluate import label_free, linear
 from byol_jax.export.convert.weights import open_weights
@@ -169,16 +170,7 @@ def linear_heads(
     steps = epochs * data.steps_per_epoch(source, batch_size)
     heads: dict[str, linear.Heads] = {}
     for size, mine in _by_size(rows):
-        batches = data.train_batches(
-            source,
-            batch_size=batch_size,
-            image_size=size,
-            seed=config.seed,
-            num_steps=steps,
-            crop=build.crop(config),
-            views=1,
-            on_decode_error=_skipping(config, left_out),
-        )
+        batches = _crops(config, source, size, batch_size, steps, 1, left_out)
         with _progress(f"linear, {epochs} epochs", steps * batch_size) as progress:
             for batch in batches:
                 for name, row in mine.items():
@@ -192,16 +184,15 @@ def linear_heads(
 
 def views(
     rows: dict[str, Row],
-    trained: run_lib.Trained,
+    policy: image_augment.Policy,
+    config: ConfigDict,
     source: data.Source,
     left_out: dict[str, None],
 ) -> dict[str, np.ndarray]:
     """Features of several views of some images: by encoder, float32 (images, views, d).
 
-    Views are augmented like those of the run, half of them as its first view and half as its
-    second; a function of the user's own is not applied.
+    Views are augmented by the policy, half of them as its first view and half as its second.
     """
-    config, policy = trained.run.config, trained.learner.augment
     count = min(label_free.IMAGES, source.num_examples)
     batch_size = min(50, count)
     steps = count // batch_size
@@ -216,16 +207,7 @@ def views(
 
     found: dict[str, list[np.ndarray]] = {name: [] for name in rows}
     for size, mine in _by_size(rows):
-        batches = data.train_batches(
-            source,
-            batch_size=batch_size,
-            image_size=size,
-            seed=config.seed,
-            num_steps=steps,
-            crop=build.crop(config),
-            views=label_free.VIEWS,
-            on_decode_error=_skipping(config, left_out),
-        )
+        batches = _crops(config, source, size, batch_size, steps, label_free.VIEWS, left_out)
         with _progress(f"{label_free.VIEWS} views", steps * batch_size) as progress:
             for step, (crops, *_) in enumerate(batches):
                 pairs = crops.reshape(-1, 2, *crops.shape[2:])
@@ -235,6 +217,28 @@ def views(
                     found[name].append(embedded.reshape(batch_size, label_free.VIEWS, -1))
                 progress.update(batch_size)
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _crops(
+    config: ConfigDict,
+    source: data.Source,
+    size: int,
+    batch_size: int,
+    steps: int,
+    views: int,
+    left_out: dict[str, None],
+) -> Iterator[byol.Batch]:
+    """Batches of random crops and flips, as in the run, of this size."""
+    return data.train_batches(
+        source,
+        batch_size=batch_size,
+        image_size=size,
+        seed=config.seed,
+        num_steps=steps,
+        crop=build.crop(config),
+        views=views,
+        on_decode_error=_skipping(config, left_out),
+    )
 
 
 def _by_size(rows: dict[str, Row]) -> Iterator[tuple[int, dict[str, Row]]]:

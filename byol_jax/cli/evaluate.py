@@ -46,7 +46,7 @@ from typing import Any
 
 from absl import flags
 
-from byol_jax.cli import app, import_flag
+from byol_jax.cli import app, import_flag, shared_flags
 from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 
 # Those that are not in evaluate.PROTOCOLS.
@@ -67,14 +67,7 @@ DENSE_SIZE = flags.DEFINE_integer(
     "For dense: pixels that images are resized to; by default those of each encoder.",
     lower_bound=1,
 )
-BASELINES = flags.DEFINE_list(
-    "baselines", ["random", "pixels"], "What to compare with: random, pixels, both or none."
-)
-flags.register_validator(
-    "baselines",
-    lambda names: names == ["none"] or {"random", "pixels"}.issuperset(names),
-    "name random, pixels, both or none.",
-)
+BASELINES = shared_flags.define_baselines(["random", "pixels"])
 AGAINST = flags.DEFINE_list("against", [], "Other encoders to compare with: paths.")
 DATA = flags.DEFINE_string(
     "data", None, "tfds:NAME, folder:PATH, npz:PATH, embedded; or the run's."
@@ -91,25 +84,15 @@ FEATURES_DIR = flags.DEFINE_string(
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print how long and how large the features would be, from a few batches."
 )
-ON_DECODE_ERROR = flags.DEFINE_enum(
-    "on_decode_error",
-    None,
-    ["error", "skip"],
-    "What to do about images that cannot be decoded; as in the run by default.",
-)
-CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices",
-    None,
-    "Devices that JAX divides the CPU into; by default one for each core, at most 16.",
-    lower_bound=1,
-)
+ON_DECODE_ERROR = shared_flags.define_on_decode_error()
+CPU_DEVICES = shared_flags.define_cpu_devices()
 IMPORT = import_flag.define()
 flags.mark_flags_as_required(["checkpoint", "protocol"])
 
 
 def main() -> None:
     """Evaluates as the flags say."""
-    from byol_jax import backend, evaluate
+    from byol_jax import evaluate
 
     known = [*evaluate.PROTOCOLS, *OTHERS]
     if not PROTOCOL.value:
@@ -125,9 +108,7 @@ def main() -> None:
             )
     if DENSE in PROTOCOL.value:
         _check_dense()
-    backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
-    if CPU_DEVICES.value:
-        backend.check_cpu_devices(CPU_DEVICES.value)
+    shared_flags.use_cpu_devices(CPU_DEVICES)
     import_flag.apply(IMPORT)
 
     from byol_jax.cli import encoders
@@ -236,7 +217,7 @@ def _run(
     test = splits[-1][0].copy() if LINEAR in PROTOCOL.value else {}
     views = {}
     if LABEL_FREE in others:
-        views = encoders.views(rows, trained, sources[0], left_out)
+        views = encoders.views(rows, trained.learner.augment, config, sources[0], left_out)
     results, failed = _evaluate(others, list(rows), splits, views, sources[0], trained)
     for protocol, found in results.items():
         report(protocol, found)

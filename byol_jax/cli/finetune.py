@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from byol_jax.cli import app, import_flag
+from byol_jax.cli import app, import_flag, shared_flags
 from byol_jax.errors import ConfigError, DataError
 
 CHECKPOINT = flags.DEFINE_string(
@@ -68,12 +68,7 @@ STOPPED = flags.DEFINE_integer(
 FROM_SCRATCH = flags.DEFINE_bool(
     "from_scratch", False, "Start from random weights, to see what pre-training was worth."
 )
-CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices",
-    None,
-    "Devices that JAX divides the CPU into; by default one for each core, at most 16.",
-    lower_bound=1,
-)
+CPU_DEVICES = shared_flags.define_cpu_devices()
 IMPORT = import_flag.define()
 flags.mark_flags_as_required(["checkpoint", "workdir"])
 
@@ -82,11 +77,7 @@ def main() -> int:
     """Fine-tunes as the flags say; returns the exit code."""
     numbers = [_numbers(RATES, float), _numbers(EPOCHS, int), _numbers(DECAYS, float)]
 
-    from byol_jax import backend
-
-    backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
-    if CPU_DEVICES.value:
-        backend.check_cpu_devices(CPU_DEVICES.value)
+    shared_flags.use_cpu_devices(CPU_DEVICES)
     import_flag.apply(IMPORT)
 
     from byol_jax import data

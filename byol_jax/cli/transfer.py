@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from byol_jax.cli import app, import_flag
+from byol_jax.cli import app, import_flag, shared_flags
 from byol_jax.errors import ConfigError, DataError, UserError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
@@ -28,33 +28,15 @@ DATASETS = flags.DEFINE_list(
 )
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; its own by default.")
 AGAINST = flags.DEFINE_list("against", [], "Other encoders to compare with: paths.")
-BASELINES = flags.DEFINE_list(
-    "baselines", ["random"], "What to compare with: random, pixels, both or none."
-)
-flags.register_validator(
-    "baselines",
-    lambda names: names == ["none"] or {"random", "pixels"}.issuperset(names),
-    "name random, pixels, both or none.",
-)
-ON_DECODE_ERROR = flags.DEFINE_enum(
-    "on_decode_error",
-    None,
-    ["error", "skip"],
-    "What to do about images that cannot be decoded; as in the run by default.",
-)
-CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices",
-    None,
-    "Devices that JAX divides the CPU into; by default one for each core, at most 16.",
-    lower_bound=1,
-)
+BASELINES = shared_flags.define_baselines(["random"])
+ON_DECODE_ERROR = shared_flags.define_on_decode_error()
+CPU_DEVICES = shared_flags.define_cpu_devices()
 IMPORT = import_flag.define()
 flags.mark_flags_as_required(["checkpoint"])
 
 
 def main() -> None:
     """Evaluates on each data set."""
-    from byol_jax import backend
     from byol_jax.evaluate import benchmarks
 
     names = DATASETS.value or list(benchmarks.BENCHMARKS)
@@ -64,9 +46,7 @@ def main() -> None:
                 f"--datasets={name} is neither one of {', '.join(benchmarks.BENCHMARKS)} nor a "
                 "source such as folder:PATH or tfds:NAME."
             )
-    backend.use_cpu_devices(CPU_DEVICES.value or min(backend.cores(), backend.MAX_CPU_DEVICES))
-    if CPU_DEVICES.value:
-        backend.check_cpu_devices(CPU_DEVICES.value)
+    shared_flags.use_cpu_devices(CPU_DEVICES)
     import_flag.apply(IMPORT)
 
     from byol_jax import data

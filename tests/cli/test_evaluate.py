@@ -2,16 +2,16 @@
 
 import dataclasses
 import functools
-import importlib
 import json
 import re
-import sys
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
+from commands import imported
 from encoders import random_encoder
+from PIL import Image
 from tiny import tiny_config
 
 from byol_jax import byol, data, parallel
@@ -31,13 +31,8 @@ ALL = ["byol", "random", "pixels"]
 
 @pytest.fixture(scope="module")
 def command():
-    """The command's module; its flags, which other commands share, are removed afterwards."""
-    before = set(flags.FLAGS)
-    module = importlib.import_module("byol_jax.cli.evaluate")
-    yield module
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-    del sys.modules[module.__name__]
+    with imported("evaluate") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +281,7 @@ def test_views_of_images_are_those_of_the_run(trained):
     )
     rows = encoders.of_run(plain, ["random"])
     source = inputs.open_split(config, "train")
-    found = encoders.views(rows, plain, source, {})
+    found = encoders.views(rows, policy, config, source, {})
     central, _ = encoders.features(rows, config, source, {})
     for name in rows:
         assert found[name].shape == (50, label_free.VIEWS, 16)  # a batch of the 90 images
@@ -294,6 +289,20 @@ def test_views_of_images_are_those_of_the_run(trained):
         distances = np.abs(found[name][:, :1] - central[name]).max(axis=2)
         assert distances.min(axis=1).max() < 1e-4
         assert len(np.unique(distances.argmin(axis=1))) == 50
+
+
+def test_the_flag_for_broken_images_counts_for_views_too(evaluate, tmp_path):
+    """Defect: views were read as the run's own setting says."""
+    folder = tmp_path / "flat" / "train"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        image = Image.fromarray(rng.integers(0, 256, (20, 20), np.uint8))
+        image.save(folder / f"{i:02}.png")
+    (folder / "05.png").write_bytes(b"broken")
+    flags = [f"--data=folder:{tmp_path / 'flat'}", "--baselines=none"]
+    report = evaluate("--protocol=label_free", "--on_decode_error=skip", *flags)
+    assert report["train_examples"] == 11 and len(report["left_out"]) == 1
 
 
 def test_features_in_files_give_the_same_and_are_removed(evaluate, tmp_path):

@@ -1,12 +1,11 @@
 """`byol-jax transfer`: what it evaluates, what it names as missing, and its report."""
 
-import importlib
 import json
-import sys
 
 import numpy as np
 import pytest
 from absl import flags
+from commands import imported
 from encoders import random_trained
 
 from byol_jax import data, evaluate, parallel
@@ -17,13 +16,8 @@ from byol_jax.runs import run as run_lib
 
 @pytest.fixture(scope="module")
 def command():
-    """The command's module; its flags, which other commands share, are removed afterwards."""
-    before = set(flags.FLAGS)
-    module = importlib.import_module("byol_jax.cli.transfer")
-    yield module
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-    del sys.modules[module.__name__]
+    with imported("transfer") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
