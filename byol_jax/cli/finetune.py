@@ -167,14 +167,13 @@ def _lines(path: str) -> list[str]:
 def _encoder() -> Any:
     import byol_jax
     from byol_jax.export.convert.weights import open_weights
-    from byol_jax.runs import encoder, paths
+    from byol_jax.runs import paths
 
     if paths.path(CHECKPOINT.value).is_file():
         if STEP.value is not None:
             raise ConfigError("--step is of a run, and --checkpoint names a file: leave it out.")
         return open_weights(CHECKPOINT.value)
-    found = byol_jax.load(CHECKPOINT.value, STEP.value)
-    return found.encoder if isinstance(found, encoder.Classifier) else found
+    return byol_jax.load(CHECKPOINT.value, STEP.value).encoder
 
 
 def _sources(encoder: Any) -> tuple[Any, Any, Any]:

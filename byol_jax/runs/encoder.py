@@ -54,6 +54,11 @@ class Encoder:
         return models.make_encoder(**config["encoder"], dtype=jnp.dtype(config["dtype"]))
 
     @property
+    def encoder(self) -> "Encoder":
+        """This encoder; of a `Classifier`, the encoder without the classifier."""
+        return self
+
+    @property
     def crop_fraction(self) -> float:
         """Side of the central crop in evaluation, as a share of the image's shorter side."""
         training = self.config["training"].get("config") or config_lib.default().to_dict()

@@ -13,7 +13,6 @@ from byol_jax.export.convert import timm, torchvision
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import manifest, paths
 from byol_jax.runs import run as run_lib
-from byol_jax.runs.encoder import Classifier
 
 # Settings that change what an encoder computes, but not the shapes of its weights.
 SHAPELESS_SETTINGS = ("stem", "padding", "pool", "positions", "heads")
@@ -129,9 +128,7 @@ def _encoder_variables(
     It is for an encoder of `own` settings, which are at `section` of the config.
     """
     if paths.path(path).is_dir():
-        encoder = byol_jax.load(path)
-        if isinstance(encoder, Classifier):
-            encoder = encoder.encoder
+        encoder = byol_jax.load(path).encoder
         variables, settings = encoder.variables, encoder.config["encoder"]
     else:
         fixed_positions = own.get("positions") == "sincos"

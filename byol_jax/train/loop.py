@@ -47,7 +47,7 @@ def train(
         features collapsed and `config.health.stop_on_collapse` is set; or another process was lost.
     """
     with run_context(config, workdir, source, test_source, cpu_devices) as ctx:
-        if ctx.start.step == ctx.run.total_steps:
+        if ctx.start.step >= ctx.run.total_steps:
             ctx.progress.log("This run is complete; there is nothing left to do.")
         elif ctx.early_stopping.is_due:
             ctx.progress.log(f"This run ended early, at step {ctx.start.step}: {NO_PROGRESS}.")
