@@ -33,16 +33,15 @@ class Row(NamedTuple):
 
     embed: Callable[[np.ndarray], np.ndarray]  # uint8 (n, size, size, channels) -> float32 (n, d)
     view: data.CentralView  # what it sees of an image
-    # uint8 (n, height, width, channels) -> maps, float32 (n, h, w, d); None: it has none
-    embed_dense: Callable[[np.ndarray], np.ndarray] | None = None
+    encoder: encoder_lib.Encoder | None = None  # for maps and fine-tuning; pixels have none
 
 
 def of_run(
-    trained: run_lib.Trained, baselines: list[str], *, with_maps: bool = False
+    trained: run_lib.Trained, baselines: list[str], *, with_encoders: bool = False
 ) -> dict[str, Row]:
     """The run's encoder, "byol", and baselines: "random", the same with other weights; "pixels".
 
-    With `with_maps` the first two have `embed_dense`, and keep their state on a device.
+    With `with_encoders` the first two have an `encoder`, and keep their state in memory.
     """
     config = trained.run.config
     embed_with = parallel.embedder(trained.learner)
@@ -51,11 +50,8 @@ def of_run(
 
     def row(state: byol.State) -> Row:
         embed = embed_with(state)  # sends the state to the devices: once, not for every batch
-        maps = None
-        if with_maps:
-            model = encoder_lib.Model(trained._replace(state=state))
-            maps = partial(model.embed_dense, batch_size=batch_size)
-        return Row(lambda images: embed(images, batch_size), view, maps)
+        encoder = encoder_lib.Model(trained._replace(state=state)) if with_encoders else None
+        return Row(lambda images: embed(images, batch_size), view, encoder)
 
     rows = {"byol": row(trained.state)}
     if "random" in baselines:
@@ -78,7 +74,7 @@ def of_path(path: str, channels: int) -> Row:
             f"run's have {channels}: name an encoder of as many channels."
         )
     view = data.CentralView(encoder.config["image_size"], encoder.crop_fraction)
-    return Row(encoder.embed, view, encoder.embed_dense)  # on one device, 256 images at a time
+    return Row(encoder.embed, view, encoder.encoder)  # on one device, 256 images at a time
 
 
 def features(
@@ -87,11 +83,12 @@ def features(
     source: data.Source,
     left_out: dict[str, None],
     directory: Path | None = None,
+    dtype: str = "float32",
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Features by encoder, float32 (n, d), and labels, int32 (n,), in one pass over a source.
 
     Images that cannot be decoded become keys of `left_out`, if the config skips them. Features are
-    in files of `directory`, if it is given, which stay until somebody removes them.
+    in files of `directory` with this dtype, if it is given, which stay until somebody removes them.
     """
     views = list(dict.fromkeys(row.view for row in rows.values()))
     batches = data.eval_views(
@@ -110,14 +107,15 @@ def features(
 
         if directory is None:
             return evaluate.collect(embed, batches, source.num_examples)
-        return evaluate.collect(embed, batches, source.num_examples, partial(_map, directory))
+        allocate = partial(_map, directory, jnp.dtype(dtype))
+        return evaluate.collect(embed, batches, source.num_examples, allocate)
 
 
-def _map(directory: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array in a new file, which is mapped into memory."""
+def _map(directory: Path, dtype: np.dtype, shape: tuple[int, ...], _: Any) -> np.ndarray:
+    """An array of this dtype in a new file, which is mapped into memory."""
     handle, name = tempfile.mkstemp(suffix=".bin", dir=directory)
     try:  # takes the room at once: a full disk is an error here, and would be a crash later
-        os.posix_fallocate(handle, 0, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        os.posix_fallocate(handle, 0, int(np.prod(shape)) * dtype.itemsize)
     except OSError as error:
         raise DataError(
             f"--features_dir={directory.parent} cannot be used ({error.strerror}): name a folder "

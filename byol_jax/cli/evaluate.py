@@ -3,8 +3,9 @@ r"""Evaluates a pre-trained encoder, frozen.
 byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
     [--against=PATH,...] [--baselines=random,pixels|none] [--data=SOURCE] [--data_dir=DIR] \
     [--train_split=NAME] [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N] \
-    [--linear_epochs=80] [--features_dir=DIR] [--dry_run] \
-    [--import=MODULE]
+    [--linear_epochs=80] [--finetune_learning_rates=RATE,...] [--finetune_epochs=NUMBER,...] \
+    [--finetune_weight_decays=DECAY,...] [--finetune_batch_size=NUMBER] \
+    [--features_dir=DIR] [--features_dtype=float32|bfloat16] [--dry_run] [--import=MODULE]
 byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=PATH \
     [--train_split=train] [--test_split=test] [--unlabelled=255] [--dense_size=N]
 
@@ -16,6 +17,9 @@ byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=P
     probe       classes by the linear probe that the run trained along with the encoder
     dense       classes of pixels, by a linear classifier of maps of features: --data=folder:PATH
                 with PATH/SPLIT/NAME.jpg, and --masks=PATH2 with PATH2/SPLIT/NAME.png; alone
+    finetune    classes by the encoder with a linear classifier, all trained on all labels, from
+                each of five learning rates and for 30 and 50 epochs; the best is in
+                DIR/eval/finetune. The same command resumes. `byol-jax finetune` does more
     few_shot    classes from 1, 2, 5, 10 and 25 images of each
     cluster     classes against clusters that are found without labels
     retrieval   whether the nearest test images are of the same class
@@ -27,8 +31,8 @@ images shrunk to 32 pixels. --against adds other encoders, each with the image s
 trained at: runs, exports, and files of torchvision's ResNets or timm's ViTs and ConvNeXts
 (.safetensors, .pth; ImageNet's mean and std). All protocols and encoders share one pass over the
 images. Host memory holds the features of all encoders (4 bytes a number), or files in
---features_dir do; and memory two more copies of one while it is evaluated. --dry_run prints how
-long and how large they would be.
+--features_dir do (2 with --features_dtype=bfloat16); and memory two more copies of one while it is
+evaluated. --dry_run prints how long and how large they would be.
 
 Writes DIR/eval/NAME.json for each protocol. With another step or other data than the run's, the
 file's name includes them; it ends in -skip if images were left out.
@@ -37,7 +41,6 @@ file's name includes them; it ends in -skip if images were left out.
 import contextlib
 import functools
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -50,13 +53,15 @@ from byol_jax.cli import app, import_flag, shared_flags
 from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 
 # Those that are not in evaluate.PROTOCOLS.
-LABEL_FREE, LINEAR, PROBE, DENSE = OTHERS = "label_free", "linear", "probe", "dense"
+OTHERS = "label_free", "linear", "probe", "dense", "finetune"
+LABEL_FREE, LINEAR, PROBE, DENSE, FINETUNE = OTHERS
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
 PROTOCOL = flags.DEFINE_list("protocol", None, "What to compute, one or several; see above.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
 LINEAR_EPOCHS = flags.DEFINE_integer(
     "linear_epochs", 80, "How often linear sees each training image.", lower_bound=1
 )
+TRIED = shared_flags.define_tried("finetune_")
 MASKS = flags.DEFINE_string("masks", None, "For dense: the folder of masks.")
 UNLABELLED = flags.DEFINE_list(
     "unlabelled", ["255"], "For dense: numbers of a mask that stand for no class."
@@ -80,6 +85,12 @@ FEATURES_DIR = flags.DEFINE_string(
     None,
     "Folder for the features of all encoders, where they do not fit into memory; they are removed "
     "at the end.",
+)
+FEATURES_DTYPE = flags.DEFINE_enum(
+    "features_dtype",
+    "float32",
+    ["float32", "bfloat16"],
+    "Of the files in --features_dir: bfloat16 is half as large, and rounds to 8 bits.",
 )
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print how long and how large the features would be, from a few batches."
@@ -106,6 +117,10 @@ def main() -> None:
                 f"--against={path} is not a path of its own: name a folder or a file, such as "
                 f"./{path or 'PATH'}."
             )
+    if FEATURES_DTYPE.value == "bfloat16" and FEATURES_DIR.value is None:
+        raise ConfigError(
+            "--features_dtype=bfloat16 is of files: name a folder for them with --features_dir."
+        )
     if DENSE in PROTOCOL.value:
         _check_dense()
     shared_flags.use_cpu_devices(CPU_DEVICES)
@@ -114,34 +129,48 @@ def main() -> None:
     from byol_jax.cli import encoders
     from byol_jax.runs import paths
     from byol_jax.runs import run as run_lib
+    from byol_jax.train.finetune.choices import SEMI_SUPERVISED
 
+    recipe = shared_flags.recipe(SEMI_SUPERVISED, TRIED)
     trained = run_lib.restore(paths.path(CHECKPOINT.value), STEP.value)
     config = trained.run.config.copy_and_resolve_references()
     if DENSE not in PROTOCOL.value:
         sources = _open_sources(config)
-    rows = encoders.of_run(trained, BASELINES.value, with_maps=DENSE in PROTOCOL.value)
+    with_encoders = not {DENSE, FINETUNE}.isdisjoint(PROTOCOL.value)
+    rows = encoders.of_run(trained, BASELINES.value, with_encoders=with_encoders)
     rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
     if DENSE in PROTOCOL.value:
         _dense(rows, config.data.channels, int(trained.state.step))
         return
     _log(f"computed by {run_lib.describe(run_lib.computed_by(config))}")
-    for size in sorted({row.view.image_size for row in rows.values()}):
-        names = [name for name, row in rows.items() if row.view.image_size == size]
-        _log(f"computing features of {', '.join(names)} at {size} pixels")
     if DRY_RUN.value:
         rate, sizes = encoders.estimate(rows, config, sources[0])
         for line in _estimate(rate, sizes, [source.num_examples for source in sources]):
             print(line)
+        if FINETUNE in PROTOCOL.value:
+            found = _sweeps(rows, config, recipe, sources, {}).values()
+            print(f"{FINETUNE}: {sum(sweep.images for sweep in found)} images in all updates")
         return
     left_out: dict[str, None] = {}
     with _features_dir() as directory:
+        frozen = set(PROTOCOL.value) - {FINETUNE}
         # Of training images, linear and probe read no features.
-        unread = len(sources) - 1 if {LINEAR, PROBE}.issuperset(PROTOCOL.value) else 0
-        splits = [(dict.fromkeys(rows), None)] * unread + [
-            encoders.features(rows, config, source, left_out, directory)
-            for source in sources[unread:]
+        are_read = (not frozen <= {LINEAR, PROBE}, bool(frozen))
+        if frozen:
+            _log_sizes(rows)
+        splits = [
+            encoders.features(rows, config, source, left_out, directory, FEATURES_DTYPE.value)
+            if is_read
+            else (dict.fromkeys(rows), None)
+            for source, is_read in zip(sources, are_read, strict=False)
         ]
-        _run(trained, config, sources, rows, splits, left_out)
+        _run(trained, config, recipe, sources, rows, splits, left_out)
+
+
+def _log_sizes(rows: dict[str, Any]) -> None:
+    for size in sorted({row.view.image_size for row in rows.values()}):
+        names = [name for name, row in rows.items() if row.view.image_size == size]
+        _log(f"computing features of {', '.join(names)} at {size} pixels")
 
 
 def _estimate(rate: float, sizes: dict[str, int], examples: list[int]) -> list[str]:
@@ -179,14 +208,18 @@ def _features_dir() -> Iterator[Any]:
 def _run(
     trained: Any,
     config: Any,
+    recipe: Any,
     sources: list[Any],
     rows: dict[str, Any],
     splits: list[tuple[dict[str, Any], Any]],
     left_out: dict[str, None],
 ) -> None:
     """Evaluates features by each protocol; prints and writes each result."""
+    import numpy as np
+
     from byol_jax import data, evaluate
-    from byol_jax.cli import encoders
+    from byol_jax.cli import encoders, tuning
+    from byol_jax.runs import paths
 
     counts = [
         source.num_examples if labels is None else len(labels)
@@ -212,8 +245,8 @@ def _run(
 
     for name in left_out:
         print(f"left out: {name}")
-    # The others are done in minutes; linear may take a day.
-    others = [name for name in PROTOCOL.value if name != LINEAR]
+    # The others are done in minutes; linear and finetune may take a day.
+    others = [name for name in PROTOCOL.value if name not in (LINEAR, FINETUNE)]
     test = splits[-1][0].copy() if LINEAR in PROTOCOL.value else {}
     views = {}
     if LABEL_FREE in others:
@@ -235,15 +268,37 @@ def _run(
                 heads[name],
                 chosen_on[name],
                 labels,
-                test[name],
+                np.asarray(test[name], np.float32),
                 splits[1][1],
                 num_classes=held_out.num_classes,
             )
             for name in heads
         }
         report(LINEAR, found)
+    if FINETUNE in PROTOCOL.value:
+        workdir = paths.path(CHECKPOINT.value) / "eval" / FINETUNE
+        folder = tuning.file_name(f"{sources[1].name}-step{int(trained.state.step)}")
+        found = tuning.run(_sweeps(rows, config, recipe, sources, left_out), workdir / folder, _log)
+        if found is None:  # stopped by a signal
+            return
+        report(FINETUNE, found)
     if reasons:
         raise DataError(reasons)
+
+
+def _sweeps(
+    rows: dict[str, Any],
+    config: Any,
+    recipe: Any,
+    sources: list[Any],
+    left_out: dict[str, None],
+) -> dict[str, Any]:
+    """What finetune trains, by encoder."""
+    from byol_jax.cli import tuning
+    from byol_jax.runs import build
+
+    skipped = left_out.setdefault if config.data.on_decode_error == "skip" else None
+    return tuning.sweeps(rows, recipe, *sources, build.crop(config), skipped)
 
 
 def _check_dense() -> None:
@@ -282,12 +337,12 @@ def _dense(rows: dict[str, Any], channels: int, step: int) -> None:
         )
 
     for name, row in rows.items():
-        if row.embed_dense is None:
+        if row.encoder is None:
             continue
         parts = []
         for split in splits:
             images, masks = masked(split, DENSE_SIZE.value or row.view.image_size)
-            parts += [row.embed_dense(images), masks]
+            parts += [row.encoder.embed_dense(images), masks]
         _log(f"{DENSE}: {parts[0].shape} and {parts[2].shape} maps of {name}")
         found[name] = evaluate.dense(*parts)
     record = {"protocol": DENSE, "step": step, "left_out": [], "details": found}
@@ -313,14 +368,17 @@ def _evaluate(
 
     The features are removed from the splits, which are of `encoders.features`.
     """
+    import numpy as np
+
     from byol_jax import evaluate
 
     results: dict[str, dict[str, Any]] = {protocol: {} for protocol in protocols}
     failed = {}
-    for name in encoders:
+    for name in encoders if protocols else []:
         arrays = []  # freed when the next encoder is evaluated
         for features, labels in splits:
-            arrays += [features.pop(name), labels]
+            found = features.pop(name)
+            arrays += [None if found is None else np.asarray(found, np.float32), labels]
         rows, columns = next(array for array in arrays if array is not None).shape
         for protocol in list(results):
             if protocol == PROBE and name != "byol":  # no other encoder has one
@@ -357,6 +415,7 @@ def _probe(trained: Any, source: Any) -> tuple[Any, Any]:
 
 def _write(report: dict[str, Any], data: str) -> Any:
     """Writes a report on data of this name; returns its path."""
+    from byol_jax.cli import tuning
     from byol_jax.runs import paths
 
     # Another checkpoint or other data must not overwrite the run's own result.
@@ -367,7 +426,7 @@ def _write(report: dict[str, Any], data: str) -> Any:
         name += f"-{LINEAR_EPOCHS.value}epochs"
     if any(flag.value for flag in (DATA, DATA_DIR, TRAIN_SPLIT, TEST_SPLIT)):
         parts = "-".join(filter(None, (DATA_DIR.value, TRAIN_SPLIT.value, data)))
-        name += "-" + re.sub(r"[^\w.]+", "-", parts)[-100:]  # the names of files are limited
+        name += "-" + tuning.file_name(parts)
     if report["left_out"]:
         name += "-skip"
     path = paths.path(CHECKPOINT.value) / "eval" / f"{name}.json"

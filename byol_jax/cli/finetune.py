@@ -2,15 +2,22 @@ r"""Fine-tunes a pre-trained encoder on labels: a classifier, all of whose weigh
 
 byol-jax finetune --checkpoint=DIR --workdir=OUT [--data=SOURCE] [--data_dir=DIR] \
     [--train_split=NAME] [--test_split=NAME] [--labels=1.0] [--label_list=FILE] \
-    [--learning_rates=0.005,0.01,0.02,0.05,0.1] [--epochs=30,50] [--weight_decays=0] \
-    [--batch_size=1024] [--seed=0] [--from_scratch] [--step=N] [--on_decode_error=error|skip] \
-    [--stopped_exit_code=0] [--cpu_devices=N] [--import=MODULE]
+    [--recipe=semi_supervised|transfer] [--learning_rates=RATE,...] [--epochs=NUMBER,...] \
+    [--weight_decays=DECAY,...] [--batch_size=NUMBER] [--seed=0] [--from_scratch] [--step=N] \
+    [--on_decode_error=error|skip] [--stopped_exit_code=0] [--cpu_devices=N] [--import=MODULE]
 
-Trains a classifier with each combination of learning rate, epochs and weight decay, as in the
-paper's semi-supervised experiments, chooses the best on held-out training images (a tenth of them,
-at most 10,009), and tests it. --labels=0.01 trains on a hundredth of the labels of each class;
---label_list names a file with the names of the images to train on, one on each line. The same
-command again resumes. Writes OUT/finetune.json, the accuracy, and OUT/classifier:
+Trains a classifier with each combination of learning rate, epochs and weight decay, chooses the
+best on held-out training images (a tenth of them, at most 10,009), and tests it. --recipe says
+what is tried, as in two experiments of the paper; other flags change parts of it:
+
+    semi_supervised   rates .005, .01, .02, .05, .1; 30 and 50 epochs; no decay; batch 1024
+    transfer          7 rates from .0001 to .1, each with no decay and 7 decays from 1e-6 to 1e-3,
+                      divided by the rate; 20,000 steps; batch 256. The best is trained again on the
+                      held-out images too, and then tested
+
+--labels=0.01 trains on a hundredth of the labels of each class; --label_list names a file with the
+names of the images to train on, one on each line. The same command again resumes. Writes the
+accuracy, OUT/finetune.json, and OUT/classifier:
 
     byol_jax.load("OUT/classifier").predict(images)
     byol-jax export --checkpoint=OUT/classifier --output=ONNX --format=onnx
@@ -43,12 +50,10 @@ LABELS = flags.DEFINE_float(
     "labels", 1.0, "Share of the labels of each class to train on.", lower_bound=0, upper_bound=1
 )
 LABEL_LIST = flags.DEFINE_string("label_list", None, "File of the images to train on, one a line.")
-RATES = flags.DEFINE_list(
-    "learning_rates", ["0.005", "0.01", "0.02", "0.05", "0.1"], "For batches of 256; each is tried."
+RECIPE = flags.DEFINE_enum(
+    "recipe", "semi_supervised", ["semi_supervised", "transfer"], "Which settings are tried."
 )
-EPOCHS = flags.DEFINE_list("epochs", ["30", "50"], "Lengths of training; each is tried.")
-DECAYS = flags.DEFINE_list("weight_decays", ["0"], "Weight decays; each is tried.")
-BATCH = flags.DEFINE_integer("batch_size", 1024, "Images of an update, at most.", lower_bound=2)
+TRIED = shared_flags.define_tried()
 SEED = flags.DEFINE_integer(
     "seed", 0, "Of everything random.", lower_bound=0, upper_bound=2**31 - 1
 )
@@ -75,17 +80,21 @@ flags.mark_flags_as_required(["checkpoint", "workdir"])
 
 def main() -> int:
     """Fine-tunes as the flags say; returns the exit code."""
-    numbers = [_numbers(RATES, float), _numbers(EPOCHS, int), _numbers(DECAYS, float)]
-
+    if RECIPE.value == "transfer" and (LABELS.value != 1 or LABEL_LIST.value):
+        raise ConfigError(
+            "--recipe=transfer trains on all labels in the end: leave out --labels and "
+            "--label_list, or choose --recipe=semi_supervised."
+        )
     shared_flags.use_cpu_devices(CPU_DEVICES)
     import_flag.apply(IMPORT)
 
     from byol_jax import data
     from byol_jax.runs import paths, processes
     from byol_jax.train.finetune import sweep as sweep_lib
+    from byol_jax.train.finetune.choices import RECIPES
     from byol_jax.train.signals import stop_requests
 
-    choices = sweep_lib.choices(*numbers)
+    recipe = shared_flags.recipe(RECIPES[RECIPE.value], TRIED)
     encoder = _encoder()
     train, test, crop = _sources(encoder)
     if LABEL_LIST.value:
@@ -99,23 +108,22 @@ def main() -> int:
     else:
         fitted, held_out = data.hold_out(train)
     fitted = data.some_of_each_class(fitted, LABELS.value, SEED.value)
-    sweep = sweep_lib.Sweep(
-        encoder,
+    sweep = sweep_lib.of_recipe(
+        recipe,
         fitted,
-        held_out,
-        test,
-        crop,
-        choices,
-        sweep_lib.largest_batch(fitted, BATCH.value),
-        SEED.value,
-        FROM_SCRATCH.value,
+        train,
+        encoder=encoder,
+        held_out=held_out,
+        test=test,
+        crop=crop,
+        seed=SEED.value,
+        from_scratch=FROM_SCRATCH.value,
         left_out=_print_left_out() if ON_DECODE_ERROR.value == "skip" else None,
     )
     workdir = paths.path(WORKDIR.value)
-    images = sum(sweep.steps(choice) for choice in choices) * sweep.batch_size
     print(
-        f"{len(choices)} choices, {images} images in all: {fitted.num_examples} to train on, "
-        f"{held_out.num_examples} to choose on, {test.num_examples} to test on",
+        f"{len(sweep.choices)} choices, {sweep.images} images in all: {fitted.num_examples} to "
+        f"train on, {held_out.num_examples} to choose on, {test.num_examples} to test on",
         flush=True,
     )
     advice = "make --batch_size smaller"
@@ -142,16 +150,6 @@ def _print_left_out() -> Callable[[str], None]:
             print(f"left out: {message}", flush=True)
 
     return left_out
-
-
-def _numbers(flag: Any, kind: type) -> list[Any]:
-    try:
-        return [kind(text) for text in flag.value]
-    except ValueError:
-        raise ConfigError(
-            f"--{flag.name}={','.join(flag.value)} is not a list of numbers such as "
-            f"{','.join(flag.default)}."
-        ) from None
 
 
 def _lines(path: str) -> list[str]:
@@ -204,8 +202,6 @@ def _sources(encoder: Any) -> tuple[Any, Any, Any]:
         raise DataError(
             f"{train.name} has no labels to train on: name labelled images with --data."
         )
-    if train.num_classes < 2:
-        raise DataError(f"{train.name} has one class: name images of several classes.")
     test = data.open_source(spec, TEST_SPLIT.value or of_run.get("test_split") or "test", **options)
     crop = build.crop(ConfigDict({"crop": record["crop"]})) if record else data.Crop()
     return train, data.match_classes(train, test), crop

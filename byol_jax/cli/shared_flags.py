@@ -1,6 +1,13 @@
-"""Flags that several commands have: CPU devices, baselines, images that cannot be decoded."""
+"""Flags that several commands have, and what they mean."""
+
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
+
+from byol_jax.errors import ConfigError
+
+if TYPE_CHECKING:  # it imports JAX
+    from byol_jax.train.finetune.choices import Recipe
 
 flags.disclaim_key_flags()  # --help of a command lists them as the command's own
 
@@ -45,3 +52,39 @@ def define_on_decode_error() -> flags.FlagHolder:
         ["error", "skip"],
         "What to do about images that cannot be decoded; as in the run by default.",
     )
+
+
+def define_tried(prefix: str = "") -> dict[str, flags.FlagHolder]:
+    """Defines the flags of what fine-tuning tries, by the field of a `Recipe`."""
+    default = "; the recipe's by default."
+    return {
+        "learning_rates": flags.DEFINE_list(
+            f"{prefix}learning_rates", [], f"For batches of 256; each is tried{default}"
+        ),
+        "epochs": flags.DEFINE_list(
+            f"{prefix}epochs", [], f"Lengths of training; each is tried{default}"
+        ),
+        "weight_decays": flags.DEFINE_list(
+            f"{prefix}weight_decays", [], f"Weight decays; each is tried{default}"
+        ),
+        "batch_size": flags.DEFINE_integer(
+            f"{prefix}batch_size", None, f"Images of an update, at most{default}", lower_bound=2
+        ),
+    }
+
+
+def recipe(of_paper: "Recipe", tried: dict[str, flags.FlagHolder]) -> "Recipe":
+    """A recipe with what these flags give; raises ConfigError for what are no numbers."""
+    kinds = {"learning_rates": float, "epochs": int, "weight_decays": float}
+    given: dict[str, Any] = {}
+    for field, kind in kinds.items():
+        holder = tried[field]
+        try:
+            given[field] = tuple(kind(text) for text in holder.value)
+        except ValueError:
+            raise ConfigError(
+                f"--{holder.name}={','.join(holder.value)} is not a list of numbers such as "
+                f"{'30,50' if kind is int else '0.01,0.1'}."
+            ) from None
+    given["batch_size"] = tried["batch_size"].value
+    return of_paper._replace(**{field: value for field, value in given.items() if value})

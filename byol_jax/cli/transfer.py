@@ -1,13 +1,22 @@
 r"""Evaluates an encoder on other data sets: the paper's transfer experiments.
 
-byol-jax transfer --checkpoint=DIR [--step=N] [--datasets=cifar10,dtd,folder:PATH,...] \
-    [--data_dir=DIR] [--against=PATH,...] [--baselines=random,pixels|none] \
-    [--on_decode_error=error|skip] [--cpu_devices=N] [--import=MODULE]
+byol-jax transfer --checkpoint=DIR [--protocol=logistic|finetune] [--step=N] \
+    [--datasets=cifar10,dtd,folder:PATH,...] [--data_dir=DIR] [--against=PATH,...] \
+    [--baselines=random,pixels|none] [--on_decode_error=error|skip] \
+    [--finetune_learning_rates=RATE,...] [--finetune_epochs=NUMBER,...] \
+    [--finetune_weight_decays=DECAY,...] [--finetune_batch_size=NUMBER] \
+    [--cpu_devices=N] [--import=MODULE]
 
 By default the paper's twelve, of which those are evaluated that TFDS has prepared in --data_dir,
-and the others are named. Each is logistic regression on frozen features of central squares, as
-`byol-jax evaluate --protocol=logistic`, with the metric that the paper reports and its figure
-beside. DIR/eval/transfer.json is written after each data set, and keeps those of earlier calls.
+and the others are named. The metric is the one that the paper reports, with its figure beside.
+
+    logistic    logistic regression on frozen features of central squares, as of `evaluate`
+    finetune    all weights are trained, with each of the paper's 56 settings (7 rates, 8 weight
+                decays) for 20,000 steps of 256 images, and with the best again; flags choose fewer.
+                A stopped or killed command resumes if it is given again
+
+DIR/eval/transfer.json, or transfer-finetune.json, is written after each data set, and keeps those
+of earlier calls.
 """
 
 import json
@@ -21,6 +30,9 @@ from byol_jax.errors import ConfigError, DataError, UserError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
+PROTOCOL = flags.DEFINE_enum(
+    "protocol", "logistic", ["logistic", "finetune"], "How encoders are evaluated; see above."
+)
 DATASETS = flags.DEFINE_list(
     "datasets",
     [],
@@ -30,6 +42,7 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; its
 AGAINST = flags.DEFINE_list("against", [], "Other encoders to compare with: paths.")
 BASELINES = shared_flags.define_baselines(["random"])
 ON_DECODE_ERROR = shared_flags.define_on_decode_error()
+TRIED = shared_flags.define_tried("finetune_")
 CPU_DEVICES = shared_flags.define_cpu_devices()
 IMPORT = import_flag.define()
 flags.mark_flags_as_required(["checkpoint"])
@@ -49,33 +62,43 @@ def main() -> None:
     shared_flags.use_cpu_devices(CPU_DEVICES)
     import_flag.apply(IMPORT)
 
-    from byol_jax import data
-    from byol_jax.cli import encoders
+    from byol_jax.cli import encoders, tuning
     from byol_jax.runs import paths
     from byol_jax.runs import run as run_lib
+    from byol_jax.train.finetune.choices import TRANSFER
 
+    recipe = shared_flags.recipe(TRANSFER, TRIED)
     workdir = paths.path(CHECKPOINT.value)
     trained = run_lib.restore(workdir, STEP.value)
     config = trained.run.config.copy_and_resolve_references()
     config.data.on_decode_error = ON_DECODE_ERROR.value or config.data.on_decode_error
-    rows = encoders.of_run(trained, BASELINES.value)
+    fine_tunes = PROTOCOL.value == "finetune"
+    rows = encoders.of_run(trained, BASELINES.value, with_encoders=fine_tunes)
     rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
-    # The paper's images: the complete shorter side.
-    rows = {
-        name: row._replace(view=data.CentralView(row.view.image_size, 1.0))
-        for name, row in rows.items()
-    }
     results, missing = {}, {}
     step = int(trained.state.step)
     at_step = "" if STEP.value is None else f"-step{STEP.value}"
-    output = workdir / "eval" / f"transfer{at_step}.json"
+    report_name = "transfer-finetune" if fine_tunes else "transfer"
+    output = workdir / "eval" / f"{report_name}{at_step}.json"
     for name in names:
         benchmark = benchmarks.benchmark(name)
         try:
-            results[name] = _evaluate(benchmark, rows, config)
+            train, test = _open(benchmark, config)
+            if fine_tunes:
+                folder = output.with_suffix("") / f"{tuning.file_name(name)}-step{step}"
+                details = _fine_tune(rows, config, recipe, train, test, folder)
+                if details is None:  # stopped by a signal
+                    return
+            else:
+                details = _logistic(benchmark.name, rows, config, train, test)
         except UserError as error:
             missing[name] = str(error)
             continue
+        results[name] = {
+            "metric": benchmark.metric,
+            "published": benchmark.finetuned if fine_tunes else benchmark.linear,
+            **details,
+        }
         report = {"step": step, "data_sets": _earlier(output, step) | results}
         with paths.translate_write_errors(output):
             output.parent.mkdir(exist_ok=True)
@@ -100,10 +123,9 @@ def _earlier(output: Any, step: int) -> dict[str, Any]:
     return {}
 
 
-def _evaluate(benchmark: Any, rows: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The metric of each encoder on a data set; raises UserError if it cannot be read."""
-    from byol_jax import data, evaluate
-    from byol_jax.cli import encoders
+def _open(benchmark: Any, config: Any) -> list[Any]:
+    """The splits to fit on and to test on; raises UserError if they cannot be read."""
+    from byol_jax import data
 
     if not benchmark.source:
         raise DataError(f"{benchmark.why_not}.")
@@ -113,28 +135,62 @@ def _evaluate(benchmark: Any, rows: dict[str, Any], config: Any) -> dict[str, An
         )
         for split in (benchmark.train_split, benchmark.test_split)
     )
-    test = data.match_classes(train, test)
+    if train.num_classes is None:
+        raise DataError(f"{train.name} has no labels: name labelled images.")
+    return [train, data.match_classes(train, test)]
+
+
+def _logistic(
+    name: str, rows: dict[str, Any], config: Any, train: Any, test: Any
+) -> dict[str, Any]:
+    """Accuracies of logistic regression, by encoder."""
+    from byol_jax import data, evaluate
+    from byol_jax.cli import encoders
+
+    # The paper's images: the complete shorter side.
+    rows = {
+        row_name: row._replace(view=data.CentralView(row.view.image_size, 1.0))
+        for row_name, row in rows.items()
+    }
     left_out: dict[str, None] = {}
     (train_features, train_labels), (test_features, test_labels) = (
         encoders.features(rows, config, source, left_out) for source in (train, test)
     )
-    found: dict[str, Any] = {"metric": benchmark.metric, "details": {}}
-    found |= {"train_examples": len(train_labels), "test_examples": len(test_labels)}
-    found |= {"published": benchmark.linear, "left_out": list(left_out)}
-    for name in rows:
-        print(f"logistic on {benchmark.name}: {name}", file=sys.stderr, flush=True)
-        found["details"][name] = evaluate.logistic(
-            train_features.pop(name),
+    details = {}
+    for row in rows:
+        _log(f"logistic on {name}: {row}")
+        details[row] = evaluate.logistic(
+            train_features.pop(row),
             train_labels,
-            test_features.pop(name),
+            test_features.pop(row),
             test_labels,
             num_classes=train.num_classes,
         )
-    return found
+    counts = {"train_examples": len(train_labels), "test_examples": len(test_labels)}
+    return counts | {"left_out": list(left_out), "details": details}
+
+
+def _fine_tune(
+    rows: dict[str, Any], config: Any, recipe: Any, train: Any, test: Any, folder: Any
+) -> dict[str, Any] | None:
+    """Accuracies of fine-tuned encoders, by encoder; None if a signal stopped it."""
+    from byol_jax.cli import tuning
+    from byol_jax.runs import build
+
+    left_out: dict[str, None] = {}
+    skipped = left_out.setdefault if config.data.on_decode_error == "skip" else None
+    sweeps = tuning.sweeps(rows, recipe, train, test, build.crop(config), skipped)
+    details = tuning.run(sweeps, folder, _log)
+    return details and {"left_out": list(left_out), "details": details}
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _table(results: dict[str, Any], rows: list[str]) -> list[str]:
     """Lines of text: a data set in each, an encoder in each column."""
+    rows = [row for row in rows if any(row in found["details"] for found in results.values())]
     columns = [*rows, "paper, ResNet-50"]
     widths = [max(len(column), 6) for column in columns]
     first = max(12, *map(len, results), 0) if results else 12

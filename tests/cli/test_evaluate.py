@@ -23,6 +23,7 @@ from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.resolve import resolve
+from byol_jax.train.finetune import tuner
 
 CLASSES = 3
 EXAMPLES = {"train": 90, "test": 40}  # several batches, the last one partial
@@ -70,7 +71,7 @@ def trained(folder):
 
 def written(folder):
     """The files of a folder, each with the time at which it was written."""
-    return {(path, path.stat().st_mtime_ns) for path in folder.glob("*")}
+    return {(path, path.stat().st_mtime_ns) for path in folder.glob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -156,6 +157,20 @@ def test_linear_is_the_same_again_and_with_fewer_encoders(evaluate):
     first = evaluate("--protocol=linear", "--linear_epochs=2", "--baselines=random")
     alone = evaluate("--protocol=linear", "--linear_epochs=2", "--baselines=none")
     assert alone["details"] == {"byol": first["details"]["byol"]}
+
+
+def test_finetune_trains_each_encoder_and_resumes(evaluate, passes, tmp_path, monkeypatch):
+    flags = ["--finetune_learning_rates=0.1", "--finetune_epochs=1", "--finetune_batch_size=40"]
+    report = evaluate("--protocol=finetune", *flags)
+    assert report["protocol"] == "finetune" and list(report["details"]) == ALL[:2]
+    assert passes == []  # no features
+    for found in report["details"].values():
+        assert found["choice"] == {"learning_rate": 0.1, "epochs": 1, "weight_decay": 0.0}
+        assert (found["train_examples"], found["test_examples"]) == (81, EXAMPLES["test"])
+    classifier, *_ = sorted(tmp_path.glob("eval/finetune/*-step0/byol/classifier"))
+    assert isinstance(encoder_lib.load(classifier), encoder_lib.Classifier)
+    monkeypatch.setattr(tuner, "update", None)  # nothing is trained again
+    assert evaluate("--protocol=finetune", *flags) == report
 
 
 def test_linear_and_probe_compute_no_features_of_training_images(evaluate, passes):
@@ -311,13 +326,24 @@ def test_features_in_files_give_the_same_and_are_removed(evaluate, tmp_path):
     in_files = evaluate("--protocol=knn", f"--features_dir={folder}")
     assert list(folder.iterdir()) == []
     assert evaluate("--protocol=knn") == in_files
+    rounded = evaluate(
+        "--protocol=knn,label_free", f"--features_dir={folder}", "--features_dtype=bfloat16"
+    )
+    exact = evaluate("--protocol=label_free")
+    for name in ALL:
+        a, b = (report["details"][name]["rankme"] for report in (rounded, exact))
+        assert a == pytest.approx(b, rel=2e-2) and a != b
+    with pytest.raises(ConfigError, match="name a folder for them with --features_dir"):
+        evaluate("--protocol=knn", "--features_dtype=bfloat16")
     with pytest.raises(DataError, match="nowhere cannot be used"):
         evaluate("--protocol=knn", f"--features_dir={tmp_path / 'nowhere'}")
 
 
 def test_a_dry_run_writes_nothing(command, evaluate, capsys, tmp_path):
-    assert evaluate("--protocol=knn,linear", "--dry_run") is None
+    assert evaluate("--protocol=knn,linear,finetune", "--dry_run") is None
     out = capsys.readouterr().out
+    # Two encoders, five rates, 30 and 50 epochs of the 80 images that divide among four devices.
+    assert f"finetune: {2 * 5 * 80 * 80} images in all updates" in out
     assert "130 images at " in out and "linear, 80 epochs: " in out
     # 16 features of two encoders and 1024 pixels of the third, 4 bytes each.
     assert command._estimate(10, {"byol": 2000, "random": 2000}, [900_000, 100_000]) == [

@@ -99,7 +99,7 @@ def test_images_that_cannot_be_decoded_are_left_out(finetune, images, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--learning_rates=fast"], "is not a list of numbers such as 0.005,0.01"),
+        (["--learning_rates=fast"], "is not a list of numbers such as 0.01,0.1"),
         (["--epochs=0"], "epochs must be at least 1"),
         (["--labels=0"], "a share of the labels"),
         (["--label_list=nowhere"], "--label_list=nowhere cannot be read"),

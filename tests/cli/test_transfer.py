@@ -34,7 +34,8 @@ def transfer(command, trained, tmp_path, monkeypatch):
         flags.FLAGS.unparse_flags()
         flags.FLAGS(["transfer", f"--checkpoint={tmp_path}", *arguments])
         command.main()
-        return json.loads((tmp_path / "eval" / "transfer.json").read_text())
+        name = f"transfer{'-finetune' * (command.PROTOCOL.value == 'finetune')}.json"
+        return json.loads((tmp_path / "eval" / name).read_text())
 
     return transfer
 
@@ -93,6 +94,19 @@ def test_results_of_an_earlier_call_are_kept(transfer, folder, tmp_path):
     path.write_text(json.dumps(both | {"step": 4}))  # of another checkpoint
     again = transfer(f"--datasets={other}", "--baselines=none")
     assert list(again["data_sets"]) == [other] and again["step"] == 5
+
+
+def test_fine_tuning_has_the_papers_recipe_and_figures(transfer, folder, tmp_path, capsys):
+    source = f"npz:{folder}"
+    flags = ["--protocol=finetune", "--baselines=none", "--finetune_batch_size=16"]
+    flags += ["--finetune_learning_rates=0.1", "--finetune_epochs=1"]
+    flags += ["--finetune_weight_decays=0.001"]
+    report = transfer(f"--datasets={source},dtd", f"--data_dir={tmp_path}", *flags)
+    found = report["data_sets"][source]["details"]["byol"]
+    # The decay is divided by the rate, and the best is trained on the held-out images too.
+    assert list(found["validation_top1"]) == ["rate0.1_epochs1_decay0.01"]
+    assert (found["train_examples"], found["test_examples"]) == (60, 30)
+    assert f"{100 * found['top1']:.1f}%" in capsys.readouterr().out
 
 
 def test_nothing_to_evaluate_is_one_line(transfer, tmp_path):

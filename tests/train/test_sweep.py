@@ -14,11 +14,12 @@ from byol_jax import data
 from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.train.finetune import sweep as sweep_lib
+from byol_jax.train.finetune.choices import SEMI_SUPERVISED, TRANSFER, Choice
 from byol_jax.train.signals import StopRequest
 
 CLASSES = ("dark", "bright")
-GOOD = sweep_lib.Choice(0.5, 6)
-USELESS = sweep_lib.Choice(1e-6, 1)
+GOOD = Choice(0.5, 6)
+USELESS = Choice(1e-6, 1)
 
 
 def images(count, seed):
@@ -114,7 +115,7 @@ def test_a_stopped_sweep_ends_as_one_that_was_not(finished, sweep, tmp_path, mon
 
 def test_choices_can_be_added_later(finished, sweep, tmp_path, monkeypatch):
     shutil.copytree(finished[0], tmp_path / "more")
-    other = sweep_lib.Choice(1e-5, 1)
+    other = Choice(1e-5, 1)
     more = dataclasses.replace(sweep, choices=(*sweep.choices, other))
     report, _ = run(more, tmp_path / "more")
     assert list(report["validation_top1"]) == [str(USELESS), str(GOOD), str(other)]
@@ -137,7 +138,7 @@ def test_training_from_scratch_starts_elsewhere(sweep, tmp_path):
 
 
 def test_choices_that_diverge_are_left_out(sweep, tmp_path):
-    too_fast = sweep_lib.Choice(9e5, 2, 9e5)
+    too_fast = Choice(9e5, 2, 9e5)
     with pytest.raises(UserError, match="name smaller --learning_rates"):
         run(dataclasses.replace(sweep, choices=(too_fast,)), tmp_path)
     report, _ = run(dataclasses.replace(sweep, choices=(too_fast, USELESS)), tmp_path)
@@ -149,7 +150,7 @@ def test_a_run_on_the_device_is_not_donated(sweep, tmp_path):
     """Defect: the second choice found the encoder's arrays deleted."""
     variables = jax.device_put(sweep.encoder.variables)
     encoder = encoder_lib.Encoder(sweep.encoder.config, variables)
-    choices = (USELESS, sweep_lib.Choice(1e-6, 1, 0.1))
+    choices = (USELESS, Choice(1e-6, 1, 0.1))
     run(dataclasses.replace(sweep, encoder=encoder, choices=choices), tmp_path)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
@@ -194,8 +195,10 @@ def test_another_number_of_devices_is_reported(finished, sweep, tmp_path):
 
 
 def test_choices_are_all_combinations():
-    found = sweep_lib.choices([0.1, 0.2], [3], [0.0, 1e-4])
-    assert [str(choice) for choice in found] == [
+    recipe = SEMI_SUPERVISED._replace(
+        learning_rates=(0.1, 0.2), epochs=(3,), weight_decays=(0.0, 1e-4)
+    )
+    assert [str(choice) for choice in recipe.choices(10)] == [
         "rate0.1_epochs3_decay0",
         "rate0.1_epochs3_decay0.0001",
         "rate0.2_epochs3_decay0",
@@ -203,12 +206,51 @@ def test_choices_are_all_combinations():
     ]
 
 
+def test_the_papers_choices():
+    found = SEMI_SUPERVISED.choices(1000)
+    assert [(choice.learning_rate, choice.epochs) for choice in found] == [
+        (rate, epochs) for rate in (0.005, 0.01, 0.02, 0.05, 0.1) for epochs in (30, 50)
+    ]
+    found = TRANSFER.choices(176)  # of 45,000 images in batches of 256
+    assert len(found) == 56 and {choice.epochs for choice in found} == {114}  # 20,064 steps
+    rates = sorted({choice.learning_rate for choice in found})
+    np.testing.assert_allclose(np.diff(np.log10(rates)), 0.5)
+    np.testing.assert_allclose([rates[0], rates[-1]], [1e-4, 0.1])
+    # A rate times its decay is one of the paper's values.
+    products = {float(f"{choice.learning_rate * choice.weight_decay:.6g}") for choice in found}
+    want = {0.0, *(float(f"{10 ** (-6 + i / 2):.6g}") for i in range(7))}
+    assert products == want
+
+
+def test_the_best_is_trained_again_on_all_images(finished, sweep, tmp_path):
+    """And equals what those images alone would have given."""
+    everything = images(68, 4)
+    again = dataclasses.replace(sweep, all_train=everything)
+    report, lines = run(again, tmp_path)
+    assert report["validation_top1"] == finished[1]["validation_top1"]
+    assert (report["train_data"], report["train_examples"]) == ("images 4", 68)
+    assert any(line.startswith(f"{GOOD}: step 24/24  loss") for line in lines)
+    alone = dataclasses.replace(sweep, train=everything, choices=(GOOD,))
+    run(alone, tmp_path / "alone")
+    files = [
+        folder / "classifier" / "model.safetensors" for folder in (tmp_path, tmp_path / "alone")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert run(again, tmp_path)[0] == report
+
+
 @pytest.mark.parametrize(
-    "numbers", [([], [1], [0]), ([0], [1], [0]), ([1], [0], [0]), ([1], [1], [-1])]
+    "changed",
+    [
+        {"learning_rates": ()},
+        {"learning_rates": (0.0,)},
+        {"epochs": (0,)},
+        {"weight_decays": (-1.0,)},
+    ],
 )
-def test_impossible_choices_are_one_line(numbers):
+def test_impossible_choices_are_one_line(changed):
     with pytest.raises(ConfigError):
-        sweep_lib.choices(*numbers)
+        SEMI_SUPERVISED._replace(**changed).choices(10)
 
 
 def test_the_batch_divides_among_the_devices():

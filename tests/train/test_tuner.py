@@ -13,6 +13,7 @@ from byol_jax.train.finetune import tuner as tuner_lib
 
 CLASSES, STEPS, ROWS = 3, 4, 8
 RATE, DECAY = 0.5, 0.1
+SETTINGS = tuner_lib.Settings(RATE, DECAY, STEPS)
 
 
 class Linear(nn.Module):
@@ -27,7 +28,7 @@ def make_tuner(encoder, axis_name=None, frozen=()):
     return tuner_lib.Tuner(
         models.Classifier(encoder, CLASSES),
         lambda images: (images.astype(jnp.float32) / 255 - 0.5) / 0.25,
-        tuner_lib.optimizer(RATE, DECAY, ROWS, STEPS, frozen),
+        tuner_lib.optimizer(ROWS, frozen),
         axis_name=axis_name,
     )
 
@@ -60,7 +61,7 @@ def layers(params):
 
 def test_updates_equal_nesterov_sgd_in_numpy():
     tuner = make_tuner(Linear())
-    state = tuner_lib.init(tuner, 0, (2, 2, 1), None)
+    state = tuner_lib.init(tuner, 0, (2, 2, 1), None, SETTINGS)
     update = jax.jit(functools.partial(tuner_lib.update, tuner))
     want = layers(state.params)
     velocities = [(np.zeros_like(w), np.zeros_like(b)) for w, b in want]
@@ -84,16 +85,16 @@ def test_updates_equal_nesterov_sgd_in_numpy():
 
 def test_it_starts_from_the_encoder_and_a_random_head():
     tuner = make_tuner(models.make_encoder("convnet", channels=(4,), features=8))
-    random = tuner_lib.init(tuner, 0, (8, 8, 1), None)
+    random = tuner_lib.init(tuner, 0, (8, 8, 1), None, SETTINGS)
     encoder = {"params": jax.tree.map(lambda x: x + 1, random.params["encoder"])}
     encoder["batch_stats"] = random.stats.get("encoder", {})
-    state = tuner_lib.init(tuner, 0, (8, 8, 1), encoder)
+    state = tuner_lib.init(tuner, 0, (8, 8, 1), encoder, SETTINGS)
     for found, given in zip(
         jax.tree.leaves(state.params["encoder"]), jax.tree.leaves(encoder["params"]), strict=True
     ):
         np.testing.assert_array_equal(found, given)
     np.testing.assert_array_equal(state.params["head"]["kernel"], random.params["head"]["kernel"])
-    other = tuner_lib.init(tuner, 1, (8, 8, 1), encoder)
+    other = tuner_lib.init(tuner, 1, (8, 8, 1), encoder, SETTINGS)
     assert np.any(other.params["head"]["kernel"] != state.params["head"]["kernel"])
 
 
@@ -104,7 +105,7 @@ def on_devices():
         models.make_encoder, "resnet8", stem="strided", width_multiplier=0.125
     )
     one, four = make_tuner(encoder()), make_tuner(encoder(axis_name=parallel.AXIS), parallel.AXIS)
-    state = tuner_lib.init(one, 0, (16, 16, 1), None)
+    state = tuner_lib.init(one, 0, (16, 16, 1), None, SETTINGS)
     alone, together = state, parallel.replicate(state)
     update_one = jax.jit(functools.partial(tuner_lib.update, one))
     update_four = parallel.update(four, tuner_lib.update)
@@ -125,7 +126,7 @@ def test_four_devices_equal_one(on_devices):
 
 def test_running_statistics_follow_and_serve_the_prediction(on_devices):
     one, alone, *_ = on_devices
-    fresh = tuner_lib.init(one, 0, (16, 16, 1), None)
+    fresh = tuner_lib.init(one, 0, (16, 16, 1), None, SETTINGS)
     changed = [
         np.any(np.asarray(a) != np.asarray(b))
         for a, b in zip(jax.tree.leaves(alone.stats), jax.tree.leaves(fresh.stats), strict=True)
@@ -139,7 +140,7 @@ def test_running_statistics_follow_and_serve_the_prediction(on_devices):
 
 def test_frozen_parameters_stay():
     tuner = make_tuner(Linear(), frozen=("Dense_0",))
-    state = tuner_lib.init(tuner, 0, (2, 2, 1), None)
+    state = tuner_lib.init(tuner, 0, (2, 2, 1), None, SETTINGS)
     after, _ = jax.jit(functools.partial(tuner_lib.update, tuner))(state, batch(0))
     (w1, b1), (w2, _) = layers(after.params)
     (before1, bias1), (before2, _) = layers(state.params)

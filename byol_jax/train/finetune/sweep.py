@@ -3,6 +3,7 @@
 DIR/settings.json              what is fine-tuned on what; another start must have the same
 DIR/results.json               accuracies on held-out images of the settings that are done
 DIR/SETTINGS/checkpoints/      the state of each, to resume from; only the best of them is kept
+DIR/SETTINGS_all/checkpoints/  that of the best, trained again on the held-out images too
 DIR/classifier/                the best classifier, as byol_jax.load opens it
 DIR/finetune.json              its accuracy on the test split
 
@@ -12,12 +13,11 @@ All randomness follows from the seed, and a run that was killed ends as one that
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,21 +32,11 @@ from byol_jax.runs import manifest, paths
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
 from byol_jax.train.finetune import tuner as tuner_lib
+from byol_jax.train.finetune.choices import Choice, Recipe
 from byol_jax.train.signals import StopRequest
 from byol_jax.train.timer import SaveTimer
 
 MINUTES = 5.0  # between checkpoints
-
-
-class Choice(NamedTuple):
-    """Settings that a sweep chooses from."""
-
-    learning_rate: float  # for batches of 256
-    epochs: int
-    weight_decay: float = 0.0
-
-    def __str__(self) -> str:
-        return f"rate{self.learning_rate:g}_epochs{self.epochs}_decay{self.weight_decay:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +53,8 @@ class Sweep:
       batch_size: images of an update, over all devices of this process.
       seed: non-negative.
       from_scratch: whether the weights are random: what pre-training was worth.
+      all_train: if given, images that are fitted with the best choice before the test: those of
+        `train` and `held_out`.
       left_out: if given, images that cannot be decoded are left out, or replaced in training, and
         it is called with a message; if None, they raise DataError.
     """
@@ -76,35 +68,43 @@ class Sweep:
     batch_size: int = 1024
     seed: int = 0
     from_scratch: bool = False
+    all_train: data.Source | None = None
     left_out: Callable[[str], None] | None = None
 
-    def steps(self, choice: Choice) -> int:
-        """Updates with a choice."""
-        return choice.epochs * data.steps_per_epoch(self.train, self.batch_size)
+    def steps(self, choice: Choice, source: data.Source | None = None) -> int:
+        """Updates with a choice, on `train` or another source."""
+        source = self.train if source is None else source
+        return choice.epochs * data.steps_per_epoch(source, self.batch_size)
+
+    @property
+    def images(self) -> int:
+        """Images in all updates; the second training of the best is as long as one choice."""
+        return self.batch_size * sum(self.steps(choice) for choice in self.choices)
 
 
-def choices(
-    learning_rates: list[float], epochs: list[int], weight_decays: list[float]
-) -> tuple[Choice, ...]:
-    """All combinations.
+def of_recipe(recipe: Recipe, train: data.Source, all_train: data.Source, **others: Any) -> Sweep:
+    """The sweep of a recipe.
+
+    Args:
+      recipe: what is tried.
+      train: images to fit.
+      all_train: these and those that are held out, for a recipe that trains again.
+      **others: the other fields of `Sweep` but `choices` and `batch_size`, which follow.
 
     Raises:
-      ConfigError: there is none, or a number is out of range.
+      ConfigError: a number of the recipe is out of range.
+      DataError: there are too few images, or they are of one class.
     """
-    found = tuple(
-        itertools.starmap(Choice, itertools.product(learning_rates, epochs, weight_decays))
+    if train.num_classes < 2:
+        raise DataError(f"{train.name} has one class: name images of several classes.")
+    batch_size = largest_batch(train, recipe.batch_size)
+    return Sweep(
+        train=train,
+        all_train=all_train if recipe.trains_again else None,
+        choices=recipe.choices(data.steps_per_epoch(train, batch_size)),
+        batch_size=batch_size,
+        **others,
     )
-    if not found:
-        raise ConfigError("there is nothing to fine-tune with: name a learning rate and epochs.")
-    for choice in found:
-        if not (0 < choice.learning_rate < 1e6 and 0 <= choice.weight_decay < 1e6):
-            raise ConfigError(
-                "a learning rate must be above 0 and a weight decay not below it, not "
-                f"{choice.learning_rate:g} and {choice.weight_decay:g}."
-            )
-        if choice.epochs < 1:
-            raise ConfigError(f"epochs must be at least 1, not {choice.epochs}.")
-    return tuple(dict.fromkeys(found))
 
 
 def largest_batch(source: data.Source, wanted: int) -> int:
@@ -143,17 +143,18 @@ def run(
     """
     with run_lib.lock_workdir(workdir):
         _check_settings(sweep, workdir, log)
+        tuner = make_tuner(sweep)
         results_path = workdir / "results.json"
         results = _read(results_path) or {}
         for choice in sweep.choices:
             if str(choice) in results:
                 continue
-            tuner, state = _train(sweep, choice, workdir / str(choice), stop, log)
+            state = _train(tuner, sweep, choice, sweep.train, workdir / str(choice), stop, log)
             if state is None:
                 return None
             results[str(choice)] = None  # of what became non-finite
             found = "became NaN or infinite"
-            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.local(state))):
+            if _is_finite(state):
                 results[str(choice)] = _accuracies(tuner, state, sweep, sweep.held_out)["top1"]
                 found = f"{100 * results[str(choice)]:.1f}% of the held-out images"
             paths.write_atomically(results_path, json.dumps(results, indent=2).encode())
@@ -161,25 +162,35 @@ def run(
             best = _best(results, sweep.choices)
             for other in sweep.choices:
                 if other != best and str(other) in results:
-                    shutil.rmtree(workdir / str(other), ignore_errors=True)
+                    for folder in (str(other), f"{other}_all"):
+                        shutil.rmtree(workdir / folder, ignore_errors=True)
         best = _best(results, sweep.choices)
         if best is None:
             raise UserError(
                 "training became NaN or infinite with every choice: name smaller --learning_rates."
             )
-        tuner, state = _train(sweep, best, workdir / str(best), stop, log)  # restores it
+        trained_on, folder = sweep.train, workdir / str(best)  # whose checkpoint is complete
+        if sweep.all_train is not None:
+            trained_on, folder = sweep.all_train, workdir / f"{best}_all"
+        state = _train(tuner, sweep, best, trained_on, folder, stop, log)
         if state is None:
             return None
+        if not _is_finite(state):
+            raise UserError(
+                f"training on {trained_on.name} became NaN or infinite, though not on a part of "
+                "it: name smaller --learning_rates, and another folder."
+            )
         report = {
             "choice": best._asdict(),
             "validation_top1": results,
-            "train_data": sweep.train.name,
-            "train_examples": sweep.train.num_examples,
+            "train_data": trained_on.name,
+            "train_examples": trained_on.num_examples,
             "data": sweep.test.name,
             "from_scratch": sweep.from_scratch,
             **_accuracies(tuner, state, sweep, sweep.test),
         }
-        encoder_lib.save(_classifier(sweep, best, state), workdir / "classifier")
+        classifier = _classifier(sweep, best, trained_on, state)
+        encoder_lib.save(classifier, workdir / "classifier")
         text = json.dumps(report, indent=2) + "\n"
         paths.write_atomically(workdir / "finetune.json", text.encode())
         return report
@@ -189,6 +200,10 @@ def _best(results: dict[str, float | None], among: tuple[Choice, ...]) -> Choice
     """The choice of the highest accuracy; of equals, the first. None if there is none."""
     finite = [choice for choice in among if results.get(str(choice)) is not None]
     return max(finite, key=lambda choice: results[str(choice)], default=None)
+
+
+def _is_finite(state: tuner_lib.State) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.local(state)))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -220,6 +235,7 @@ def _check_settings(sweep: Sweep, workdir: Path, log: Callable[[str], None]) -> 
         "from_scratch": sweep.from_scratch,
         "train": [sweep.train.name, sweep.train.num_examples, sweep.train.fingerprint()],
         "held_out": [sweep.held_out.name, sweep.held_out.num_examples],
+        "trained_again_on": None if sweep.all_train is None else sweep.all_train.name,
         "class_names": list(sweep.train.class_names),
         "crop": sweep.crop._asdict(),
         "batch_size": sweep.batch_size,
@@ -238,15 +254,15 @@ def _check_settings(sweep: Sweep, workdir: Path, log: Callable[[str], None]) -> 
         if changed:
             raise ConfigError(
                 f"{workdir} holds fine-tuning with other settings ({', '.join(changed)}): resume "
-                "with the old ones, or choose another --workdir."
+                "with the old ones, or move it away."
             )
     else:
         text = json.dumps(settings | {"computed_by": computed_by}, indent=2) + "\n"
         paths.write_atomically(path, text.encode())
 
 
-def make_tuner(sweep: Sweep, choice: Choice) -> tuner_lib.Tuner:
-    """The network and the optimizer of a choice, for all devices of this process."""
+def make_tuner(sweep: Sweep) -> tuner_lib.Tuner:
+    """The network and the optimizer of all choices, for all devices of this process."""
     config = sweep.encoder.config
     training = config["training"].get("config") or {}
     wanted = training.get("cpu_convolution", backend.AUTO)
@@ -259,26 +275,28 @@ def make_tuner(sweep: Sweep, choice: Choice) -> tuner_lib.Tuner:
     return tuner_lib.Tuner(
         models.Classifier(module, sweep.train.num_classes),
         functools.partial(image_augment.normalize, mean=config["mean"], std=config["std"]),
-        tuner_lib.optimizer(
-            choice.learning_rate,
-            choice.weight_decay,
-            sweep.batch_size,
-            sweep.steps(choice),
-            getattr(module, "frozen", ()),
-        ),
+        tuner_lib.optimizer(sweep.batch_size, getattr(module, "frozen", ())),
         config.get("matmul_precision", "default"),
         parallel.AXIS,
     )
 
 
 def _train(
-    sweep: Sweep, choice: Choice, folder: Path, stop: StopRequest, log: Callable[[str], None]
-) -> tuple[tuner_lib.Tuner, tuner_lib.State | None]:
-    """Trains with a choice, from its checkpoint if there is one; the state is None if stopped."""
-    tuner, config = make_tuner(sweep, choice), sweep.encoder.config
-    size, total = config["image_size"], sweep.steps(choice)
+    tuner: tuner_lib.Tuner,
+    sweep: Sweep,
+    choice: Choice,
+    source: data.Source,
+    folder: Path,
+    stop: StopRequest,
+    log: Callable[[str], None],
+) -> tuner_lib.State | None:
+    """Trains with a choice on a source, from its checkpoint if there is one; None if stopped."""
+    config = sweep.encoder.config
+    size, total = config["image_size"], sweep.steps(choice, source)
     encoder = None if sweep.from_scratch else sweep.encoder.variables
-    state = tuner_lib.init(tuner, sweep.seed, (size, size, config["channels"]), encoder)
+    settings = tuner_lib.Settings(choice.learning_rate, choice.weight_decay, total)
+    shape = (size, size, config["channels"])
+    state = tuner_lib.init(tuner, sweep.seed, shape, encoder, settings)
     with Checkpoints(folder / "checkpoints", RetentionPolicy(1)) as checkpoints:
         restored = checkpoints.restore_newest(jax.eval_shape(lambda: state), log)
         start = 0
@@ -289,7 +307,7 @@ def _train(
         state, timer = parallel.replicate(state), SaveTimer(MINUTES)
         update = parallel.update(tuner, tuner_lib.update)
         batches = data.train_batches(
-            sweep.train,
+            source,
             batch_size=sweep.batch_size,
             image_size=size,
             seed=sweep.seed,
@@ -313,8 +331,8 @@ def _train(
                 timer.restart()
             if stops and step < total:
                 log(f"Stopped and saved at step {step} of {choice}; the same command resumes.")
-                return tuner, None
-    return tuner, state
+                return None
+    return state
 
 
 def _accuracies(
@@ -342,15 +360,17 @@ def _without_optimizer(state: tuner_lib.State) -> tuner_lib.State:
     return state._replace(opt_state=())
 
 
-def _classifier(sweep: Sweep, choice: Choice, state: tuner_lib.State) -> encoder_lib.Classifier:
+def _classifier(
+    sweep: Sweep, choice: Choice, trained_on: data.Source, state: tuner_lib.State
+) -> encoder_lib.Classifier:
     """The classifier, with a record of how it was trained."""
     state = parallel.local(state)
     config = dict(sweep.encoder.config)
     config["class_names"] = list(sweep.train.class_names)
     config["training"] = config["training"] | {
         "finetune": {
-            "data": sweep.train.name,
-            "examples": sweep.train.num_examples,
+            "data": trained_on.name,
+            "examples": trained_on.num_examples,
             "from_scratch": sweep.from_scratch,
             **choice._asdict(),
         }

@@ -3,7 +3,8 @@
 arXiv 2006.07733, the appendices on semi-supervised learning and on transfer: cross-entropy on
 random crops and flips, SGD with Nesterov momentum .9, batch norm in training mode. After the
 authors' code (byol/eval_experiment.py) the learning rate is multiplied by batch size / 256 and
-falls to 0 along a cosine.
+falls to 0 along a cosine. Its peak and the other settings of a choice are part of the state, so
+that one compiled update serves all choices.
 """
 
 import dataclasses
@@ -19,14 +20,22 @@ from byol_jax import byol, models, optim
 MOMENTUM = 0.9
 
 
+class Settings(NamedTuple):
+    """What the optimizer is given by a choice."""
+
+    learning_rate: float  # at the first step, for batches of 256
+    weight_decay: float  # of kernels, added to the gradient; the paper's is 0 but for transfer
+    total_steps: int  # after which the learning rate is 0
+
+
 class State(NamedTuple):
-    """All that changes during fine-tuning; the same on every replica."""
+    """All that changes during fine-tuning, and the settings; the same on every replica."""
 
     step: jax.Array  # int32 (): updates done so far
     seed: jax.Array  # uint32 (): with step and position, the source of all randomness
     params: byol.Tree  # of the encoder and of the head
     stats: byol.Tree  # running statistics of batch norm
-    opt_state: optax.OptState
+    opt_state: optax.OptState  # with the settings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,33 +49,38 @@ class Tuner:
     axis_name: str | None = None  # mapped axis of replicas
 
 
-def optimizer(
-    learning_rate: float,
-    weight_decay: float,
-    batch_size: int,
-    total_steps: int,
-    frozen: tuple[str, ...] = (),
-) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum.
+def optimizer(batch_size: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum, whose `Settings` are in its state.
 
     Args:
-      learning_rate: at the first step, for batches of 256.
-      weight_decay: of kernels, added to the gradient; the paper's is 0 but for transfer.
       batch_size: of an update, over all replicas.
-      total_steps: the learning rate is 0 after this many.
       frozen: names of the encoder's parameters that stay as they are.
     """
-    schedule = optax.cosine_decay_schedule(learning_rate * batch_size / 256, total_steps)
-    sgd = optax.chain(
-        optax.masked(optax.add_decayed_weights(weight_decay), optim.is_adapted),
-        optax.trace(MOMENTUM, nesterov=True),
-        optax.scale_by_learning_rate(schedule),
-    )
-    return optim.freeze(sgd, *(("encoder", name) for name in frozen)) if frozen else sgd
+
+    @optax.inject_hyperparams
+    def sgd(
+        learning_rate: float, weight_decay: float, total_steps: float
+    ) -> optax.GradientTransformation:
+        def rate(step: jax.Array) -> jax.Array:
+            done = jnp.minimum(step / total_steps, 1)
+            return learning_rate * batch_size / 256 * (1 + jnp.cos(jnp.pi * done)) / 2
+
+        chain = optax.chain(
+            optax.masked(optax.add_decayed_weights(weight_decay), optim.is_adapted),
+            optax.trace(MOMENTUM, nesterov=True),
+            optax.scale_by_learning_rate(rate),
+        )
+        return optim.freeze(chain, *(("encoder", name) for name in frozen)) if frozen else chain
+
+    return sgd(0.0, 0.0, 1.0)  # `init` sets them
 
 
 def init(
-    tuner: Tuner, seed: int, image_shape: tuple[int, ...], encoder: dict[str, Any] | None
+    tuner: Tuner,
+    seed: int,
+    image_shape: tuple[int, ...],
+    encoder: dict[str, Any] | None,
+    settings: Settings,
 ) -> State:
     """The state before the first update: the encoder's variables, and a random head.
 
@@ -76,6 +90,7 @@ def init(
       image_shape: (height, width, channels).
       encoder: variables of the encoder, 'params' and, if it has any, 'batch_stats'; None for random
         ones, to see what pre-training was worth.
+      settings: of the optimizer.
     """
     views = jax.eval_shape(tuner.preprocess, jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8))
     init_network = jax.jit(lambda key, views: tuner.network.init(key, views, train=False))
@@ -87,12 +102,17 @@ def init(
         }
     variables = jax.tree.map(jnp.array, variables)  # copies: states are donated
     params = variables["params"]
+    opt_state = tuner.optimizer.init(params)
+    injected = {
+        key: jnp.asarray(getattr(settings, key), value.dtype)
+        for key, value in opt_state.hyperparams.items()
+    }
     return State(
         step=jnp.zeros((), jnp.int32),
         seed=jnp.asarray(seed, jnp.uint32),
         params=params,
         stats=variables.get("batch_stats", {}),
-        opt_state=tuner.optimizer.init(params),
+        opt_state=opt_state._replace(hyperparams=injected),
     )
 
 

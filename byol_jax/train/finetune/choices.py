@@ -1,0 +1,99 @@
+"""What a sweep chooses from: the settings that the paper tries in its two fine-tuning experiments.
+
+arXiv 2006.07733, the appendices on semi-supervised learning and on transfer. Not as in the latter:
+the learning rate falls to 0 along a cosine, which it does not mention; training ends with a
+complete epoch; and the running averages of batch norm decay by .9, not by max(.9, 1 - 10 / steps
+per epoch).
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from byol_jax.errors import ConfigError
+
+
+class Choice(NamedTuple):
+    """One combination of settings."""
+
+    learning_rate: float  # for batches of 256
+    epochs: int
+    weight_decay: float = 0.0
+
+    def __str__(self) -> str:
+        return f"rate{self.learning_rate:g}_epochs{self.epochs}_decay{self.weight_decay:g}"
+
+
+class Recipe(NamedTuple):
+    """What is combined, and what follows.
+
+    Attributes:
+      learning_rates: for batches of 256; each is tried.
+      epochs: lengths of training; each is tried. Empty: as many as `steps` take.
+      steps: updates, if there are no epochs.
+      weight_decays: each is tried.
+      decay_by_rate: whether weight decays are divided by the learning rate.
+      batch_size: images of an update, at most.
+      trains_again: whether the best combination is trained again on the held-out images too.
+    """
+
+    learning_rates: tuple[float, ...]
+    epochs: tuple[int, ...]
+    steps: int
+    weight_decays: tuple[float, ...]
+    decay_by_rate: bool
+    batch_size: int
+    trains_again: bool
+
+    def choices(self, steps_per_epoch: int) -> tuple[Choice, ...]:
+        """All combinations.
+
+        Args:
+          steps_per_epoch: of the images to fit, in batches of the size that is used.
+
+        Raises:
+          ConfigError: there is none, or a number is out of range.
+        """
+        lengths = self.epochs or (math.ceil(self.steps / steps_per_epoch),)
+        found = [
+            Choice(rate, epochs, decay / rate if self.decay_by_rate and rate else decay)
+            for rate, epochs, decay in itertools.product(
+                self.learning_rates, lengths, self.weight_decays
+            )
+        ]
+        if not found:
+            raise ConfigError(
+                "there is nothing to fine-tune with: name a learning rate and a weight decay."
+            )
+        for choice in found:
+            if not (0 < choice.learning_rate < 1e6 and 0 <= choice.weight_decay < 1e6):
+                raise ConfigError(
+                    "a learning rate must be above 0 and a weight decay not below it, not "
+                    f"{choice.learning_rate:g} and {choice.weight_decay:g}."
+                )
+            if choice.epochs < 1:
+                raise ConfigError(f"epochs must be at least 1, not {choice.epochs}.")
+        return tuple(dict.fromkeys(found))
+
+
+SEMI_SUPERVISED = Recipe(
+    learning_rates=(0.005, 0.01, 0.02, 0.05, 0.1),
+    epochs=(30, 50),
+    steps=0,
+    weight_decays=(0.0,),
+    decay_by_rate=False,
+    batch_size=1024,
+    trains_again=False,
+)
+TRANSFER = Recipe(
+    learning_rates=tuple(np.logspace(-4, -1, 7).tolist()),
+    epochs=(),
+    steps=20_000,
+    weight_decays=(*np.logspace(-6, -3, 7).tolist(), 0.0),
+    decay_by_rate=True,
+    batch_size=256,
+    trains_again=True,
+)
+RECIPES = {"semi_supervised": SEMI_SUPERVISED, "transfer": TRANSFER}
