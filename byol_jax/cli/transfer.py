@@ -19,6 +19,7 @@ DIR/eval/transfer.json, or transfer-finetune.json, is written after each data se
 of earlier calls.
 """
 
+import functools
 import json
 import sys
 from typing import Any
@@ -28,6 +29,7 @@ from absl import flags
 from byol_jax.cli import app, import_flag, shared_flags
 from byol_jax.errors import ConfigError, DataError, UserError
 
+SEVERAL = "map"  # the metric of images with several labels each
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
 PROTOCOL = flags.DEFINE_enum(
@@ -90,7 +92,7 @@ def main() -> None:
                 if details is None:  # stopped by a signal
                     return
             else:
-                details = _logistic(benchmark.name, rows, config, train, test)
+                details = _logistic(benchmark, rows, config, train, test)
         except UserError as error:
             missing[name] = str(error)
             continue
@@ -135,13 +137,17 @@ def _open(benchmark: Any, config: Any) -> list[Any]:
         )
         for split in (benchmark.train_split, benchmark.test_split)
     )
+    if benchmark.metric == SEVERAL:
+        if PROTOCOL.value == "finetune":
+            raise DataError("its images have several labels each: choose --protocol=logistic.")
+        return [train, test]
     if train.num_classes is None:
         raise DataError(f"{train.name} has no labels: name labelled images.")
     return [train, data.match_classes(train, test)]
 
 
 def _logistic(
-    name: str, rows: dict[str, Any], config: Any, train: Any, test: Any
+    benchmark: Any, rows: dict[str, Any], config: Any, train: Any, test: Any
 ) -> dict[str, Any]:
     """Accuracies of logistic regression, by encoder."""
     from byol_jax import data, evaluate
@@ -149,22 +155,25 @@ def _logistic(
 
     # The paper's images: the complete shorter side.
     rows = {
-        row_name: row._replace(view=data.CentralView(row.view.image_size, 1.0))
-        for row_name, row in rows.items()
+        name: row._replace(view=data.CentralView(row.view.image_size, 1.0))
+        for name, row in rows.items()
     }
+    if benchmark.metric == SEVERAL:
+        config = config.copy_and_resolve_references()
+        config.data.on_decode_error = "error"  # all rows of the labels have an image
     left_out: dict[str, None] = {}
     (train_features, train_labels), (test_features, test_labels) = (
         encoders.features(rows, config, source, left_out) for source in (train, test)
     )
+    classify = functools.partial(evaluate.logistic, num_classes=train.num_classes)
+    if benchmark.metric == SEVERAL:
+        classify = evaluate.multi_label
+        train_labels, test_labels = train.label_sets(), test.label_sets()
     details = {}
-    for row in rows:
-        _log(f"logistic on {name}: {row}")
-        details[row] = evaluate.logistic(
-            train_features.pop(row),
-            train_labels,
-            test_features.pop(row),
-            test_labels,
-            num_classes=train.num_classes,
+    for name in rows:
+        _log(f"logistic on {benchmark.name}: {name}")
+        details[name] = classify(
+            train_features.pop(name), train_labels, test_features.pop(name), test_labels
         )
     counts = {"train_examples": len(train_labels), "test_examples": len(test_labels)}
     return counts | {"left_out": list(left_out), "details": details}
@@ -199,7 +208,7 @@ def _table(results: dict[str, Any], rows: list[str]) -> list[str]:
         shares = [100 * found["details"][row][found["metric"]] for row in rows]
         shares.append(found["published"])
         cells = ["" if share is None else f"{share:.1f}%" for share in shares]
-        metric = {"top1": "top-1", "mean_per_class": "per class"}[found["metric"]]
+        metric = {"top1": "top-1", "mean_per_class": "per class", SEVERAL: "mAP"}[found["metric"]]
         lines.append(_line(name, metric, cells, widths, first))
     return lines
 

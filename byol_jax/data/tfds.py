@@ -20,6 +20,8 @@ from byol_jax.errors import DataError
 # CIFAR-10 takes 146 MiB, STL-10's unlabelled split 2.6 GiB.
 MEMORY_LIMIT = 2**30
 
+LABEL_SETS = "labels"  # the feature of data sets whose images have several labels
+
 # Examples of ImageNet take about 110 KB each before decoding, so a full buffer takes 1.8 GB there.
 SHUFFLE_BUFFER = 16_384
 
@@ -46,6 +48,9 @@ class RecordSource(Source):
             tfds.features.FeaturesDict(used).deserialize_example,
             decoders={"image": tfds.decode.SkipDecoding()},
         )
+        sets = {key: features[key] for key in dict(features) if key == LABEL_SETS}
+        self._parse_sets = sets and tfds.features.FeaturesDict(sets).deserialize_example
+        self._set_names = sets and getattr(sets[LABEL_SETS].feature, "names", None)
         pieces = split_info.file_instructions
         takes = tf.constant([piece.take for piece in pieces], tf.int64)
         self._pieces = _Pieces(
@@ -99,6 +104,19 @@ class RecordSource(Source):
             deterministic=True,
         )
         return records if shuffle_seed is None else _shuffle(records, shuffle_seed)
+
+    def label_sets(self) -> np.ndarray | None:
+        """Which classes each example has, bool (num_examples, classes), by index.
+
+        By one pass over the records; None without a feature "labels", as of VOC 2007.
+        """
+        if not self._set_names:
+            return None
+        sets = np.zeros((self.num_examples, len(self._set_names)), bool)
+        records = self.records().map(lambda i, record: (i, self._parse_sets(record)[LABEL_SETS]))
+        for index, classes in records.as_numpy_iterator():
+            sets[index, classes] = True
+        return sets
 
     def decode(self, raw):  # noqa: D102 (see Source)
         return decode(self.encoded(raw), self.channels), self.label(raw)

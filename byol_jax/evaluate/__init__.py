@@ -3,7 +3,8 @@
 Each of `PROTOCOLS` is `f(train_features, train_labels, test_features, test_labels, *, num_classes,
 ...) -> dict`, from NumPy arrays to Python numbers: how well features predict labels that
 pre-training never used. `linear` trains on features of augmented images, which somebody else
-computes; `dense` takes maps of features, and masks; `label_free` has measures that need no labels.
+computes; `dense` takes maps of features, and masks; `multi_label` several labels for each image;
+`label_free` has measures that need no labels.
 This room knows arrays only: no training state, config, file or device mesh, so features may come
 from anywhere. It imports nothing of byol_jax but the errors.
 """
@@ -15,6 +16,7 @@ from byol_jax.evaluate.features import collect, pixels
 from byol_jax.evaluate.few_shot import few_shot
 from byol_jax.evaluate.knn import knn
 from byol_jax.evaluate.logistic import logistic
+from byol_jax.evaluate.multi_label import multi_label
 from byol_jax.evaluate.retrieval import retrieval
 from byol_jax.evaluate.table import table
 
@@ -36,6 +38,7 @@ __all__ = [
     "label_free",
     "linear",
     "logistic",
+    "multi_label",
     "pixels",
     "retrieval",
     "table",

@@ -16,7 +16,7 @@ class Benchmark(NamedTuple):
     source: str  # of data.open_source; "" where it cannot be read
     train_split: str
     test_split: str
-    metric: str  # of `scores.accuracies`: top1 or mean_per_class
+    metric: str  # top1 or mean_per_class, of `scores.accuracies`; or map, of `multi_label`
     linear: float | None  # percent, of BYOL's features; None: the paper has none
     finetuned: float | None  # percent, of BYOL's network
     why_not: str = ""  # why it cannot be read
@@ -40,10 +40,7 @@ BENCHMARKS = {
             *("aircraft", "", "", "", "mean_per_class", 60.6, 88.1),
             why_not="TFDS does not have it: make a folder of it, and name that as folder:PATH",
         ),
-        Benchmark(
-            *("voc2007", "", "", "", "map", 82.5, 85.4),
-            why_not="its images have several labels each, which is not supported",
-        ),
+        Benchmark("voc2007", "tfds:voc/2007", "train+validation", "test", "map", 82.5, 85.4),
         Benchmark("dtd", "tfds:dtd", "train+validation", "test", "top1", 75.5, 76.2),
         Benchmark("pets", "tfds:oxford_iiit_pet", "train", "test", "mean_per_class", 90.4, 91.7),
         Benchmark("caltech101", "tfds:caltech101", "train", "test", "mean_per_class", 94.2, 93.8),

@@ -87,34 +87,38 @@ def logistic(
     train_features, train_labels, test_features, test_labels = check_splits(
         train_features, train_labels, test_features, test_labels, num_classes
     )
-    num_train = len(train_features)
-    in_range = 0 < validation_fraction < 1
-    num_validation = max(1, round(num_train * validation_fraction)) if in_range else 0
-    if not 0 < num_validation < num_train:
-        raise ConfigError(
-            f"validation_fraction {validation_fraction} of {num_train} training images leaves "
-            "nothing to fit or nothing to choose on: use a fraction in (0, 1), for example .1."
-        )
-
-    order = np.random.default_rng(seed).permutation(num_train)
-    held_out, fitted = order[:num_validation], order[num_validation:]
-    ranks = _fit_and_rank(
-        (train_features[fitted], train_labels[fitted]),
-        (train_features[held_out], train_labels[held_out]),
+    held_out, fitted = held_out_rows(len(train_features), validation_fraction, seed)
+    scores = fit_and_score(
+        train_features[fitted],
+        train_labels[fitted],
+        train_features[held_out],
         l2,
         num_classes,
     )
-    shares = [float(np.mean(found == 0)) for found in ranks]
+    shares = [float(np.mean(label_ranks(found, train_labels[held_out]) == 0)) for found in scores]
     validation_top1 = dict(zip(map(float, l2), shares, strict=True))
     chosen = max(validation_top1, key=lambda strength: (validation_top1[strength], strength))
-    (ranks,) = _fit_and_rank(
-        (train_features.copy(), train_labels),
-        (test_features.copy(), test_labels),
-        [chosen],
-        num_classes,
+    (scores,) = fit_and_score(
+        train_features.copy(), train_labels, test_features.copy(), [chosen], num_classes
     )
-    result = accuracies(ranks, test_labels, num_classes)
+    result = accuracies(label_ranks(scores, test_labels), test_labels, num_classes)
     return result | {"l2": chosen, "validation_top1": validation_top1}
+
+
+def held_out_rows(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divides `count` rows at random: the indices to choose on, and those to fit.
+
+    Raises:
+      ConfigError: the fraction leaves one of them empty.
+    """
+    num_validation = max(1, round(count * fraction)) if 0 < fraction < 1 else 0
+    if not 0 < num_validation < count:
+        raise ConfigError(
+            f"validation_fraction {fraction} of {count} training images leaves nothing to fit or "
+            "nothing to choose on: use a fraction in (0, 1), for example .1."
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    return order[:num_validation], order[num_validation:]
 
 
 def standardise(train: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +162,8 @@ def fit(
 
     Args:
       features: (n, d) float32, columns centred (the bias is bounded separately from the weights).
-      labels: (n,) int32 in [0, num_classes).
+      labels: (n,) int32 in [0, num_classes); or bool (n, num_classes), which minimises the sum over
+        classes of the binary cross-entropy instead (the same bound holds: its Hessian's is half).
       l2: s strengths > 0; the bias is not penalised.
       num_classes: number of classes.
       tolerance: stop once no entry of any gradient exceeds it, > 0.
@@ -250,7 +255,10 @@ def _gradient(point, features, labels, l2):
         chunk = jax.lax.dynamic_slice_in_dim(features, start, rows)
         targets = jax.lax.dynamic_slice_in_dim(labels, start, rows)
         logits = jnp.einsum("nd,sdc->nsc", chunk, weights) + biases
-        errors = jax.nn.softmax(logits) - jax.nn.one_hot(targets, num_classes)[:, None]
+        if targets.ndim == 1:
+            errors = jax.nn.softmax(logits) - jax.nn.one_hot(targets, num_classes)[:, None]
+        else:
+            errors = jax.nn.sigmoid(logits) - targets[:, None]
         is_new = start + jnp.arange(rows) >= index * rows
         errors *= is_new[:, None, None] / num_rows
         return total[0] + jnp.einsum("nd,nsc->sdc", chunk, errors), total[1] + errors.sum(axis=0)
@@ -262,22 +270,19 @@ def _gradient(point, features, labels, l2):
     return weights_gradient + l2[:, None, None] * weights, biases_gradient
 
 
-def _fit_and_rank(
-    train: tuple[np.ndarray, np.ndarray],
-    other: tuple[np.ndarray, np.ndarray],
+def fit_and_score(
+    features: np.ndarray,
+    labels: np.ndarray,
+    other_features: np.ndarray,
     l2: Sequence[float],
-    num_classes: int,
+    num_classes: int | None = None,
 ) -> list[np.ndarray]:
-    """The `label_ranks` of other's (features, labels) by a fit to train's, for each strength.
+    """The logits of other rows, (m, num_classes), by a fit to `features` for each strength.
 
-    The features are overwritten.
+    Arguments are those of `fit`; by default there are as many classes as columns of bool labels.
+    Both features are overwritten.
     """
-    (features, labels), (other_features, other_labels) = train, other
-    del train  # so that the features on the host are freed once they are on the device
     features, other_features = standardise(features, other_features)
-    features = jax.device_put(features)
-    weights, biases, *_ = map(np.asarray, fit(features, labels, l2, num_classes))
-    return [
-        label_ranks(other_features @ w + b, other_labels)
-        for w, b in zip(weights, biases, strict=True)
-    ]
+    features = jax.device_put(features)  # and the copy in host memory is freed
+    weights, biases, *_ = map(np.asarray, fit(features, labels, l2, num_classes or labels.shape[1]))
+    return [other_features @ w + b for w, b in zip(weights, biases, strict=True)]
