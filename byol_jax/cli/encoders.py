@@ -16,10 +16,10 @@ import tqdm
 from ml_collections import ConfigDict
 
 import byol_jax
-from byol_jax import byol, data, evaluate, parallel
+from byol_jax import backend, byol, data, evaluate, models, parallel
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, DataError, UserError
-from byol_jax.evaluate import label_free, linear
+from byol_jax.evaluate import label_free
 from byol_jax.export.convert.weights import open_weights
 from byol_jax.runs import build, inputs, paths
 from byol_jax.runs import encoder as encoder_lib
@@ -61,20 +61,38 @@ def of_run(
     return rows
 
 
-def of_path(path: str, channels: int) -> Row:
-    """The encoder at a path; raises UserError if it cannot be read or takes other images."""
+def of_path(path: str, config: ConfigDict) -> Row:
+    """The encoder at a path; raises UserError if it cannot be read or takes other images.
+
+    As that of the run, it computes on all devices.
+    """
     is_folder = paths.path(path).is_dir()
     try:
         encoder = byol_jax.load(path) if is_folder else open_weights(path)
     except UserError as error:
         raise UserError(f"--against={path}: {error}") from error
-    if encoder.config["channels"] != channels:
+    if encoder.config["channels"] != config.data.channels:
         raise ConfigError(
             f"--against={path} takes images of {encoder.config['channels']} channels, but the "
-            f"run's have {channels}: name an encoder of as many channels."
+            f"run's have {config.data.channels}: name an encoder of as many channels."
         )
+    encoder = encoder.encoder
+    embed = parallel.embedder(encoder, _embed, _all)(encoder.variables)
+    batch_size = inputs.eval_batch_size(config)
     view = data.CentralView(encoder.config["image_size"], encoder.crop_fraction)
-    return Row(encoder.embed, view, encoder.encoder)  # on one device, 256 images at a time
+    return Row(lambda images: embed(images, batch_size), view, encoder)
+
+
+def _embed(encoder: encoder_lib.Encoder, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+    training = encoder.config["training"].get("config") or {}
+    wanted = training.get("cpu_convolution", backend.AUTO)
+    chosen = backend.choose_convolution(wanted, dtype=encoder.config["dtype"])
+    module = models.with_fields(encoder.module, convolution=chosen.function)
+    return encoder.output_fn(module)(variables, images)
+
+
+def _all(variables: dict[str, Any]) -> dict[str, Any]:
+    return variables
 
 
 def features(
@@ -97,12 +115,12 @@ def features(
         batch_size=inputs.eval_batch_size(config),
         on_decode_error=_skipping(config, left_out),
     )
-    with _progress(source.name, source.num_examples) as progress:
+    with progress(source.name, source.num_examples) as shown:
 
         def embed(seen: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
             images = dict(zip(views, seen, strict=True))
             found = {name: row.embed(images[row.view]) for name, row in rows.items()}
-            progress.update(len(seen[0]))
+            shown.update(len(seen[0]))
             return found
 
         if directory is None:
@@ -151,35 +169,6 @@ def estimate(
     return images / (time.perf_counter() - start), sizes
 
 
-def linear_heads(
-    rows: dict[str, Row],
-    config: ConfigDict,
-    source: data.Source,
-    epochs: int,
-    left_out: dict[str, None],
-) -> dict[str, linear.Heads]:
-    """The heads of the paper's linear evaluation for each encoder, trained on a source.
-
-    Encoders of one image size share the images. Crops and flips are those of the run. Raw pixels
-    are left out: shrinking so many images would take longer than an encoder.
-    """
-    rows = {name: row for name, row in rows.items() if name != "pixels"}
-    batch_size = min(linear.BATCH_SIZE, source.num_examples)
-    steps = epochs * data.steps_per_epoch(source, batch_size)
-    heads: dict[str, linear.Heads] = {}
-    for size, mine in _by_size(rows):
-        batches = _crops(config, source, size, batch_size, steps, 1, left_out)
-        with _progress(f"linear, {epochs} epochs", steps * batch_size) as progress:
-            for batch in batches:
-                for name, row in mine.items():
-                    found = row.embed(batch.examples[:, 0])
-                    if name not in heads:
-                        heads[name] = linear.init(found.shape[1], source.num_classes)
-                    heads[name] = linear.update(heads[name], found, batch.labels, total_steps=steps)
-                progress.update(batch_size)
-    return heads
-
-
 def views(
     rows: dict[str, Row],
     policy: image_augment.Policy,
@@ -204,20 +193,20 @@ def views(
         return jnp.clip(jnp.round(255 * seen), 0, 255).astype(jnp.uint8)
 
     found: dict[str, list[np.ndarray]] = {name: [] for name in rows}
-    for size, mine in _by_size(rows):
-        batches = _crops(config, source, size, batch_size, steps, label_free.VIEWS, left_out)
-        with _progress(f"{label_free.VIEWS} views", steps * batch_size) as progress:
+    for size, mine in by_size(rows):
+        batches = train_crops(config, source, size, batch_size, steps, label_free.VIEWS, left_out)
+        with progress(f"{label_free.VIEWS} views", steps * batch_size) as shown:
             for step, (crops, *_) in enumerate(batches):
                 pairs = crops.reshape(-1, 2, *crops.shape[2:])
                 seen = np.asarray(augment(step, pairs)).reshape(-1, *crops.shape[2:])
                 for name, row in mine.items():
                     embedded = row.embed(seen)
                     found[name].append(embedded.reshape(batch_size, label_free.VIEWS, -1))
-                progress.update(batch_size)
+                shown.update(batch_size)
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def _crops(
+def train_crops(
     config: ConfigDict,
     source: data.Source,
     size: int,
@@ -225,21 +214,23 @@ def _crops(
     steps: int,
     views: int,
     left_out: dict[str, None],
+    start_step: int = 0,
 ) -> Iterator[byol.Batch]:
-    """Batches of random crops and flips, as in the run, of this size."""
+    """Batches of random crops and flips, as in the run, of this size, up to step `steps`."""
     return data.train_batches(
         source,
         batch_size=batch_size,
         image_size=size,
         seed=config.seed,
         num_steps=steps,
+        start_step=start_step,
         crop=build.crop(config),
         views=views,
         on_decode_error=_skipping(config, left_out),
     )
 
 
-def _by_size(rows: dict[str, Row]) -> Iterator[tuple[int, dict[str, Row]]]:
+def by_size(rows: dict[str, Row]) -> Iterator[tuple[int, dict[str, Row]]]:
     """The image sizes, ascending, and the encoders that see images of each."""
     for size in sorted({row.view.image_size for row in rows.values()}):
         yield size, {name: row for name, row in rows.items() if row.view.image_size == size}
@@ -251,5 +242,6 @@ def _skipping(config: ConfigDict, left_out: dict[str, None]) -> Callable[[int, s
     return lambda _, message: left_out.setdefault(message)
 
 
-def _progress(name: str, images: int) -> tqdm.tqdm:
+def progress(name: str, images: int) -> tqdm.tqdm:
+    """A bar, in a terminal."""
     return tqdm.tqdm(desc=name, total=images, unit="image", unit_scale=True, disable=None)

@@ -12,7 +12,7 @@ byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=P
     knn         classes by a vote of the nearest training images
     linear      classes by a linear classifier, trained by SGD on random crops and flips: the
                 paper's linear evaluation. It takes as long as --linear_epochs passes of the encoder
-                over the training images; without the baseline of raw pixels
+                over the training images; the same command resumes it. Without raw pixels
     logistic    classes by logistic regression: the paper's transfer protocol
     probe       classes by the linear probe that the run trained along with the encoder
     dense       classes of pixels, by a linear classifier of maps of features: --data=folder:PATH
@@ -138,7 +138,7 @@ def main() -> None:
         sources = _open_sources(config)
     with_encoders = not {DENSE, FINETUNE}.isdisjoint(PROTOCOL.value)
     rows = encoders.of_run(trained, BASELINES.value, with_encoders=with_encoders)
-    rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
+    rows |= {path: encoders.of_path(path, config) for path in AGAINST.value}
     if DENSE in PROTOCOL.value:
         _dense(rows, config.data.channels, int(trained.state.step))
         return
@@ -216,10 +216,13 @@ def _run(
 ) -> None:
     """Evaluates features by each protocol; prints and writes each result."""
     import numpy as np
+    from etils import epath
 
     from byol_jax import data, evaluate
     from byol_jax.cli import encoders, tuning
+    from byol_jax.cli import heads as heads_lib
     from byol_jax.runs import paths
+    from byol_jax.train.signals import stop_requests
 
     counts = [
         source.num_examples if labels is None else len(labels)
@@ -245,6 +248,7 @@ def _run(
 
     for name in left_out:
         print(f"left out: {name}")
+    workdir = paths.path(CHECKPOINT.value) / "eval"
     # The others are done in minutes; linear and finetune may take a day.
     others = [name for name in PROTOCOL.value if name not in (LINEAR, FINETUNE)]
     test = splits[-1][0].copy() if LINEAR in PROTOCOL.value else {}
@@ -260,7 +264,12 @@ def _run(
         if reasons:
             _log(reasons)
         fitted, held_out = data.hold_out(sources[0])
-        heads = encoders.linear_heads(rows, config, fitted, LINEAR_EPOCHS.value, left_out)
+        with stop_requests() as stop:
+            heads = heads_lib.train(
+                rows, config, fitted, LINEAR_EPOCHS.value, left_out, workdir / "linear", stop, _log
+            )
+        if heads is None:
+            return
         mine = {name: rows[name] for name in heads}
         chosen_on, labels = encoders.features(mine, config, held_out, left_out)
         found = {
@@ -275,10 +284,12 @@ def _run(
             for name in heads
         }
         report(LINEAR, found)
+        epath.Path(workdir / "linear").rmtree()  # the checkpoints
     if FINETUNE in PROTOCOL.value:
-        workdir = paths.path(CHECKPOINT.value) / "eval" / FINETUNE
         folder = tuning.file_name(f"{sources[1].name}-step{int(trained.state.step)}")
-        found = tuning.run(_sweeps(rows, config, recipe, sources, left_out), workdir / folder, _log)
+        found = tuning.run(
+            _sweeps(rows, config, recipe, sources, left_out), workdir / FINETUNE / folder, _log
+        )
         if found is None:  # stopped by a signal
             return
         report(FINETUNE, found)

@@ -76,7 +76,7 @@ def main() -> None:
     config.data.on_decode_error = ON_DECODE_ERROR.value or config.data.on_decode_error
     fine_tunes = PROTOCOL.value == "finetune"
     rows = encoders.of_run(trained, BASELINES.value, with_encoders=fine_tunes)
-    rows |= {path: encoders.of_path(path, config.data.channels) for path in AGAINST.value}
+    rows |= {path: encoders.of_path(path, config) for path in AGAINST.value}
     results, missing = {}, {}
     step = int(trained.state.step)
     at_step = "" if STEP.value is None else f"-step{STEP.value}"

@@ -1,5 +1,6 @@
 """`byol-jax evaluate`: what it computes once, its baselines, its report and its errors."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -16,13 +17,14 @@ from tiny import tiny_config
 
 from byol_jax import byol, data, parallel
 from byol_jax.augment import image as image_augment
-from byol_jax.cli import encoders
+from byol_jax.cli import encoders, heads
 from byol_jax.errors import ConfigError, DataError, UserError
 from byol_jax.evaluate import knn, label_free
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.resolve import resolve
+from byol_jax.train import signals
 from byol_jax.train.finetune import tuner
 
 CLASSES = 3
@@ -85,8 +87,7 @@ def evaluate(command, trained, tmp_path, monkeypatch):
         before = written(tmp_path / "eval")
         command.main()
         new = [path for path, _ in written(tmp_path / "eval") - before]
-        if command.DRY_RUN.value:
-            assert not new
+        if not new:  # a dry run, or one that was stopped
             return None
         assert len(new) == len(command.PROTOCOL.value)
         return json.loads(max(new, key=lambda path: path.stat().st_mtime_ns).read_text())
@@ -151,6 +152,45 @@ def test_linear_trains_heads_of_all_encoders_and_writes_its_report(evaluate, cap
         assert set(found["validation_top1"]) == {"0.4", "0.3", "0.2", "0.1", "0.05"}
     out, _ = capsys.readouterr()
     assert out.index("knn on") < out.index("linear on")  # written before linear starts
+
+
+class Stopping:
+    """Requests a stop when it was asked so many times."""
+
+    def __init__(self, times):
+        self.left = times
+
+    @property
+    def requested(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_stopped_linear_resumes_and_ends_the_same(evaluate, monkeypatch, tmp_path, capsys):
+    arguments = ["--protocol=linear", "--linear_epochs=4"]
+    whole = evaluate(*arguments)
+    assert not (tmp_path / "eval" / "linear").exists()  # the checkpoints
+    with monkeypatch.context() as patched:
+        stopping = contextlib.nullcontext(Stopping(1))
+        patched.setattr(signals, "stop_requests", lambda: stopping)
+        assert evaluate(*arguments) is None
+    assert "Stopped and saved at step 2; the same command resumes." in capsys.readouterr().err
+    assert evaluate(*arguments) == whole
+    assert "linear: resumed at step 2." in capsys.readouterr().err
+
+
+def test_heads_of_other_weights_start_anew(trained, evaluate, tmp_path, capsys):
+    arguments = ["--protocol=linear", "--linear_epochs=2", "--baselines=none"]
+    whole = evaluate(*arguments)
+    run, learner, state = trained(16)
+    other = state._replace(online_params=jax.tree.map(lambda x: 2 * x, state.online_params))
+    rows = encoders.of_run(run_lib.Trained(run, learner, other), [])
+    config = run.config.copy_and_resolve_references()
+    fitted, _ = data.hold_out(inputs.open_split(config, "train"))
+    folder = tmp_path / "eval" / "linear"
+    assert heads.train(rows, config, fitted, 2, {}, folder, Stopping(0), print) is None
+    assert evaluate(*arguments) == whole
+    assert "starts from the beginning, as byol or the images" in capsys.readouterr().err
 
 
 def test_linear_is_the_same_again_and_with_fewer_encoders(evaluate):
