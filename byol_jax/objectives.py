@@ -177,6 +177,7 @@ def moco_v3(temperature: float = 0.2) -> Objective:
 
     def objective(online: Pair, target: Pair, axis_name: str | None):
         def one(prediction: jax.Array, key: jax.Array) -> jax.Array:
+            _is_itself(len(prediction), axis_name)  # refuses a batch of one, whose loss is 0
             query, key = l2_normalize(prediction), l2_normalize(key)
             logits = query @ _gather(key, axis_name).T / temperature
             own = jnp.sum(query * key, axis=1) / temperature

@@ -37,6 +37,7 @@ LONGEST = (
     "test_faults",
     "test_resume",
     "test_byol",
+    "test_variants",
 )
 # Only these look at the pictures of a run, which take a second of each.
 PICTURES = {"test_loop", "test_plots"}

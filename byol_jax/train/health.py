@@ -171,7 +171,8 @@ def advice(config: ConfigDict) -> str:
         steps.append("a target that is not drawn anew (config.target.rule=ema)")
     if target.rule == "ema":
         steps.append(
-            f"config.target.tau_base near .996, or .99 for short runs (here {target.tau_base:g})"
+            f"another config.target.tau_base (here {target.tau_base:g}; .996 in the paper, and in "
+            "a run of N steps at most 1 - 200 / N, or 1 - 400 / N where it rises to 1)"
         )
     rate = chosen.base_learning_rate
     steps.append(f"a lower config.optimizer.base_learning_rate (here {rate:g})")

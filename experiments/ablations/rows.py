@@ -55,12 +55,19 @@ SCHEDULES = (
 )
 OBJECTIVES = (
     *(
-        _row(name, what, f"objective.name={name}")
+        _row(
+            name.replace(":", "_"),
+            what,
+            f"objective.name={name.partition(':')[0]}",
+            *(f"objective.negative={negative}" for negative in name.split(":")[1:]),
+        )
         for name, what in {
             "byol_negatives": "BYOL with negatives",
             "info_nce": "InfoNCE (SimCLR)",
             "moco_v3": "MoCo v3",
             "triplet": "triplet, semi-hard",
+            "triplet:hardest": "triplet, hardest",
+            "triplet:all": "triplet, all",
             "simsiam": "SimSiam",
             "barlow_twins": "Barlow Twins",
             "vicreg": "VICReg",
@@ -171,9 +178,11 @@ def _encoders(size: int) -> tuple[Row, ...]:
             "encoder.stage_channels=48,96",
         ),
         _row("convnet", "three convolutions, a dense layer", "encoder.name=convnet"),
+        _row("own", "a module of one's own: strided convolutions", f"encoder.name={STRIDED}"),
     )
 
 
+STRIDED = "experiments.ablations.own_encoder:Strided"
 POSTERIZE = "experiments.ablations.posterize:posterize"
 # What the views of the recipes do.
 CIFAR10 = ("crop", "flip", "jitter", "gray", "solarize")

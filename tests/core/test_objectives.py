@@ -187,16 +187,17 @@ def test_one_device_equals_four(arrays, name, chosen):
         (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(a)
         return loss, metrics, gradients
 
-    arrays = {key: np.float32(x) for key, x in arrays.items()}
+    rows = 4 if name == "triplet" else ROWS  # one on each device
+    arrays = {key: np.float32(x[:rows]) for key, x in arrays.items()}
     loss, metrics, gradients = jax.jit(partial(values, None))(arrays)
-    split = {key: x.reshape(4, 2, SIZE) for key, x in arrays.items()}
+    split = {key: x.reshape(4, -1, SIZE) for key, x in arrays.items()}
     losses, shared, parts = jax.pmap(partial(values, parallel.AXIS), axis_name=parallel.AXIS)(split)
     np.testing.assert_allclose(np.mean(losses), loss, rtol=1e-5, atol=1e-6)
     for key, value in metrics.items():
         np.testing.assert_allclose(np.mean(shared[key]), value, rtol=1e-5, atol=1e-6, err_msg=key)
     for key, want in gradients.items():
         # Each replica's loss is the mean of its rows, or that of all: `update` averages gradients.
-        got = np.asarray(parts[key]).reshape(ROWS, SIZE) / 4
+        got = np.asarray(parts[key]).reshape(rows, SIZE) / 4
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-6, err_msg=key)
 
 
@@ -355,7 +356,33 @@ def test_wrong_settings_are_refused_by_name(name, chosen, message):
         objectives.make_objective(name, **chosen)
 
 
-@pytest.mark.parametrize("name", ["triplet", "byol_negatives"])
+def test_a_hinge_that_is_always_open_is_byol_and_a_mean(arrays):
+    """With a margin of 4, as distances lie within 0..4."""
+    found, _ = compute(objectives.triplet(4.0, "all"), arrays)
+    others = 0
+    for q, t in (("q1", "t2"), ("q2", "t1")):
+        distances = 2 - 2 * unit(arrays[q]) @ unit(arrays[t]).T
+        others += (distances.sum() - np.trace(distances)) / (ROWS * (ROWS - 1))
+    np.testing.assert_allclose(found, 8 + byol(arrays) - others, rtol=1e-6)
+
+
+def test_the_invariance_of_vicreg_is_byol_without_predictor_and_target(arrays):
+    z1, z2 = unit(arrays["z1"]), unit(arrays["z2"])
+    found, _ = compute(objectives.vicreg(1.0, 0.0, 0.0), arrays | {"z1": z1, "z2": z2})
+    same = byol({"q1": z1, "t2": z2, "q2": z2, "t1": z1})
+    np.testing.assert_allclose(2 * SIZE * found, same, rtol=1e-5)
+
+
+def test_of_standardised_views_vicreg_and_barlow_twins_have_the_same_covariances(arrays):
+    z = arrays["z1"] - arrays["z1"].mean(axis=0)
+    both = dict.fromkeys(("z1", "z2"), z / z.std(axis=0))
+    covariance, _ = compute(objectives.vicreg(0.0, 0.0, 1.0), arrays | both)
+    twins, _ = compute(objectives.barlow_twins(0.01), arrays | both)
+    unbiased = (ROWS / (ROWS - 1)) ** 2
+    np.testing.assert_allclose(covariance, 2 * unbiased / SIZE * twins / 0.01, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["triplet", "byol_negatives", "moco_v3"])
 def test_one_example_has_nothing_to_compare_with(arrays, name):
     one = {key: x[:1] for key, x in arrays.items()}
     with pytest.raises(ValueError, match=r"compares examples .* has one"):

@@ -129,9 +129,14 @@ def test_a_run_of_the_command_has_it(folder, tmp_path):
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["config"]["augment"]["function"] == "own_views:half"
 
+    state = run_lib.restore(tmp_path / "run").state
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
     again = pretrain(tmp_path / "run", "own_views:half")
     assert again.returncode == 0 and "step 2/2" in again.stdout, again.stderr
+    for a, b in zip(
+        *map(jax.tree.leaves, (state, run_lib.restore(tmp_path / "run").state)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
     wrong = pretrain(tmp_path / "wrong", "own_views:rows")
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
     assert wrong.stderr.startswith("error: config.augment.function=own_views:rows must return")

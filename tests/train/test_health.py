@@ -123,8 +123,8 @@ def test_monitor_calls_nan_divergence():
 @pytest.mark.parametrize(
     ("settings", "first"),
     [
-        ({}, "config.target.tau_base near .996, or .99 for short runs (here 0.996), "),
-        ({"heads__predictor_layers": 0}, "a predictor (config.heads.predictor_layers=2), config.t"),
+        ({}, "another config.target.tau_base (here 0.996; .996 in the paper, and in a run of N"),
+        ({"heads__predictor_layers": 0}, "a predictor (config.heads.predictor_layers=2), another "),
         ({"target__rule": "none"}, "a target network (config.target.rule=ema), a lower"),
         ({"target__rule": "redraw"}, "a target that is not drawn anew (config.target.rule=ema), a"),
         *(

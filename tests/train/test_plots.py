@@ -56,6 +56,7 @@ def test_local_views_are_drawn_below_the_others(monkeypatch, tmp_path):
     config.crop.local_views, config.crop.local_size = 2, 8
     for view in (config.views.view1, config.views.view2):
         view.gray_prob = view.solarize_prob = 0.0
+    config.views.view1.vertical_flip_prob = 1.0  # of the local views too
     config, _ = resolve(config)
     learner = build.make_learner(config, lambda step: 0.1, 6, None, parallel.AXIS)
     rng = np.random.default_rng(0)
@@ -69,9 +70,12 @@ def test_local_views_are_drawn_below_the_others(monkeypatch, tmp_path):
     plots.first_views(tmp_path, learner, state, on_devices)
     assert list(drawn) == ["crop 1", "view 1", "crop 2", "view 2", "local 1", "local 2"]
     few = parallel.first_rows(on_devices, plots.VIEWS).examples  # nothing changes their pixels
+    flipped = few["global"][:, 0, ::-1] / 255
+    np.testing.assert_allclose(drawn["view 1"], flipped, atol=1e-6)
+    np.testing.assert_allclose(drawn["view 2"], few["global"][:, 1] / 255, atol=1e-6)
     for i in (0, 1):
-        np.testing.assert_allclose(drawn[f"view {i + 1}"], few["global"][:, i] / 255, atol=1e-6)
-        np.testing.assert_allclose(drawn[f"local {i + 1}"], few["local"][:, i] / 255, atol=1e-6)
+        flipped = few["local"][:, i, ::-1] / 255
+        np.testing.assert_allclose(drawn[f"local {i + 1}"], flipped, atol=1e-6)
 
 
 def test_curves_of_the_metrics_present(tmp_path):

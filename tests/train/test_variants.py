@@ -1,4 +1,4 @@
-"""Every objective and every target trains, resumes to the bit, and exports."""
+"""Every objective, target, encoder and view trains, resumes to the bit, and exports."""
 
 import shutil
 
@@ -15,14 +15,36 @@ from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
 from byol_jax.train import loop
 
+NO_CONVNET = {"encoder.channels": None, "encoder.features": None}
+OFF_BY_DEFAULT = {  # views
+    **dict.fromkeys(("vertical_flip_prob", "quarter_turn_prob", "rotation_prob"), 0.5),
+    **{"noise_prob": 0.5, "erase_prob": 0.5, "pad": 2, "mask_share": 0.3},
+}
 VARIANTS = {
     **{name: {"objective.name": name} for name in objectives.OBJECTIVES if name != "byol"},
-    "copy": {"target.rule": "copy", "target.every_steps": 2},
-    "redraw": {"target.rule": "redraw", "target.every_steps": 2},
+    "triplet": {"objective.name": "triplet", "batch_size": 4},  # one row on each device
+    "copy": {
+        **{"target.rule": "copy", "target.every_steps": 2, "encoder.name": "convnext_t"},
+        **NO_CONVNET,
+        **{"encoder.stage_sizes": (1, 1), "encoder.stage_channels": (4, 6)},
+        **{"encoder.drop_path": 0.5},
+    },
+    "redraw": {
+        **{"target.rule": "redraw", "target.every_steps": 2, "encoder.name": "vit_ti"},
+        **NO_CONVNET,
+        **{"encoder.width": 8, "encoder.heads": 1, "encoder.depth": 2, "encoder.patch_size": 4},
+        **{"encoder.positions": "learned", "encoder.pool": "mean", "encoder.drop_path": 0.5},
+        **{"encoder.freeze_patch_embedding": True},
+    },
+    "views": {
+        **{f"views.view{i}.{key}": value for i in (1, 2) for key, value in OFF_BY_DEFAULT.items()},
+        **{"target.tau_schedule": "constant"},
+    },
     "frozen": {"target.rule": "frozen"},
     "no target": {"target.rule": "none"},
     "multi_crop": {  # an encoder that takes images of any size
-        **{"encoder.name": "vit_ti", "encoder.channels": None, "encoder.features": None},
+        **{"encoder.name": "vit_ti"},
+        **NO_CONVNET,
         **{"encoder.width": 8, "encoder.heads": 1, "encoder.depth": 1, "encoder.patch_size": 4},
         **{"crop.local_views": 1, "crop.local_size": 8},
     },
@@ -43,23 +65,23 @@ def variant(**settings):
     return config
 
 
-def leaves(workdir):
-    return [np.asarray(x) for x in jax.tree.leaves(run_lib.restore(workdir).state)]
+def check_resume(config, run, killed):
+    """Continues a copy of a run of four steps from step 2, and compares the ends."""
+    shutil.copytree(run, killed)
+    for step in (3, 4):  # as after a kill at step 3, before it was saved
+        shutil.rmtree(killed / "checkpoints" / str(step))
+    assert loop.train(config, killed)
+    want, found = (jax.tree.leaves(run_lib.restore(workdir).state) for workdir in (run, killed))
+    for a, b in zip(found, want, strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_trains_resumes_and_exports(name, tmp_path):
     config = variant(**VARIANTS[name])
     assert loop.train(config, tmp_path / "run")
-    # As after a kill at step 3, before it was saved.
-    shutil.copytree(tmp_path / "run", tmp_path / "killed")
-    for step in (3, 4):
-        shutil.rmtree(tmp_path / "killed" / "checkpoints" / str(step))
-    assert loop.train(config, tmp_path / "killed")
-    want = leaves(tmp_path / "run")
-    assert all(np.isfinite(x).all() for x in want)
-    for a, b in zip(leaves(tmp_path / "killed"), want, strict=True):
-        np.testing.assert_array_equal(a, b)
+    check_resume(config, tmp_path / "run", tmp_path / "killed")
     model = byol_jax.load(tmp_path / "run")
     encoder_lib.save(model, tmp_path / "export")
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), np.uint8)
@@ -79,6 +101,7 @@ def test_a_teacher_of_another_architecture(tmp_path):
     other = {"name": "resnet8"} | shape
     config = variant(**init, **{f"target.encoder.{key}": value for key, value in other.items()})
     assert loop.train(config, tmp_path / "student")
+    check_resume(config, tmp_path / "student", tmp_path / "killed")
     trained = run_lib.restore(tmp_path / "student")
     assert isinstance(trained.learner.target.encoder, models.ResNet)
     assert isinstance(trained.learner.online.encoder, models.ConvNet)
