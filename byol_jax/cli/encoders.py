@@ -16,7 +16,7 @@ import tqdm
 from ml_collections import ConfigDict
 
 import byol_jax
-from byol_jax import backend, byol, data, evaluate, models, parallel
+from byol_jax import byol, data, evaluate, parallel
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, DataError, UserError
 from byol_jax.evaluate import label_free
@@ -33,16 +33,11 @@ class Row(NamedTuple):
 
     embed: Callable[[np.ndarray], np.ndarray]  # uint8 (n, size, size, channels) -> float32 (n, d)
     view: data.CentralView  # what it sees of an image
-    encoder: encoder_lib.Encoder | None = None  # for maps and fine-tuning; pixels have none
+    encoder: encoder_lib.Encoder | None = None  # raw pixels have none
 
 
-def of_run(
-    trained: run_lib.Trained, baselines: list[str], *, with_encoders: bool = False
-) -> dict[str, Row]:
-    """The run's encoder, "byol", and baselines: "random", the same with other weights; "pixels".
-
-    With `with_encoders` the first two have an `encoder`, and keep their state in memory.
-    """
+def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
+    """The run's encoder, "byol", and baselines: "random", the same with other weights; "pixels"."""
     config = trained.run.config
     embed_with = parallel.embedder(trained.learner)
     batch_size = inputs.eval_batch_size(config)
@@ -50,7 +45,7 @@ def of_run(
 
     def row(state: byol.State) -> Row:
         embed = embed_with(state)  # sends the state to the devices: once, not for every batch
-        encoder = encoder_lib.Model(trained._replace(state=state)) if with_encoders else None
+        encoder = encoder_lib.Model(trained._replace(state=state))
         return Row(lambda images: embed(images, batch_size), view, encoder)
 
     rows = {"byol": row(trained.state)}
@@ -84,11 +79,7 @@ def of_path(path: str, config: ConfigDict) -> Row:
 
 
 def _embed(encoder: encoder_lib.Encoder, variables: dict[str, Any], images: jax.Array) -> jax.Array:
-    training = encoder.config["training"].get("config") or {}
-    wanted = training.get("cpu_convolution", backend.AUTO)
-    chosen = backend.choose_convolution(wanted, dtype=encoder.config["dtype"])
-    module = models.with_fields(encoder.module, convolution=chosen.function)
-    return encoder.output_fn(module)(variables, images)
+    return encoder.output_fn(encoder.fast_module())(variables, images)
 
 
 def _all(variables: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
     [--train_split=NAME] [--test_split=NAME] [--on_decode_error=error|skip] [--cpu_devices=N] \
     [--linear_epochs=80] [--finetune_learning_rates=RATE,...] [--finetune_epochs=NUMBER,...] \
     [--finetune_weight_decays=DECAY,...] [--finetune_batch_size=NUMBER] \
-    [--features_dir=DIR] [--features_dtype=float32|bfloat16] [--dry_run] [--import=MODULE]
+    [--features_dir=DIR] [--features_dtype=float32|bfloat16] [--dry_run] \
+    [--stopped_exit_code=0] [--import=MODULE]
 byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=PATH \
     [--train_split=train] [--test_split=test] [--unlabelled=255] [--dense_size=N]
 
@@ -17,9 +18,10 @@ byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=P
     probe       classes by the linear probe that the run trained along with the encoder
     dense       classes of pixels, by a linear classifier of maps of features: --data=folder:PATH
                 with PATH/SPLIT/NAME.jpg, and --masks=PATH2 with PATH2/SPLIT/NAME.png; alone
-    finetune    classes by the encoder with a linear classifier, all trained on all labels, from
-                each of five learning rates and for 30 and 50 epochs; the best is in
-                DIR/eval/finetune. The same command resumes. `byol-jax finetune` does more
+    finetune    classes by the encoder and a linear classifier, both trained on the labels: with
+                each of five learning rates for 30 and 50 epochs, of which held-out training images
+                choose. The same command resumes. The table's JSON names the folder of the
+                classifier, which `byol_jax.load` opens. `byol-jax finetune` does more
     few_shot    classes from 1, 2, 5, 10 and 25 images of each
     cluster     classes against clusters that are found without labels
     retrieval   whether the nearest test images are of the same class
@@ -32,14 +34,13 @@ trained at: runs, exports, and files of torchvision's ResNets or timm's ViTs and
 (.safetensors, .pth; ImageNet's mean and std). All protocols and encoders share one pass over the
 images. Host memory holds the features of all encoders (4 bytes a number), or files in
 --features_dir do (2 with --features_dtype=bfloat16); and memory two more copies of one while it is
-evaluated. --dry_run prints how long and how large they would be.
+evaluated, or three of bfloat16. --dry_run prints how long and how large they would be.
 
 Writes DIR/eval/NAME.json for each protocol. With another step or other data than the run's, the
 file's name includes them; it ends in -skip if images were left out.
 """
 
 import contextlib
-import functools
 import json
 import sys
 import tempfile
@@ -96,13 +97,14 @@ DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print how long and how large the features would be, from a few batches."
 )
 ON_DECODE_ERROR = shared_flags.define_on_decode_error()
+STOPPED = shared_flags.define_stopped_exit_code()
 CPU_DEVICES = shared_flags.define_cpu_devices()
 IMPORT = import_flag.define()
 flags.mark_flags_as_required(["checkpoint", "protocol"])
 
 
-def main() -> None:
-    """Evaluates as the flags say."""
+def main() -> int:
+    """Evaluates as the flags say; returns the exit code."""
     from byol_jax import evaluate
 
     known = [*evaluate.PROTOCOLS, *OTHERS]
@@ -121,6 +123,7 @@ def main() -> None:
         raise ConfigError(
             "--features_dtype=bfloat16 is of files: name a folder for them with --features_dir."
         )
+    shared_flags.check_tried(PROTOCOL.value, TRIED)
     if DENSE in PROTOCOL.value:
         _check_dense()
     shared_flags.use_cpu_devices(CPU_DEVICES)
@@ -129,33 +132,29 @@ def main() -> None:
     from byol_jax.cli import encoders
     from byol_jax.runs import paths
     from byol_jax.runs import run as run_lib
-    from byol_jax.train.finetune.choices import SEMI_SUPERVISED
 
-    recipe = shared_flags.recipe(SEMI_SUPERVISED, TRIED)
     trained = run_lib.restore(paths.path(CHECKPOINT.value), STEP.value)
     config = trained.run.config.copy_and_resolve_references()
     if DENSE not in PROTOCOL.value:
         sources = _open_sources(config)
-    with_encoders = not {DENSE, FINETUNE}.isdisjoint(PROTOCOL.value)
-    rows = encoders.of_run(trained, BASELINES.value, with_encoders=with_encoders)
+    rows = encoders.of_run(trained, BASELINES.value)
     rows |= {path: encoders.of_path(path, config) for path in AGAINST.value}
     if DENSE in PROTOCOL.value:
         _dense(rows, config.data.channels, int(trained.state.step))
-        return
+        return 0
+    left_out: dict[str, None] = {}
+    parts, sweeps = _prepare(rows, config, sources, left_out)
     _log(f"computed by {run_lib.describe(run_lib.computed_by(config))}")
     if DRY_RUN.value:
         rate, sizes = encoders.estimate(rows, config, sources[0])
-        for line in _estimate(rate, sizes, [source.num_examples for source in sources]):
+        images = sum(sweep.images for sweep in sweeps.values())
+        for line in _estimate(rate, sizes, [source.num_examples for source in sources], images):
             print(line)
-        if FINETUNE in PROTOCOL.value:
-            found = _sweeps(rows, config, recipe, sources, {}).values()
-            print(f"{FINETUNE}: {sum(sweep.images for sweep in found)} images in all updates")
-        return
-    left_out: dict[str, None] = {}
+        return 0
     with _features_dir() as directory:
         frozen = set(PROTOCOL.value) - {FINETUNE}
-        # Of training images, linear and probe read no features.
-        are_read = (not frozen <= {LINEAR, PROBE}, bool(frozen))
+        # Of training images, linear and probe read no features; of test images, label_free.
+        are_read = (not frozen <= {LINEAR, PROBE}, not frozen <= {LABEL_FREE})
         if frozen:
             _log_sizes(rows)
         splits = [
@@ -164,7 +163,29 @@ def main() -> None:
             else (dict.fromkeys(rows), None)
             for source, is_read in zip(sources, are_read, strict=False)
         ]
-        _run(trained, config, recipe, sources, rows, splits, left_out)
+        return _run(trained, config, sources, rows, splits, parts, sweeps, left_out)
+
+
+def _prepare(
+    rows: dict[str, Any], config: Any, sources: list[Any], left_out: dict[str, None]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The parts of the training images to fit on and to choose on, and what finetune trains.
+
+    Both are empty where nothing needs them. Raises UserError before anything is computed.
+    """
+    from byol_jax import data
+    from byol_jax.cli import finetune_rows
+    from byol_jax.runs import build
+    from byol_jax.train.finetune.choices import SEMI_SUPERVISED
+
+    if {LINEAR, FINETUNE}.isdisjoint(PROTOCOL.value):
+        return [], {}
+    parts = data.hold_out(sources[0])
+    if FINETUNE not in PROTOCOL.value:
+        return parts, {}
+    recipe = shared_flags.recipe(SEMI_SUPERVISED, TRIED)
+    skipped = left_out.setdefault if config.data.on_decode_error == "skip" else None
+    return parts, finetune_rows.sweeps(rows, recipe, parts, *sources, build.crop(config), skipped)
 
 
 def _log_sizes(rows: dict[str, Any]) -> None:
@@ -173,18 +194,28 @@ def _log_sizes(rows: dict[str, Any]) -> None:
         _log(f"computing features of {', '.join(names)} at {size} pixels")
 
 
-def _estimate(rate: float, sizes: dict[str, int], examples: list[int]) -> list[str]:
-    """Lines about time and memory, from images per second and the size of features."""
-    minutes, total = sum(examples) / rate / 60, 4 * sum(examples) * sum(sizes.values()) / 1e9
-    largest = 4 * sum(examples) * max(sizes.values()) / 1e9
-    lines = [
-        f"{sum(examples)} images at {rate:.0f} images/s: {minutes:.1f} minutes for the features",
-        f"features: {total:.2f} GB, and {2 * largest:.2f} GB in memory for two copies of the "
-        "largest while it is evaluated",
-    ]
+def _estimate(rate: float, sizes: dict[str, int], examples: list[int], images: int) -> list[str]:
+    """Lines about time and memory, from images per second and the size of features.
+
+    `images` are those of all updates of finetune, each of which counts as three passes.
+    """
+    lines = []
+    if set(PROTOCOL.value) != {FINETUNE}:
+        width = {"float32": 4, "bfloat16": 2}[FEATURES_DTYPE.value]  # bytes
+        total = sum(examples) * sum(sizes.values()) * width / 1e9
+        largest = sum(examples) * max(sizes.values()) * 4 / 1e9
+        lines += [
+            f"{sum(examples)} images at {rate:.0f} images/s: {sum(examples) / rate / 60:.1f} "
+            "minutes for the features",
+            f"features: {total:.2f} GB, and {8 / width * largest:.2f} GB in memory for copies of "
+            "the largest while it is evaluated",
+        ]
     if LINEAR in PROTOCOL.value:
         hours = LINEAR_EPOCHS.value * examples[0] / rate / 3600
         lines.append(f"{LINEAR}, {LINEAR_EPOCHS.value} epochs: {hours:.2f} hours")
+    if FINETUNE in PROTOCOL.value:
+        hours = 3 * images / (rate * len(sizes)) / 3600
+        lines.append(f"{FINETUNE}, {images} images in all updates: about {hours:.2f} hours")
     return lines
 
 
@@ -208,31 +239,31 @@ def _features_dir() -> Iterator[Any]:
 def _run(
     trained: Any,
     config: Any,
-    recipe: Any,
     sources: list[Any],
     rows: dict[str, Any],
     splits: list[tuple[dict[str, Any], Any]],
+    parts: list[Any],
+    sweeps: dict[str, Any],
     left_out: dict[str, None],
-) -> None:
-    """Evaluates features by each protocol; prints and writes each result."""
-    import numpy as np
+) -> int:
+    """Evaluates by each protocol; prints and writes each result; returns the exit code."""
     from etils import epath
 
-    from byol_jax import data, evaluate
-    from byol_jax.cli import encoders, tuning
-    from byol_jax.cli import heads as heads_lib
+    from byol_jax import evaluate
+    from byol_jax.cli import encoders, finetune_rows, linear_rows
     from byol_jax.runs import paths
-    from byol_jax.train.signals import stop_requests
+    from byol_jax.train import signals
 
     counts = [
         source.num_examples if labels is None else len(labels)
         for source, (_, labels) in zip(sources, splits, strict=True)
     ]
+    step = int(trained.state.step)
 
     def report(protocol: str, found: dict[str, dict[str, Any]]) -> None:
         """Prints the table of a protocol and writes its file."""
-        step = int(trained.state.step)
-        record = {"protocol": protocol, "step": step, "left_out": list(left_out)}
+        messages = dict.fromkeys(text for row in found.values() for text in row.pop("left_out", []))
+        record = {"protocol": protocol, "step": step, "left_out": list(left_out | messages)}
         record |= {"train_data": sources[0].name, "train_examples": counts[0]}
         evaluated = 0
         if protocol != LABEL_FREE:
@@ -248,7 +279,6 @@ def _run(
 
     for name in left_out:
         print(f"left out: {name}")
-    workdir = paths.path(CHECKPOINT.value) / "eval"
     # The others are done in minutes; linear and finetune may take a day.
     others = [name for name in PROTOCOL.value if name not in (LINEAR, FINETUNE)]
     test = splits[-1][0].copy() if LINEAR in PROTOCOL.value else {}
@@ -258,58 +288,44 @@ def _run(
     results, failed = _evaluate(others, list(rows), splits, views, sources[0], trained)
     for protocol, found in results.items():
         report(protocol, found)
-    lines = (f"{protocol} cannot be computed: {error}" for protocol, error in failed.items())
-    reasons = " ".join(lines)
-    if LINEAR in PROTOCOL.value:
-        if reasons:
-            _log(reasons)
-        fitted, held_out = data.hold_out(sources[0])
-        with stop_requests() as stop:
-            heads = heads_lib.train(
-                rows, config, fitted, LINEAR_EPOCHS.value, left_out, workdir / "linear", stop, _log
+    reasons = [f"{protocol} cannot be computed: {error}" for protocol, error in failed.items()]
+    if not parts:
+        _raise(reasons)
+        return 0
+    for reason in reasons:
+        _log(reason)
+    workdir, folders = paths.path(CHECKPOINT.value) / "eval", []
+    with signals.stop_requests() as stop:
+        if LINEAR in PROTOCOL.value:
+            trained_heads = linear_rows.train(
+                *(rows, config, parts[0], LINEAR_EPOCHS.value, left_out, workdir / LINEAR),
+                *(stop, _log),
             )
-        if heads is None:
-            return
-        mine = {name: rows[name] for name in heads}
-        chosen_on, labels = encoders.features(mine, config, held_out, left_out)
-        found = {
-            name: evaluate.linear.evaluate(
-                heads[name],
-                chosen_on[name],
-                labels,
-                np.asarray(test[name], np.float32),
-                splits[1][1],
-                num_classes=held_out.num_classes,
-            )
-            for name in heads
-        }
-        report(LINEAR, found)
-        epath.Path(workdir / "linear").rmtree()  # the checkpoints
-    if FINETUNE in PROTOCOL.value:
-        folder = tuning.file_name(f"{sources[1].name}-step{int(trained.state.step)}")
-        found = tuning.run(
-            _sweeps(rows, config, recipe, sources, left_out), workdir / FINETUNE / folder, _log
-        )
-        if found is None:  # stopped by a signal
-            return
-        report(FINETUNE, found)
+            if trained_heads is None:
+                return STOPPED.value
+            heads, folders = trained_heads
+            mine = {name: rows[name] for name in heads}
+            held_out = encoders.features(mine, config, parts[1], left_out)
+            found = linear_rows.classify(heads, held_out, (test, splits[1][1]), sources[0])
+            report(LINEAR, found)
+        if FINETUNE in PROTOCOL.value:
+            outcome = finetune_rows.run(sweeps, workdir / FINETUNE, stop, _log)
+            if outcome is None:
+                return STOPPED.value
+            found, errors = outcome
+            if found:
+                report(FINETUNE, found)
+            reasons += [f"{FINETUNE} of {name}: {error}" for name, error in errors.items()]
+    for folder in folders:  # the checkpoints of heads: now nothing has to resume
+        epath.Path(folder).rmtree()
+    _raise(reasons)
+    return 0
+
+
+def _raise(reasons: list[str]) -> None:
+    """Raises DataError if there are any."""
     if reasons:
-        raise DataError(reasons)
-
-
-def _sweeps(
-    rows: dict[str, Any],
-    config: Any,
-    recipe: Any,
-    sources: list[Any],
-    left_out: dict[str, None],
-) -> dict[str, Any]:
-    """What finetune trains, by encoder."""
-    from byol_jax.cli import tuning
-    from byol_jax.runs import build
-
-    skipped = left_out.setdefault if config.data.on_decode_error == "skip" else None
-    return tuning.sweeps(rows, recipe, *sources, build.crop(config), skipped)
+        raise DataError(" ".join(reasons))
 
 
 def _check_dense() -> None:
@@ -331,35 +347,23 @@ def _check_dense() -> None:
 def _dense(rows: dict[str, Any], channels: int, step: int) -> None:
     """Evaluates a linear segmentation of the rows that have maps."""
     from byol_jax import evaluate
-    from byol_jax.data.masks import open_masked
+    from byol_jax.cli import dense_rows
 
-    found = {}
     splits = TRAIN_SPLIT.value or "train", TEST_SPLIT.value or "test"
-
-    @functools.cache  # encoders of one image size share the images
-    def masked(split: str, size: int) -> Any:
-        return open_masked(
-            DATA.value.removeprefix("folder:"),
-            MASKS.value,
-            split,
-            size=size,
-            channels=channels,
-            unlabelled=[int(text) for text in UNLABELLED.value],
-        )
-
-    for name, row in rows.items():
-        if row.encoder is None:
-            continue
-        parts = []
-        for split in splits:
-            images, masks = masked(split, DENSE_SIZE.value or row.view.image_size)
-            parts += [row.encoder.embed_dense(images), masks]
-        _log(f"{DENSE}: {parts[0].shape} and {parts[2].shape} maps of {name}")
-        found[name] = evaluate.dense(*parts)
+    found, counts = dense_rows.segment(
+        rows,
+        DATA.value.removeprefix("folder:"),
+        MASKS.value,
+        splits,
+        channels=channels,
+        unlabelled=[int(text) for text in UNLABELLED.value],
+        size=DENSE_SIZE.value,
+        log=_log,
+    )
     record = {"protocol": DENSE, "step": step, "left_out": [], "details": found}
-    record |= {"data": DATA.value, "masks": MASKS.value, "train_examples": len(parts[1])}
-    record |= {"test_examples": len(parts[3]), "splits": splits, "size": DENSE_SIZE.value}
-    print(f"{DENSE} on {DATA.value}/{splits[1]}: {len(parts[3])} images, step {step}")
+    record |= {"data": DATA.value, "masks": MASKS.value, "train_examples": counts[0]}
+    record |= {"test_examples": counts[1], "splits": splits, "size": DENSE_SIZE.value}
+    print(f"{DENSE} on {DATA.value}/{splits[1]}: {counts[1]} images, step {step}")
     for line in evaluate.table(found):
         print(line)
     size = f"{DENSE_SIZE.value}pixels" if DENSE_SIZE.value else ""
@@ -426,7 +430,6 @@ def _probe(trained: Any, source: Any) -> tuple[Any, Any]:
 
 def _write(report: dict[str, Any], data: str) -> Any:
     """Writes a report on data of this name; returns its path."""
-    from byol_jax.cli import tuning
     from byol_jax.runs import paths
 
     # Another checkpoint or other data must not overwrite the run's own result.
@@ -435,9 +438,12 @@ def _write(report: dict[str, Any], data: str) -> Any:
         name += f"-step{STEP.value}"
     if report["protocol"] == LINEAR and LINEAR_EPOCHS.value != LINEAR_EPOCHS.default:
         name += f"-{LINEAR_EPOCHS.value}epochs"
+    if report["protocol"] == FINETUNE:
+        given = {key: holder.value for key, holder in TRIED.items() if holder.value}
+        name += "".join(f"-{paths.file_name(f'{key}{value}')}" for key, value in given.items())
     if any(flag.value for flag in (DATA, DATA_DIR, TRAIN_SPLIT, TEST_SPLIT)):
         parts = "-".join(filter(None, (DATA_DIR.value, TRAIN_SPLIT.value, data)))
-        name += "-" + tuning.file_name(parts)
+        name += "-" + paths.file_name(parts)
     if report["left_out"]:
         name += "-skip"
     path = paths.path(CHECKPOINT.value) / "eval" / f"{name}.json"

@@ -63,13 +63,7 @@ ON_DECODE_ERROR = flags.DEFINE_enum(
     ["error", "skip"],
     "What to do about images that cannot be decoded: stop, or leave them out.",
 )
-STOPPED = flags.DEFINE_integer(
-    "stopped_exit_code",
-    0,
-    "Exit code after a stop by a signal, for schedulers that restart a job on a certain code.",
-    lower_bound=0,
-    upper_bound=255,
-)
+STOPPED = shared_flags.define_stopped_exit_code()
 FROM_SCRATCH = flags.DEFINE_bool(
     "from_scratch", False, "Start from random weights, to see what pre-training was worth."
 )

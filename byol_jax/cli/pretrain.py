@@ -12,7 +12,7 @@ import contextlib
 
 from absl import flags
 
-from byol_jax.cli import app, config_flag, import_flag
+from byol_jax.cli import app, config_flag, import_flag, shared_flags
 
 CONFIG = config_flag.define()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, for everything it writes.")
@@ -21,13 +21,7 @@ ADDRESS = flags.DEFINE_string(
 )
 PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
 PROCESS = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
-STOPPED = flags.DEFINE_integer(
-    "stopped_exit_code",
-    0,
-    "Exit code after a stop by a signal, for schedulers that restart a job on a certain code.",
-    lower_bound=0,
-    upper_bound=255,
-)
+STOPPED = shared_flags.define_stopped_exit_code()
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
     None,

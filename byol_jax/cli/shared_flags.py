@@ -56,7 +56,7 @@ def define_on_decode_error() -> flags.FlagHolder:
 
 def define_tried(prefix: str = "") -> dict[str, flags.FlagHolder]:
     """Defines the flags of what fine-tuning tries, by the field of a `Recipe`."""
-    default = "; the recipe's by default."
+    default = "; by default as in the paper."
     return {
         "learning_rates": flags.DEFINE_list(
             f"{prefix}learning_rates", [], f"For batches of 256; each is tried{default}"
@@ -65,7 +65,9 @@ def define_tried(prefix: str = "") -> dict[str, flags.FlagHolder]:
             f"{prefix}epochs", [], f"Lengths of training; each is tried{default}"
         ),
         "weight_decays": flags.DEFINE_list(
-            f"{prefix}weight_decays", [], f"Weight decays; each is tried{default}"
+            f"{prefix}weight_decays",
+            [],
+            f"Each is tried; of transfer, after a division by the learning rate{default}",
         ),
         "batch_size": flags.DEFINE_integer(
             f"{prefix}batch_size", None, f"Images of an update, at most{default}", lower_bound=2
@@ -88,3 +90,21 @@ def recipe(of_paper: "Recipe", tried: dict[str, flags.FlagHolder]) -> "Recipe":
             ) from None
     given["batch_size"] = tried["batch_size"].value
     return of_paper._replace(**{field: value for field, value in given.items() if value})
+
+
+def check_tried(protocols: list[str], tried: dict[str, flags.FlagHolder]) -> None:
+    """Raises ConfigError if a flag of `define_tried` is given, and fine-tuning is no protocol."""
+    for holder in tried.values():
+        if holder.value and "finetune" not in protocols:
+            raise ConfigError(f"--{holder.name} is for --protocol=finetune: leave it out.")
+
+
+def define_stopped_exit_code() -> flags.FlagHolder:
+    """Defines --stopped_exit_code of a command that a signal stops and that resumes."""
+    return flags.DEFINE_integer(
+        "stopped_exit_code",
+        0,
+        "Exit code after a stop by a signal, for schedulers that restart a job on a certain code.",
+        lower_bound=0,
+        upper_bound=255,
+    )

@@ -5,7 +5,7 @@ byol-jax transfer --checkpoint=DIR [--protocol=logistic|finetune] [--step=N] \
     [--baselines=random,pixels|none] [--on_decode_error=error|skip] \
     [--finetune_learning_rates=RATE,...] [--finetune_epochs=NUMBER,...] \
     [--finetune_weight_decays=DECAY,...] [--finetune_batch_size=NUMBER] \
-    [--cpu_devices=N] [--import=MODULE]
+    [--stopped_exit_code=0] [--cpu_devices=N] [--import=MODULE]
 
 By default the paper's twelve, of which those are evaluated that TFDS has prepared in --data_dir,
 and the others are named. The metric is the one that the paper reports, with its figure beside.
@@ -19,6 +19,7 @@ DIR/eval/transfer.json, or transfer-finetune.json, is written after each data se
 of earlier calls.
 """
 
+import contextlib
 import functools
 import json
 import sys
@@ -45,13 +46,14 @@ AGAINST = flags.DEFINE_list("against", [], "Other encoders to compare with: path
 BASELINES = shared_flags.define_baselines(["random"])
 ON_DECODE_ERROR = shared_flags.define_on_decode_error()
 TRIED = shared_flags.define_tried("finetune_")
+STOPPED = shared_flags.define_stopped_exit_code()
 CPU_DEVICES = shared_flags.define_cpu_devices()
 IMPORT = import_flag.define()
 flags.mark_flags_as_required(["checkpoint"])
 
 
-def main() -> None:
-    """Evaluates on each data set."""
+def main() -> int:
+    """Evaluates on each data set; returns the exit code."""
     from byol_jax.evaluate import benchmarks
 
     names = DATASETS.value or list(benchmarks.BENCHMARKS)
@@ -61,57 +63,65 @@ def main() -> None:
                 f"--datasets={name} is neither one of {', '.join(benchmarks.BENCHMARKS)} nor a "
                 "source such as folder:PATH or tfds:NAME."
             )
+    shared_flags.check_tried([PROTOCOL.value], TRIED)
     shared_flags.use_cpu_devices(CPU_DEVICES)
     import_flag.apply(IMPORT)
 
-    from byol_jax.cli import encoders, tuning
+    from byol_jax.cli import encoders
     from byol_jax.runs import paths
     from byol_jax.runs import run as run_lib
+    from byol_jax.train import signals
     from byol_jax.train.finetune.choices import TRANSFER
 
     recipe = shared_flags.recipe(TRANSFER, TRIED)
+    recipe.choices()  # a wrong number is an error now
     workdir = paths.path(CHECKPOINT.value)
     trained = run_lib.restore(workdir, STEP.value)
     config = trained.run.config.copy_and_resolve_references()
     config.data.on_decode_error = ON_DECODE_ERROR.value or config.data.on_decode_error
     fine_tunes = PROTOCOL.value == "finetune"
-    rows = encoders.of_run(trained, BASELINES.value, with_encoders=fine_tunes)
+    rows = encoders.of_run(trained, BASELINES.value)
     rows |= {path: encoders.of_path(path, config) for path in AGAINST.value}
     results, missing = {}, {}
     step = int(trained.state.step)
     at_step = "" if STEP.value is None else f"-step{STEP.value}"
     report_name = "transfer-finetune" if fine_tunes else "transfer"
     output = workdir / "eval" / f"{report_name}{at_step}.json"
-    for name in names:
-        benchmark = benchmarks.benchmark(name)
-        try:
-            train, test = _open(benchmark, config)
-            if fine_tunes:
-                folder = output.with_suffix("") / f"{tuning.file_name(name)}-step{step}"
-                details = _fine_tune(rows, config, recipe, train, test, folder)
-                if details is None:  # stopped by a signal
-                    return
-            else:
-                details = _logistic(benchmark, rows, config, train, test)
-        except UserError as error:
-            missing[name] = str(error)
-            continue
-        results[name] = {
-            "metric": benchmark.metric,
-            "published": benchmark.finetuned if fine_tunes else benchmark.linear,
-            **details,
-        }
-        report = {"step": step, "data_sets": _earlier(output, step) | results}
-        with paths.translate_write_errors(output):
-            output.parent.mkdir(exist_ok=True)
-            output.write_text(json.dumps(report, indent=2) + "\n")
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(signals.stop_requests()) if fine_tunes else None
+        for name in names:
+            benchmark = benchmarks.benchmark(name)
+            try:
+                train, test = _open(benchmark, config)
+                if fine_tunes:
+                    folder = output.with_suffix("")
+                    details = _fine_tune(rows, config, recipe, train, test, folder, stop)
+                else:
+                    details = _logistic(benchmark, rows, config, train, test)
+            except UserError as error:
+                missing[name] = str(error)
+                continue
+            if details is None:  # stopped by a signal
+                break
+            results[name] = {
+                "metric": benchmark.metric,
+                "published": benchmark.finetuned if fine_tunes else benchmark.linear,
+                **details,
+            }
+            report = {"step": step, "data_sets": _earlier(output, step) | results}
+            with paths.translate_write_errors(output):
+                output.parent.mkdir(exist_ok=True)
+                output.write_text(json.dumps(report, indent=2) + "\n")
     for line in _table(results, list(rows)):
         print(line)
     for name, reason in missing.items():
         print(f"  {name}: {reason}")
+    if stop is not None and stop.requested:
+        return STOPPED.value
     if not results:
         raise DataError("none of the data sets could be evaluated.")
     print(f"written to {output}")
+    return 0
 
 
 def _earlier(output: Any, step: int) -> dict[str, Any]:
@@ -180,17 +190,38 @@ def _logistic(
 
 
 def _fine_tune(
-    rows: dict[str, Any], config: Any, recipe: Any, train: Any, test: Any, folder: Any
+    rows: dict[str, Any],
+    config: Any,
+    recipe: Any,
+    train: Any,
+    test: Any,
+    folder: Any,
+    stop: Any,
 ) -> dict[str, Any] | None:
     """Accuracies of fine-tuned encoders, by encoder; None if a signal stopped it."""
-    from byol_jax.cli import tuning
+    from byol_jax import data
+    from byol_jax.cli import finetune_rows
     from byol_jax.runs import build
 
-    left_out: dict[str, None] = {}
-    skipped = left_out.setdefault if config.data.on_decode_error == "skip" else None
-    sweeps = tuning.sweeps(rows, recipe, train, test, build.crop(config), skipped)
-    details = tuning.run(sweeps, folder, _log)
-    return details and {"left_out": list(left_out), "details": details}
+    def skipped(message: str) -> None:  # the reports list them
+        pass
+
+    sweeps = finetune_rows.sweeps(
+        rows,
+        recipe,
+        data.hold_out(train),
+        train,
+        test,
+        build.crop(config),
+        skipped if config.data.on_decode_error == "skip" else None,
+    )
+    outcome = finetune_rows.run(sweeps, folder, stop, _log)
+    if outcome is None or stop.requested:
+        return None
+    details, failed = outcome
+    if not details:
+        raise next(iter(failed.values()))
+    return {"failed": {name: str(error) for name, error in failed.items()}, "details": details}
 
 
 def _log(line: str) -> None:
@@ -205,7 +236,8 @@ def _table(results: dict[str, Any], rows: list[str]) -> list[str]:
     first = max(12, *map(len, results), 0) if results else 12
     lines = [_line("", "metric", columns, widths, first)]
     for name, found in results.items():
-        shares = [100 * found["details"][row][found["metric"]] for row in rows]
+        details = found["details"]
+        shares = [100 * details[row][found["metric"]] if row in details else None for row in rows]
         shares.append(found["published"])
         cells = ["" if share is None else f"{share:.1f}%" for share in shares]
         metric = {"top1": "top-1", "mean_per_class": "per class", SEVERAL: "mAP"}[found["metric"]]

@@ -48,9 +48,11 @@ class RecordSource(Source):
             tfds.features.FeaturesDict(used).deserialize_example,
             decoders={"image": tfds.decode.SkipDecoding()},
         )
-        sets = {key: features[key] for key in dict(features) if key == LABEL_SETS}
-        self._parse_sets = sets and tfds.features.FeaturesDict(sets).deserialize_example
-        self._set_names = sets and getattr(sets[LABEL_SETS].feature, "names", None)
+        sets = dict(features).get(LABEL_SETS)
+        self._label_sets = None  # how they are parsed, and the names of the classes
+        if isinstance(getattr(sets, "feature", None), tfds.features.ClassLabel):
+            parse = tfds.features.FeaturesDict({LABEL_SETS: sets}).deserialize_example
+            self._label_sets = parse, sets.feature.names
         pieces = split_info.file_instructions
         takes = tf.constant([piece.take for piece in pieces], tf.int64)
         self._pieces = _Pieces(
@@ -110,10 +112,11 @@ class RecordSource(Source):
 
         By one pass over the records; None without a feature "labels", as of VOC 2007.
         """
-        if not self._set_names:
+        if self._label_sets is None:
             return None
-        sets = np.zeros((self.num_examples, len(self._set_names)), bool)
-        records = self.records().map(lambda i, record: (i, self._parse_sets(record)[LABEL_SETS]))
+        parse, names = self._label_sets
+        sets = np.zeros((self.num_examples, len(names)), bool)
+        records = self.records().map(lambda i, record: (i, parse(record)[LABEL_SETS]))
         for index, classes in records.as_numpy_iterator():
             sets[index, classes] = True
         return sets

@@ -93,12 +93,8 @@ def check_splits(
 
 
 def _check_split(split, features, labels, num_classes):
-    features, labels = np.asarray(features), np.asarray(labels)
-    if features.ndim != 2 or features.size == 0:
-        raise DataError(
-            f"{split} features have shape {features.shape}: pass a non-empty (n, d) array with one "
-            "row per image."
-        )
+    labels = np.asarray(labels)
+    features = check_features(split, features)
     if labels.shape != features.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"{split} labels have shape {labels.shape} and dtype {labels.dtype}: pass "
@@ -109,10 +105,25 @@ def _check_split(split, features, labels, num_classes):
             f"{split} labels range from {labels.min()} to {labels.max()} but num_classes is "
             f"{num_classes}: pass the number of classes of this dataset and drop unlabelled images."
         )
+    return features, labels.astype(np.int32)
+
+
+def check_features(split: str, features: np.ndarray) -> np.ndarray:
+    """Features (n, d) as contiguous float32; copied only where necessary.
+
+    Raises:
+      DataError: they are empty, of another shape, or not finite.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or features.size == 0:
+        raise DataError(
+            f"{split} features have shape {features.shape}: pass a non-empty (n, d) array with one "
+            "row per image."
+        )
     features = np.ascontiguousarray(features, dtype=np.float32)
     if not np.isfinite(features).all():
         raise DataError(
             f"{split} features contain NaN or infinity: evaluate a checkpoint from before training "
             "diverged."
         )
-    return features, labels.astype(np.int32)
+    return features

@@ -163,7 +163,8 @@ def fit(
     Args:
       features: (n, d) float32, columns centred (the bias is bounded separately from the weights).
       labels: (n,) int32 in [0, num_classes); or bool (n, num_classes), which minimises the sum over
-        classes of the binary cross-entropy instead (the same bound holds: its Hessian's is half).
+        classes of the binary cross-entropy instead. Its curvature is at most half of the bound, so
+        the same steps are safe.
       l2: s strengths > 0; the bias is not penalised.
       num_classes: number of classes.
       tolerance: stop once no entry of any gradient exceeds it, > 0.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import DataError
+from byol_jax.evaluate.features import check_features
 from byol_jax.evaluate.logistic import L2_STRENGTHS, fit_and_score, held_out_rows
 
 RECALLS = np.linspace(0, 1, 11)  # at which VOC 2007 measures the precision
@@ -97,9 +98,7 @@ def _mean(per_class: list[float | None]) -> float:
 
 
 def _check(split: str, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    features, labels = np.asarray(features, np.float32), np.asarray(labels)
-    if features.ndim != 2 or not features.size or not np.isfinite(features).all():
-        raise DataError(f"{split} features must be finite (n, d), not {features.shape}.")
+    features, labels = check_features(split, features), np.asarray(labels)
     if labels.dtype != bool or labels.ndim != 2 or len(labels) != len(features):
         raise DataError(
             f"{split} labels have shape {labels.shape} and dtype {labels.dtype}: pass bool "

@@ -150,12 +150,14 @@ class Encoder:
 
     @functools.cached_property
     def _embed(self) -> Callable[[np.ndarray], jax.Array]:
-        return functools.partial(jax.jit(self.output_fn(self._fast_module)), self.variables)
+        return functools.partial(jax.jit(self.output_fn(self.fast_module(1))), self.variables)
 
     @functools.cached_property
     def _embed_dense(self) -> Callable[[str, dict[str, Any], np.ndarray], jax.Array]:
+        fast = self.fast_module(1)
+
         def embed(layer: str, variables: dict[str, Any], images: jax.Array) -> jax.Array:
-            module = self._fast_module.bind(variables, mutable=["intermediates"])
+            module = fast.bind(variables, mutable=["intermediates"])
             self._encode(module, images)
             sown = module.variables.get("intermediates", {})
             found = flax.traverse_util.flatten_dict(sown, sep="/")
@@ -176,13 +178,15 @@ class Encoder:
 
         return jax.jit(embed, static_argnums=0)
 
-    @functools.cached_property
-    def _fast_module(self) -> nn.Module:
-        """The module with the convolution of this machine."""
+    def fast_module(self, devices: int | None = None) -> nn.Module:
+        """The module with the convolution of this machine.
+
+        Args:
+          devices: CPU devices that compute at the same time and share the cores; by default all.
+        """
         training = self.config["training"].get("config") or {}
         wanted = training.get("cpu_convolution", backend.AUTO)
-        # One device, which has all cores.
-        chosen = backend.choose_convolution(wanted, devices=1, dtype=self.config["dtype"])
+        chosen = backend.choose_convolution(wanted, devices, self.config["dtype"])
         return models.with_fields(self.module, convolution=chosen.function)
 
     def output_fn(self, module: nn.Module) -> Callable[[dict[str, Any], jax.Array], jax.Array]:

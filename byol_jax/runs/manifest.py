@@ -5,6 +5,7 @@ have instructions for SHA-256, which make it twice as fast as BLAKE2.
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,12 @@ def describe(tree: Any) -> Description:
         digest = hashlib.sha256(data).hexdigest()
         found[name] = {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest}
     return found
+
+
+def digest(tree: Any) -> str:
+    """SHA-256, in hex, of names, dtypes, shapes and values of a tree of arrays on the host."""
+    text = json.dumps(describe(tree), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def first_difference(found: Description, saved: Description) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,11 @@ def path(name: str | os.PathLike) -> AnyPath:
             f"{text} cannot be reached ({reason[:200]}): check the network and the credentials."
         ) from error
     return found
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file, which is limited in length and does not begin with a dot."""
+    return re.sub(r"[^\w.]+", "-", text)[-100:].lstrip(".")
 
 
 def is_local(path: AnyPath) -> bool:

@@ -17,7 +17,7 @@ from tiny import tiny_config
 
 from byol_jax import byol, data, parallel
 from byol_jax.augment import image as image_augment
-from byol_jax.cli import encoders, heads
+from byol_jax.cli import encoders
 from byol_jax.errors import ConfigError, DataError, UserError
 from byol_jax.evaluate import knn, label_free
 from byol_jax.runs import encoder as encoder_lib
@@ -25,7 +25,6 @@ from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.resolve import resolve
 from byol_jax.train import signals
-from byol_jax.train.finetune import tuner
 
 CLASSES = 3
 EXAMPLES = {"train": 90, "test": 40}  # several batches, the last one partial
@@ -166,31 +165,48 @@ class Stopping:
         return self.left < 0
 
 
-def test_a_stopped_linear_resumes_and_ends_the_same(evaluate, monkeypatch, tmp_path, capsys):
-    arguments = ["--protocol=linear", "--linear_epochs=4"]
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Makes the command stop, as on a signal, after so many steps of linear and finetune."""
+
+    @contextlib.contextmanager
+    def stop_after(steps):
+        with monkeypatch.context() as patched:
+            request = contextlib.nullcontext(Stopping(steps - 1))
+            patched.setattr(signals, "stop_requests", lambda: request)
+            yield
+
+    return stop_after
+
+
+def test_a_stopped_linear_resumes_and_ends_the_same(evaluate, stop_after, tmp_path, capsys):
+    """With encoders of two sizes; another evaluation in between leaves its state alone."""
+    other = random_encoder("convnet", image_size=24, channels=1, features=8)
+    encoder_lib.save(other, tmp_path / "other")
+    arguments = ["--protocol=linear", "--linear_epochs=4", f"--against={tmp_path / 'other'}"]
     whole = evaluate(*arguments)
-    assert not (tmp_path / "eval" / "linear").exists()  # the checkpoints
-    with monkeypatch.context() as patched:
-        stopping = contextlib.nullcontext(Stopping(1))
-        patched.setattr(signals, "stop_requests", lambda: stopping)
+    folder = tmp_path / "eval" / "linear"
+    assert list(whole["details"]) == [*ALL[:2], str(tmp_path / "other")]
+    assert not list(folder.iterdir())  # the checkpoints
+    with stop_after(6):  # the second step of the second size
         assert evaluate(*arguments) is None
     assert "Stopped and saved at step 2; the same command resumes." in capsys.readouterr().err
+    evaluate("--protocol=linear", "--linear_epochs=2", "--baselines=none")
+    assert len(list(folder.iterdir())) == 2
     assert evaluate(*arguments) == whole
-    assert "linear: resumed at step 2." in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "linear: resumed at step 4." in err and "linear: resumed at step 2." in err
 
 
-def test_heads_of_other_weights_start_anew(trained, evaluate, tmp_path, capsys):
+def test_a_damaged_checkpoint_of_linear_starts_anew(evaluate, stop_after, tmp_path, capsys):
     arguments = ["--protocol=linear", "--linear_epochs=2", "--baselines=none"]
     whole = evaluate(*arguments)
-    run, learner, state = trained(16)
-    other = state._replace(online_params=jax.tree.map(lambda x: 2 * x, state.online_params))
-    rows = encoders.of_run(run_lib.Trained(run, learner, other), [])
-    config = run.config.copy_and_resolve_references()
-    fitted, _ = data.hold_out(inputs.open_split(config, "train"))
-    folder = tmp_path / "eval" / "linear"
-    assert heads.train(rows, config, fitted, 2, {}, folder, Stopping(0), print) is None
+    with stop_after(1):
+        assert evaluate(*arguments) is None
+    for path in (tmp_path / "eval" / "linear").glob("*/checkpoints/1/manifest/*"):
+        path.write_bytes(b"")
     assert evaluate(*arguments) == whole
-    assert "starts from the beginning, as byol or the images" in capsys.readouterr().err
+    assert "starts from the beginning, as its checkpoint cannot be" in capsys.readouterr().err
 
 
 def test_linear_is_the_same_again_and_with_fewer_encoders(evaluate):
@@ -199,18 +215,31 @@ def test_linear_is_the_same_again_and_with_fewer_encoders(evaluate):
     assert alone["details"] == {"byol": first["details"]["byol"]}
 
 
-def test_finetune_trains_each_encoder_and_resumes(evaluate, passes, tmp_path, monkeypatch):
-    flags = ["--finetune_learning_rates=0.1", "--finetune_epochs=1", "--finetune_batch_size=40"]
-    report = evaluate("--protocol=finetune", *flags)
+FINETUNE = ["--finetune_learning_rates=0.1", "--finetune_epochs=1", "--finetune_batch_size=40"]
+
+
+def test_finetune_trains_each_encoder_and_resumes(evaluate, passes, stop_after, tmp_path, capsys):
+    with stop_after(3):  # the first step of the second encoder
+        assert evaluate("--protocol=finetune", *FINETUNE) is None
+    assert "Stopped and saved at step 1 of rate0.1_epochs1" in capsys.readouterr().err
+    report = evaluate("--protocol=finetune", *FINETUNE)
+    assert "resumed at step 1 of 2" in capsys.readouterr().err
     assert report["protocol"] == "finetune" and list(report["details"]) == ALL[:2]
     assert passes == []  # no features
-    for found in report["details"].values():
-        assert found["choice"] == {"learning_rate": 0.1, "epochs": 1, "weight_decay": 0.0}
+    for name, found in report["details"].items():
+        assert found["choice"]["learning_rate"] == 0.1 and found["choice"]["epochs"] == 1
         assert (found["train_examples"], found["test_examples"]) == (81, EXAMPLES["test"])
-    classifier, *_ = sorted(tmp_path.glob("eval/finetune/*-step0/byol/classifier"))
-    assert isinstance(encoder_lib.load(classifier), encoder_lib.Classifier)
-    monkeypatch.setattr(tuner, "update", None)  # nothing is trained again
-    assert evaluate("--protocol=finetune", *flags) == report
+        assert found["folder"].startswith(f"{tmp_path}/eval/finetune/{name}-")
+        classifier = encoder_lib.load(f"{found['folder']}/classifier")
+        assert isinstance(classifier, encoder_lib.Classifier)
+
+
+def test_flags_of_finetune_are_read_before_anything_is_computed(evaluate, passes):
+    with pytest.raises(ConfigError, match="epochs must be at least 1"):
+        evaluate("--protocol=knn,finetune", "--finetune_epochs=0")
+    with pytest.raises(ConfigError, match="--finetune_epochs is for --protocol=finetune"):
+        evaluate("--protocol=knn", "--finetune_epochs=3")
+    assert passes == []
 
 
 def test_linear_and_probe_compute_no_features_of_training_images(evaluate, passes):
@@ -383,14 +412,15 @@ def test_a_dry_run_writes_nothing(command, evaluate, capsys, tmp_path):
     assert evaluate("--protocol=knn,linear,finetune", "--dry_run") is None
     out = capsys.readouterr().out
     # Two encoders, five rates, 30 and 50 epochs of the 80 images that divide among four devices.
-    assert f"finetune: {2 * 5 * 80 * 80} images in all updates" in out
+    assert f"finetune, {2 * 5 * 80 * 80} images in all updates: about " in out
     assert "130 images at " in out and "linear, 80 epochs: " in out
     # 16 features of two encoders and 1024 pixels of the third, 4 bytes each.
-    assert command._estimate(10, {"byol": 2000, "random": 2000}, [900_000, 100_000]) == [
+    assert command._estimate(10, {"byol": 2000, "random": 2000}, [900_000, 100_000], 24_000) == [
         "1000000 images at 10 images/s: 1666.7 minutes for the features",
-        "features: 16.00 GB, and 16.00 GB in memory for two copies of the largest while it is "
+        "features: 16.00 GB, and 16.00 GB in memory for copies of the largest while it is "
         "evaluated",
         "linear, 80 epochs: 2000.00 hours",
+        "finetune, 24000 images in all updates: about 1.00 hours",
     ]
     assert not (tmp_path / "eval").exists()
 
@@ -423,6 +453,14 @@ def test_other_encoders_are_rows_with_images_of_their_own_size(evaluate, passes,
     splits = (other.embed(images), labels, other.embed(queries), wanted)
     expected = knn(*splits, num_classes=CLASSES)
     assert report["details"][str(tmp_path / "other")]["top1"] == expected["top1"]
+
+
+def test_other_encoders_compute_the_same_on_several_devices(trained, tmp_path):
+    other = random_encoder("convnet", image_size=16, channels=1, features=8)
+    encoder_lib.save(other, tmp_path / "other")
+    row = encoders.of_path(str(tmp_path / "other"), trained(16).run.config)
+    images = np.random.default_rng(0).integers(0, 256, (37, 16, 16, 1), np.uint8)
+    np.testing.assert_allclose(row.embed(images), other.embed(images), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

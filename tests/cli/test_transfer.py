@@ -98,17 +98,24 @@ def test_results_of_an_earlier_call_are_kept(transfer, folder, tmp_path):
     assert list(again["data_sets"]) == [other] and again["step"] == 5
 
 
-def test_fine_tuning_has_the_papers_recipe_and_figures(transfer, folder, tmp_path, capsys):
+def test_fine_tuning_has_the_papers_recipe_and_figures(
+    transfer, folder, tmp_path, capsys, monkeypatch
+):
     source = f"npz:{folder}"
+    benchmark = benchmarks.Benchmark("own", source, "train", "test", "top1", 12.3, 45.6)
+    monkeypatch.setitem(benchmarks.BENCHMARKS, "own", benchmark)
     flags = ["--protocol=finetune", "--baselines=none", "--finetune_batch_size=16"]
     flags += ["--finetune_learning_rates=0.1", "--finetune_epochs=1"]
     flags += ["--finetune_weight_decays=0.001"]
-    report = transfer(f"--datasets={source},dtd", f"--data_dir={tmp_path}", *flags)
-    found = report["data_sets"][source]["details"]["byol"]
+    report = transfer("--datasets=own,dtd", f"--data_dir={tmp_path}", *flags)
+    found = report["data_sets"]["own"]["details"]["byol"]
     # The decay is divided by the rate, and the best is trained on the held-out images too.
     assert list(found["validation_top1"]) == ["rate0.1_epochs1_decay0.01"]
     assert (found["train_examples"], found["test_examples"]) == (60, 30)
-    assert f"{100 * found['top1']:.1f}%" in capsys.readouterr().out
+    row = rf"own +top-1 +{100 * found['top1']:.1f}% +45.6%"
+    assert re.search(row, capsys.readouterr().out)
+    with pytest.raises(ConfigError, match="--finetune_epochs is for --protocol=finetune"):
+        transfer("--datasets=dtd", "--finetune_epochs=3")
 
 
 class Several(tfds.core.GeneratorBasedBuilder):

@@ -83,7 +83,7 @@ def test_mistakes_are_one_line(problem):
         ((train, labels, test, wanted[1:]), "test labels have shape"),
         ((train, labels, test[:, 1:], wanted), "differ in their features"),
         ((train, labels, test, np.zeros_like(wanted)), "a class has no test image"),
-        ((train * np.nan, labels, test, wanted), "must be finite"),
+        ((train * np.nan, labels, test, wanted), "contain NaN"),
     ]:
         with pytest.raises(DataError, match=message):
             multi_label(*arrays)

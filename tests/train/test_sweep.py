@@ -53,8 +53,10 @@ def finished(sweep, tmp_path_factory):
 def test_the_best_on_held_out_images_is_tested(finished, sweep):
     workdir, report, lines = finished
     results = json.loads((workdir / "results.json").read_text())
-    assert list(results) == [str(USELESS), str(GOOD)] and report["validation_top1"] == results
-    assert results[str(GOOD)] > 0.9 > results[str(USELESS)]
+    assert results["left_out"] == []
+    choices = {name: result["top1"] for name, result in results["choices"].items()}
+    assert list(choices) == [str(USELESS), str(GOOD)] and report["validation_top1"] == choices
+    assert choices[str(GOOD)] > 0.9 > choices[str(USELESS)]
     assert report["choice"] == GOOD._asdict() and report["top1"] > 0.9
     assert (report["train_examples"], report["test_examples"]) == (48, 30)
     written = json.loads((workdir / "finetune.json").read_text())
@@ -113,13 +115,22 @@ def test_a_stopped_sweep_ends_as_one_that_was_not(finished, sweep, tmp_path, mon
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_choices_can_be_added_later(finished, sweep, tmp_path, monkeypatch):
+def test_choices_can_be_added_later(finished, sweep, tmp_path):
+    """And one alone: the best is that of all which were ever tried in the folder."""
     shutil.copytree(finished[0], tmp_path / "more")
     other = Choice(1e-5, 1)
-    more = dataclasses.replace(sweep, choices=(*sweep.choices, other))
-    report, _ = run(more, tmp_path / "more")
+    report, _ = run(dataclasses.replace(sweep, choices=(other,)), tmp_path / "more")
     assert list(report["validation_top1"]) == [str(USELESS), str(GOOD), str(other)]
-    assert report["choice"] == GOOD._asdict()
+    assert report["choice"] == GOOD._asdict() and report["top1"] == finished[1]["top1"]
+
+
+def test_all_choices_share_one_compiled_update(sweep, tmp_path, monkeypatch):
+    traced, update = [], sweep_lib.tuner_lib.update
+    counted = lambda *args: traced.append(1) or update(*args)  # noqa: E731
+    monkeypatch.setattr(sweep_lib.tuner_lib, "update", counted)
+    choices = (USELESS, Choice(1e-6, 0, steps=2, weight_decay=0.1))
+    assert run(dataclasses.replace(sweep, choices=choices), tmp_path)[0]
+    assert len(traced) == 1
 
 
 def test_other_settings_are_refused_by_name(finished, sweep):
@@ -138,8 +149,8 @@ def test_training_from_scratch_starts_elsewhere(sweep, tmp_path):
 
 
 def test_choices_that_diverge_are_left_out(sweep, tmp_path):
-    too_fast = Choice(9e5, 2, 9e5)
-    with pytest.raises(UserError, match="name smaller --learning_rates"):
+    too_fast = Choice(9e5, 2, weight_decay=9e5)
+    with pytest.raises(UserError, match="name smaller learning rates"):
         run(dataclasses.replace(sweep, choices=(too_fast,)), tmp_path)
     report, _ = run(dataclasses.replace(sweep, choices=(too_fast, USELESS)), tmp_path)
     assert report["validation_top1"][str(too_fast)] is None
@@ -150,7 +161,7 @@ def test_a_run_on_the_device_is_not_donated(sweep, tmp_path):
     """Defect: the second choice found the encoder's arrays deleted."""
     variables = jax.device_put(sweep.encoder.variables)
     encoder = encoder_lib.Encoder(sweep.encoder.config, variables)
-    choices = (USELESS, Choice(1e-6, 1, 0.1))
+    choices = (USELESS, Choice(1e-6, 1, weight_decay=0.1))
     run(dataclasses.replace(sweep, encoder=encoder, choices=choices), tmp_path)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
@@ -169,8 +180,10 @@ def test_a_folder_of_something_else_is_refused(finished, sweep, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a pre-training run or an export"):
         run(sweep, tmp_path)
-    for name in ("settings.json", "results.json"):
-        for text in ("not JSON", "[]"):
+    damaged = {"settings.json": ["not JSON", "[]"]}
+    damaged["results.json"] = [*damaged["settings.json"], '{"choices": {"x": {}}}']
+    for name, texts in damaged.items():
+        for text in texts:
             shutil.copytree(finished[0], tmp_path / "copy")
             (tmp_path / "copy" / name).write_text(text)
             with pytest.raises(CheckpointError, match=f"{name}.*move it away"):
@@ -198,7 +211,7 @@ def test_choices_are_all_combinations():
     recipe = SEMI_SUPERVISED._replace(
         learning_rates=(0.1, 0.2), epochs=(3,), weight_decays=(0.0, 1e-4)
     )
-    assert [str(choice) for choice in recipe.choices(10)] == [
+    assert [str(choice) for choice in recipe.choices()] == [
         "rate0.1_epochs3_decay0",
         "rate0.1_epochs3_decay0.0001",
         "rate0.2_epochs3_decay0",
@@ -207,12 +220,12 @@ def test_choices_are_all_combinations():
 
 
 def test_the_papers_choices():
-    found = SEMI_SUPERVISED.choices(1000)
+    found = SEMI_SUPERVISED.choices()
     assert [(choice.learning_rate, choice.epochs) for choice in found] == [
         (rate, epochs) for rate in (0.005, 0.01, 0.02, 0.05, 0.1) for epochs in (30, 50)
     ]
-    found = TRANSFER.choices(176)  # of 45,000 images in batches of 256
-    assert len(found) == 56 and {choice.epochs for choice in found} == {114}  # 20,064 steps
+    found = TRANSFER.choices()
+    assert len(found) == 56 and {(choice.epochs, choice.steps) for choice in found} == {(0, 20_000)}
     rates = sorted({choice.learning_rate for choice in found})
     np.testing.assert_allclose(np.diff(np.log10(rates)), 0.5)
     np.testing.assert_allclose([rates[0], rates[-1]], [1e-4, 0.1])
@@ -230,6 +243,8 @@ def test_the_best_is_trained_again_on_all_images(finished, sweep, tmp_path):
     assert report["validation_top1"] == finished[1]["validation_top1"]
     assert (report["train_data"], report["train_examples"]) == ("images 4", 68)
     assert any(line.startswith(f"{GOOD}: step 24/24  loss") for line in lines)
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders == {f"{GOOD}_all", "classifier"}
     alone = dataclasses.replace(sweep, train=everything, choices=(GOOD,))
     run(alone, tmp_path / "alone")
     files = [
@@ -250,7 +265,7 @@ def test_the_best_is_trained_again_on_all_images(finished, sweep, tmp_path):
 )
 def test_impossible_choices_are_one_line(changed):
     with pytest.raises(ConfigError):
-        SEMI_SUPERVISED._replace(**changed).choices(10)
+        SEMI_SUPERVISED._replace(**changed).choices()
 
 
 def test_the_batch_divides_among_the_devices():

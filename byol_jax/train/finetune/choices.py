@@ -1,13 +1,11 @@
 """What a sweep chooses from: the settings that the paper tries in its two fine-tuning experiments.
 
 arXiv 2006.07733, the appendices on semi-supervised learning and on transfer. Not as in the latter:
-the learning rate falls to 0 along a cosine, which it does not mention; training ends with a
-complete epoch; and the running averages of batch norm decay by .9, not by max(.9, 1 - 10 / steps
-per epoch).
+the learning rate falls to 0 along a cosine, which it does not mention; and the running averages of
+batch norm decay by .9, not by max(.9, 1 - 10 / steps per epoch).
 """
 
 import itertools
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +17,13 @@ class Choice(NamedTuple):
     """One combination of settings."""
 
     learning_rate: float  # for batches of 256
-    epochs: int
+    epochs: int  # length of training; or 0, with
+    steps: int = 0  # a number of updates
     weight_decay: float = 0.0
 
     def __str__(self) -> str:
-        return f"rate{self.learning_rate:g}_epochs{self.epochs}_decay{self.weight_decay:g}"
+        length = f"steps{self.steps}" if self.steps else f"epochs{self.epochs}"
+        return f"rate{self.learning_rate:g}_{length}_decay{self.weight_decay:g}"
 
 
 class Recipe(NamedTuple):
@@ -31,8 +31,8 @@ class Recipe(NamedTuple):
 
     Attributes:
       learning_rates: for batches of 256; each is tried.
-      epochs: lengths of training; each is tried. Empty: as many as `steps` take.
-      steps: updates, if there are no epochs.
+      epochs: lengths of training; each is tried.
+      steps: updates, where there are no epochs.
       weight_decays: each is tried.
       decay_by_rate: whether weight decays are divided by the learning rate.
       batch_size: images of an update, at most.
@@ -47,34 +47,30 @@ class Recipe(NamedTuple):
     batch_size: int
     trains_again: bool
 
-    def choices(self, steps_per_epoch: int) -> tuple[Choice, ...]:
+    def choices(self) -> tuple[Choice, ...]:
         """All combinations.
-
-        Args:
-          steps_per_epoch: of the images to fit, in batches of the size that is used.
 
         Raises:
           ConfigError: there is none, or a number is out of range.
         """
-        lengths = self.epochs or (math.ceil(self.steps / steps_per_epoch),)
-        found = [
-            Choice(rate, epochs, decay / rate if self.decay_by_rate and rate else decay)
-            for rate, epochs, decay in itertools.product(
-                self.learning_rates, lengths, self.weight_decays
-            )
-        ]
-        if not found:
+        lengths = [(epochs, 0) for epochs in self.epochs] or [(0, self.steps)]
+        combinations = list(itertools.product(self.learning_rates, lengths, self.weight_decays))
+        if not combinations:
             raise ConfigError(
                 "there is nothing to fine-tune with: name a learning rate and a weight decay."
             )
-        for choice in found:
-            if not (0 < choice.learning_rate < 1e6 and 0 <= choice.weight_decay < 1e6):
+        for rate, (epochs, steps), decay in combinations:
+            if not (0 < rate < 1e6 and 0 <= decay < 1e6):
                 raise ConfigError(
                     "a learning rate must be above 0 and a weight decay not below it, not "
-                    f"{choice.learning_rate:g} and {choice.weight_decay:g}."
+                    f"{rate:g} and {decay:g}."
                 )
-            if choice.epochs < 1:
-                raise ConfigError(f"epochs must be at least 1, not {choice.epochs}.")
+            if epochs + steps < 1:
+                raise ConfigError(f"epochs must be at least 1, not {epochs}.")
+        found = [
+            Choice(rate, epochs, steps, decay / rate if self.decay_by_rate else decay)
+            for rate, (epochs, steps), decay in combinations
+        ]
         return tuple(dict.fromkeys(found))
 
 

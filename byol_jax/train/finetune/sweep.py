@@ -1,9 +1,10 @@
-"""Fine-tunes an encoder with each of some settings and keeps what is best on held-out images.
+"""Fine-tunes an encoder with each of some choices and keeps what is best on held-out images.
 
 DIR/settings.json              what is fine-tuned on what; another start must have the same
-DIR/results.json               accuracies on held-out images of the settings that are done
-DIR/SETTINGS/checkpoints/      the state of each, to resume from; only the best of them is kept
-DIR/SETTINGS_all/checkpoints/  that of the best, trained again on the held-out images too
+DIR/results.json               accuracies on held-out images of the choices that are done, and which
+                               images could not be decoded
+DIR/CHOICE/checkpoints/        the state of each, to resume from; only the best of them is kept
+DIR/CHOICE_all/checkpoints/    that of the best, trained again on the held-out images too
 DIR/classifier/                the best classifier, as byol_jax.load opens it
 DIR/finetune.json              its accuracy on the test split
 
@@ -12,18 +13,15 @@ All randomness follows from the seed, and a run that was killed ends as one that
 
 import dataclasses
 import functools
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
-from byol_jax import backend, data, models, parallel
+from byol_jax import data, models, parallel
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from byol_jax.evaluate import scores
@@ -49,14 +47,14 @@ class Sweep:
       held_out: images to choose the settings on.
       test: images to test the best on.
       crop: of the training views; test images are cropped as in the encoder's own evaluation.
-      choices: settings, each of which is trained.
+      choices: each is trained.
       batch_size: images of an update, over all devices of this process.
       seed: non-negative.
       from_scratch: whether the weights are random: what pre-training was worth.
       all_train: if given, images that are fitted with the best choice before the test: those of
         `train` and `held_out`.
       left_out: if given, images that cannot be decoded are left out, or replaced in training, and
-        it is called with a message; if None, they raise DataError.
+        it is called with a message for each; if None, they raise DataError.
     """
 
     encoder: encoder_lib.Encoder
@@ -74,12 +72,31 @@ class Sweep:
     def steps(self, choice: Choice, source: data.Source | None = None) -> int:
         """Updates with a choice, on `train` or another source."""
         source = self.train if source is None else source
-        return choice.epochs * data.steps_per_epoch(source, self.batch_size)
+        return choice.steps or choice.epochs * data.steps_per_epoch(source, self.batch_size)
 
     @property
     def images(self) -> int:
-        """Images in all updates; the second training of the best is as long as one choice."""
-        return self.batch_size * sum(self.steps(choice) for choice in self.choices)
+        """Images in all updates; at most, as the best is trained again."""
+        steps = [self.steps(choice) for choice in self.choices]
+        if self.all_train is not None:
+            steps.append(max(self.steps(choice, self.all_train) for choice in self.choices))
+        return self.batch_size * sum(steps)
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, but for the choices; as JSON has it."""
+        found = {
+            "encoder": self.encoder.config,
+            "weights": "" if self.from_scratch else manifest.digest(self.encoder.variables),
+            "from_scratch": self.from_scratch,
+            "train": [self.train.name, self.train.num_examples, self.train.fingerprint()],
+            "held_out": [self.held_out.name, self.held_out.num_examples],
+            "trained_again_on": None if self.all_train is None else self.all_train.name,
+            "class_names": self.train.class_names,
+            "crop": self.crop._asdict(),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+        return json.loads(json.dumps(found))
 
 
 def of_recipe(recipe: Recipe, train: data.Source, all_train: data.Source, **others: Any) -> Sweep:
@@ -101,7 +118,7 @@ def of_recipe(recipe: Recipe, train: data.Source, all_train: data.Source, **othe
     return Sweep(
         train=train,
         all_train=all_train if recipe.trains_again else None,
-        choices=recipe.choices(data.steps_per_epoch(train, batch_size)),
+        choices=recipe.choices(),
         batch_size=batch_size,
         **others,
     )
@@ -124,9 +141,11 @@ def largest_batch(source: data.Source, wanted: int) -> int:
 
 
 def run(
-    sweep: Sweep, workdir: Path, stop: StopRequest, log: Callable[[str], None]
+    sweep: Sweep, workdir: paths.AnyPath, stop: StopRequest, log: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """Trains with each choice, tests the best, and writes the classifier.
+
+    The best is chosen among all that were ever tried in the folder.
 
     Args:
       sweep: what to do.
@@ -143,70 +162,198 @@ def run(
     """
     with run_lib.lock_workdir(workdir):
         _check_settings(sweep, workdir, log)
-        tuner = make_tuner(sweep)
-        results_path = workdir / "results.json"
-        results = _read(results_path) or {}
+        worker = _Worker(sweep, workdir, stop, log)
         for choice in sweep.choices:
-            if str(choice) in results:
-                continue
-            state = _train(tuner, sweep, choice, sweep.train, workdir / str(choice), stop, log)
-            if state is None:
+            if str(choice) not in worker.results and not worker.try_choice(choice):
                 return None
-            results[str(choice)] = None  # of what became non-finite
-            found = "became NaN or infinite"
-            if _is_finite(state):
-                results[str(choice)] = _accuracies(tuner, state, sweep, sweep.held_out)["top1"]
-                found = f"{100 * results[str(choice)]:.1f}% of the held-out images"
-            paths.write_atomically(results_path, json.dumps(results, indent=2).encode())
-            log(f"{choice}: {found}")
-            best = _best(results, sweep.choices)
-            for other in sweep.choices:
-                if other != best and str(other) in results:
-                    for folder in (str(other), f"{other}_all"):
-                        shutil.rmtree(workdir / folder, ignore_errors=True)
-        best = _best(results, sweep.choices)
+        best = worker.best()
         if best is None:
             raise UserError(
-                "training became NaN or infinite with every choice: name smaller --learning_rates."
+                "training became NaN or infinite with every choice: name smaller learning rates."
             )
-        trained_on, folder = sweep.train, workdir / str(best)  # whose checkpoint is complete
+        trained_on, folder = sweep.train, str(best)  # whose checkpoint is complete
         if sweep.all_train is not None:
-            trained_on, folder = sweep.all_train, workdir / f"{best}_all"
-        state = _train(tuner, sweep, best, trained_on, folder, stop, log)
+            trained_on, folder = sweep.all_train, f"{best}_all"
+        state = worker.train(best, trained_on, folder)
         if state is None:
             return None
         if not _is_finite(state):
             raise UserError(
                 f"training on {trained_on.name} became NaN or infinite, though not on a part of "
-                "it: name smaller --learning_rates, and another folder."
+                "it: name smaller learning rates."
             )
+        accuracies = worker.accuracies(state, sweep.test)
         report = {
             "choice": best._asdict(),
-            "validation_top1": results,
+            "validation_top1": {name: found["top1"] for name, found in worker.results.items()},
             "train_data": trained_on.name,
             "train_examples": trained_on.num_examples,
             "data": sweep.test.name,
             "from_scratch": sweep.from_scratch,
-            **_accuracies(tuner, state, sweep, sweep.test),
+            "left_out": list(worker.left_out),
+            **accuracies,
         }
-        classifier = _classifier(sweep, best, trained_on, state)
-        encoder_lib.save(classifier, workdir / "classifier")
+        encoder_lib.save(_classifier(sweep, best, trained_on, state), workdir / "classifier")
         text = json.dumps(report, indent=2) + "\n"
         paths.write_atomically(workdir / "finetune.json", text.encode())
         return report
 
 
-def _best(results: dict[str, float | None], among: tuple[Choice, ...]) -> Choice | None:
-    """The choice of the highest accuracy; of equals, the first. None if there is none."""
-    finite = [choice for choice in among if results.get(str(choice)) is not None]
-    return max(finite, key=lambda choice: results[str(choice)], default=None)
+class _Worker:
+    """Trains and evaluates choices of a sweep in a folder.
+
+    Attributes:
+      results: {name of a choice: its fields, and 'top1' on held-out images, None if training
+        became non-finite}.
+      left_out: messages about images that could not be decoded, as keys.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        workdir: paths.AnyPath,
+        stop: StopRequest,
+        log: Callable[[str], None],
+    ):
+        self._sweep, self._workdir, self._stop, self._log = sweep, workdir, stop, log
+        self._tuner = make_tuner(sweep)  # one for all choices, so that they compile once
+        found = _read(workdir / "results.json") or {}
+        try:
+            self.results = dict(found.get("choices", {}))
+            for result in self.results.values():
+                _choice(result)
+            self.left_out = dict.fromkeys(found.get("left_out", []))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{workdir}/results.json is damaged: move it away.") from error
+
+    def best(self) -> Choice | None:
+        """The choice of the highest accuracy; of equals, the first. None if there is none."""
+        finite = [result for result in self.results.values() if result["top1"] is not None]
+        found = max(finite, key=lambda result: result["top1"], default=None)
+        return found and _choice(found)
+
+    def try_choice(self, choice: Choice) -> bool:
+        """Trains with a choice and adds its result; returns False if it was stopped."""
+        state = self.train(choice, self._sweep.train, str(choice))
+        if state is None:
+            return False
+        top1, text = None, "became NaN or infinite"
+        if _is_finite(state):
+            top1 = self.accuracies(state, self._sweep.held_out)["top1"]
+            text = f"{100 * top1:.1f}% of the held-out images"
+        self.results[str(choice)] = choice._asdict() | {"top1": top1}
+        self._write()
+        self._log(f"{choice}: {text}")
+        best = self.best()
+        for name in self.results:
+            # What is trained again needs no earlier state.
+            if name != str(best) or self._sweep.all_train is not None:
+                _remove(self._workdir / name)
+            if name != str(best):
+                _remove(self._workdir / f"{name}_all")
+        return True
+
+    def train(self, choice: Choice, source: data.Source, folder: str) -> tuner_lib.State | None:
+        """Trains on a source, from the folder's checkpoint if it has one; None if stopped."""
+        sweep, config = self._sweep, self._sweep.encoder.config
+        size, total = config["image_size"], sweep.steps(choice, source)
+        encoder = None if sweep.from_scratch else sweep.encoder.variables
+        settings = tuner_lib.Settings(choice.learning_rate, choice.weight_decay, total)
+        shape = (size, size, config["channels"])
+        state = tuner_lib.init(self._tuner, sweep.seed, shape, encoder, settings)
+        keep = RetentionPolicy(1)
+        with Checkpoints(self._workdir / folder / "checkpoints", keep) as checkpoints:
+            restored = checkpoints.restore_newest(jax.eval_shape(lambda: state), self._log)
+            start = 0
+            if restored is not None:
+                start, state = restored.step, restored.state
+                if start < total:
+                    self._log(f"{choice}: resumed at step {start} of {total}")
+            state, timer = parallel.replicate(state), SaveTimer(MINUTES)
+            update = parallel.update(self._tuner, tuner_lib.update)
+            batches = data.train_batches(
+                source,
+                batch_size=sweep.batch_size,
+                image_size=size,
+                seed=sweep.seed,
+                num_steps=total,
+                start_step=start,
+                crop=sweep.crop,
+                views=1,
+                on_decode_error=self._on_decode_error(),
+            )
+            metrics = None
+            for step, batch in enumerate(batches, start + 1):
+                batch = parallel.device_put_batch(batch)
+                jax.block_until_ready(metrics)  # or batches would fill the device
+                state, metrics, _ = update(state, batch)
+                if step % max(1, total // 10) == 0 or step == total:
+                    loss, top1 = (float(parallel.local(metrics)[k]) for k in ("loss", "train_top1"))
+                    line = f"{choice}: step {step}/{total}  loss {loss:.4g}  train_top1 {top1:.3f}"
+                    self._log(line)
+                stops = self._stop.requested  # once: a signal may come at any moment
+                if step == total or stops or timer.is_due():
+                    self._write()
+                    checkpoints.save(step, state)
+                    timer.restart()
+                if stops:
+                    self._log(
+                        f"Stopped and saved at step {step} of {choice}; the same command resumes."
+                    )
+                    return None
+        return state
+
+    def accuracies(self, state: tuner_lib.State, source: data.Source) -> dict[str, Any]:
+        """`scores.accuracies` on a source, and 'test_examples', those that could be decoded."""
+        sweep = self._sweep
+        predict = parallel.embedder(self._tuner, tuner_lib.predict, _without_optimizer)(state)
+        size = min(256 * jax.local_device_count(), sweep.batch_size)
+
+        def ranks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for images, labels in data.eval_batches(
+                source,
+                batch_size=size,
+                image_size=sweep.encoder.config["image_size"],
+                crop_fraction=sweep.encoder.crop_fraction,
+                on_decode_error=self._on_decode_error(),
+            ):
+                yield scores.label_ranks(predict(images, size), labels), labels
+
+        found, labels = map(np.concatenate, zip(*ranks(), strict=True))
+        accuracies = scores.accuracies(found, labels, source.num_classes)
+        return accuracies | {"test_examples": len(labels)}
+
+    def _on_decode_error(self) -> Callable[[int, str], None] | None:
+        if self._sweep.left_out is None:
+            return None
+
+        def on_decode_error(_: int, message: str) -> None:
+            self.left_out.setdefault(message)
+            self._sweep.left_out(message)
+
+        return on_decode_error
+
+    def _write(self) -> None:
+        found = {"choices": self.results, "left_out": list(self.left_out)}
+        path = self._workdir / "results.json"
+        paths.write_atomically(path, json.dumps(found, indent=2).encode())
+
+
+def _choice(result: dict[str, Any]) -> Choice:
+    """The choice of a result; raises TypeError if it is none."""
+    return Choice(**{key: value for key, value in result.items() if key != "top1"})
+
+
+def _remove(folder: paths.AnyPath) -> None:
+    if folder.exists():
+        epath.Path(folder).rmtree()
 
 
 def _is_finite(state: tuner_lib.State) -> bool:
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parallel.local(state)))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: paths.AnyPath) -> dict[str, Any] | None:
     """The content of a JSON file; None if there is none. Raises CheckpointError."""
     try:
         found = json.loads(path.read_text()) if path.exists() else None
@@ -217,31 +364,18 @@ def _read(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _check_settings(sweep: Sweep, workdir: Path, log: Callable[[str], None]) -> None:
+def _check_settings(sweep: Sweep, workdir: paths.AnyPath, log: Callable[[str], None]) -> None:
     """Writes settings.json, or compares it; raises ConfigError if it holds others."""
     if (workdir / "config.json").exists():
         raise ConfigError(
             f"--workdir={workdir} holds a pre-training run or an export: choose another folder."
         )
-    weights = {} if sweep.from_scratch else manifest.describe(sweep.encoder.variables)
     computed_by = {
         "platform": jax.default_backend(),
         "devices": jax.local_device_count(),
         "jax": jax.__version__,
     }
-    settings = {
-        "encoder": sweep.encoder.config,
-        "weights": hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest(),
-        "from_scratch": sweep.from_scratch,
-        "train": [sweep.train.name, sweep.train.num_examples, sweep.train.fingerprint()],
-        "held_out": [sweep.held_out.name, sweep.held_out.num_examples],
-        "trained_again_on": None if sweep.all_train is None else sweep.all_train.name,
-        "class_names": list(sweep.train.class_names),
-        "crop": sweep.crop._asdict(),
-        "batch_size": sweep.batch_size,
-        "seed": sweep.seed,
-    }
-    settings = json.loads(json.dumps(settings))
+    settings = sweep.settings()
     path = workdir / "settings.json"
     before = _read(path)
     if before is not None:
@@ -264,14 +398,7 @@ def _check_settings(sweep: Sweep, workdir: Path, log: Callable[[str], None]) -> 
 def make_tuner(sweep: Sweep) -> tuner_lib.Tuner:
     """The network and the optimizer of all choices, for all devices of this process."""
     config = sweep.encoder.config
-    training = config["training"].get("config") or {}
-    wanted = training.get("cpu_convolution", backend.AUTO)
-    module = models.make_encoder(
-        **config["encoder"],
-        dtype=jnp.dtype(config["dtype"]),
-        axis_name=parallel.AXIS,
-        convolution=backend.choose_convolution(wanted, dtype=config["dtype"]).function,
-    )
+    module = models.with_fields(sweep.encoder.fast_module(), axis_name=parallel.AXIS)
     return tuner_lib.Tuner(
         models.Classifier(module, sweep.train.num_classes),
         functools.partial(image_augment.normalize, mean=config["mean"], std=config["std"]),
@@ -279,81 +406,6 @@ def make_tuner(sweep: Sweep) -> tuner_lib.Tuner:
         config.get("matmul_precision", "default"),
         parallel.AXIS,
     )
-
-
-def _train(
-    tuner: tuner_lib.Tuner,
-    sweep: Sweep,
-    choice: Choice,
-    source: data.Source,
-    folder: Path,
-    stop: StopRequest,
-    log: Callable[[str], None],
-) -> tuner_lib.State | None:
-    """Trains with a choice on a source, from its checkpoint if there is one; None if stopped."""
-    config = sweep.encoder.config
-    size, total = config["image_size"], sweep.steps(choice, source)
-    encoder = None if sweep.from_scratch else sweep.encoder.variables
-    settings = tuner_lib.Settings(choice.learning_rate, choice.weight_decay, total)
-    shape = (size, size, config["channels"])
-    state = tuner_lib.init(tuner, sweep.seed, shape, encoder, settings)
-    with Checkpoints(folder / "checkpoints", RetentionPolicy(1)) as checkpoints:
-        restored = checkpoints.restore_newest(jax.eval_shape(lambda: state), log)
-        start = 0
-        if restored is not None:
-            start, state = restored.step, restored.state
-            if start < total:
-                log(f"{choice}: resumed at step {start} of {total}")
-        state, timer = parallel.replicate(state), SaveTimer(MINUTES)
-        update = parallel.update(tuner, tuner_lib.update)
-        batches = data.train_batches(
-            source,
-            batch_size=sweep.batch_size,
-            image_size=size,
-            seed=sweep.seed,
-            num_steps=total,
-            start_step=start,
-            crop=sweep.crop,
-            views=1,
-            on_decode_error=sweep.left_out and (lambda _, message: sweep.left_out(message)),
-        )
-        metrics = None
-        for step, batch in enumerate(batches, start + 1):
-            batch = parallel.device_put_batch(batch)
-            jax.block_until_ready(metrics)  # or batches would fill the device
-            state, metrics, _ = update(state, batch)
-            if step % max(1, total // 10) == 0 or step == total:
-                loss, top1 = (float(parallel.local(metrics)[k]) for k in ("loss", "train_top1"))
-                log(f"{choice}: step {step}/{total}  loss {loss:.4g}  train_top1 {top1:.3f}")
-            stops = stop.requested  # once: a signal may come at any moment
-            if step == total or stops or timer.is_due():
-                checkpoints.save(step, state)
-                timer.restart()
-            if stops and step < total:
-                log(f"Stopped and saved at step {step} of {choice}; the same command resumes.")
-                return None
-    return state
-
-
-def _accuracies(
-    tuner: tuner_lib.Tuner, state: tuner_lib.State, sweep: Sweep, source: data.Source
-) -> dict[str, Any]:
-    """`scores.accuracies` on a source, and 'test_examples', those that could be decoded."""
-    predict = parallel.embedder(tuner, tuner_lib.predict, _without_optimizer)(state)
-    size = min(256 * jax.local_device_count(), sweep.batch_size)
-
-    def ranks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for images, labels in data.eval_batches(
-            source,
-            batch_size=size,
-            image_size=sweep.encoder.config["image_size"],
-            crop_fraction=sweep.encoder.crop_fraction,
-            on_decode_error=sweep.left_out and (lambda _, message: sweep.left_out(message)),
-        ):
-            yield scores.label_ranks(predict(images, size), labels), labels
-
-    found, labels = map(np.concatenate, zip(*ranks(), strict=True))
-    return scores.accuracies(found, labels, source.num_classes) | {"test_examples": len(labels)}
 
 
 def _without_optimizer(state: tuner_lib.State) -> tuner_lib.State:

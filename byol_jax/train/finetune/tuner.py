@@ -8,6 +8,7 @@ that one compiled update serves all choices.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -93,8 +94,7 @@ def init(
       settings: of the optimizer.
     """
     views = jax.eval_shape(tuner.preprocess, jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8))
-    init_network = jax.jit(lambda key, views: tuner.network.init(key, views, train=False))
-    variables = init_network(jax.random.key(seed), jnp.zeros(views.shape, views.dtype))
+    variables = _init_network(tuner)(jax.random.key(seed), jnp.zeros(views.shape, views.dtype))
     if encoder is not None:
         variables = {
             kind: part | ({"encoder": encoder[kind]} if kind in encoder else {})
@@ -114,6 +114,11 @@ def init(
         stats=variables.get("batch_stats", {}),
         opt_state=opt_state._replace(hyperparams=injected),
     )
+
+
+@functools.lru_cache(1)
+def _init_network(tuner: Tuner) -> Callable[..., byol.Tree]:
+    return jax.jit(lambda key, views: tuner.network.init(key, views, train=False))
 
 
 def update(tuner: Tuner, state: State, batch: byol.Batch) -> tuple[State, byol.Metrics]:
