@@ -4,6 +4,8 @@ Resizing is bicubic without antialiasing, as in the BYOL authors' code; the resu
 range of the pixels and is clipped and rounded to uint8.
 """
 
+from collections.abc import Sequence
+
 from byol_jax.augment import crops
 from byol_jax.augment.crops import Crop
 from byol_jax.data._tensorflow import tf
@@ -14,27 +16,34 @@ MAX_VALUES_AS_FLOATS = 2**21
 
 
 def random_views(
-    image: tf.Tensor, size: int, crop: Crop, seed: tf.Tensor, count: int = 2
+    images: Sequence[tf.Tensor], size: int, crop: Crop, seed: tf.Tensor
 ) -> tuple[tf.Tensor, ...]:
-    """Independent random views of one image, a function of `seed` alone.
+    """Independent random views of some images, a function of `seed` alone.
 
     Args:
-      image: uint8 (H, W, C).
+      images: uint8 (H, W, C): what each view is taken from; usually the same one.
       size: height and width S of a view.
       crop: the distribution of boxes and flips.
       seed: int64 (2,).
-      count: how many views.
 
     Returns:
       The views, uint8 (S, S, C) each.
     """
     # One draw for everything: small operations cost more than the numbers they compute.
-    uniform = tf.random.stateless_uniform((count, crop.draws), seed, alg="philox")
-    shape = tf.cast(tf.shape(image)[:2], tf.float32)
-    boxes = crops.random_boxes(uniform[:, :-1], shape, crop, xp=tf)
+    uniform = tf.random.stateless_uniform((len(images), crop.draws), seed, alg="philox")
+    is_one = all(image is images[0] for image in images)
+
+    def boxes_of(image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        shape = tf.cast(tf.shape(image)[:2], tf.float32)
+        return crops.random_boxes(draws[:, :-1], shape, crop, xp=tf)
+
+    if is_one:
+        boxes = boxes_of(images[0], uniform)
+    else:  # of other sizes
+        boxes = [boxes_of(image, uniform[i : i + 1])[0] for i, image in enumerate(images)]
     flips = uniform[:, -1] < crop.flip
-    views = [_resized_crop(image, boxes[view], size) for view in range(count)]
-    return tuple(_flip_if(flips[view], views[view]) for view in range(count))
+    views = [_resized_crop(image, boxes[i], size) for i, image in enumerate(images)]
+    return tuple(_flip_if(flips[i], view) for i, view in enumerate(views))
 
 
 def center_crop(image: tf.Tensor, size: int, fraction: float) -> tf.Tensor:

@@ -70,7 +70,7 @@ def error_reason(error: tf.errors.OpError) -> str:
 def decode_error(source: Source, raw: tuple) -> str | None:
     """Why a raw example cannot be decoded, as from `error_reason`; None if it can."""
     try:
-        source.decode(raw)
+        source.decode_views(raw, 2)
     except tf.errors.OpError as error:
         return error_reason(error)
     return None

@@ -35,7 +35,7 @@ class FolderSource(RandomAccessSource):
     ):
         """Keeps a path below `root` and a label (-1 for none) for each; use `open_folder`."""
         super().__init__(name, labels, channels, class_names)
-        self._root = root
+        self.root = root
         self._paths = tf.constant([os.fsencode(path) for path in paths])
 
     def names(self):
@@ -48,8 +48,12 @@ class FolderSource(RandomAccessSource):
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
     def _paths_below_root(self) -> list[bytes]:
-        start = len(os.path.join(os.fsencode(self._root), b""))
-        return [path[start:] for path in self._paths.numpy()]
+        root = os.path.join(os.fsencode(self.root), b"")
+        return [path.removeprefix(root) for path in self._paths.numpy()]
+
+    def paths(self) -> list[str]:
+        """The path of each image."""
+        return list(map(os.fsdecode, self._paths.numpy()))
 
     def decode(self, raw):  # noqa: D102 (see Source)
         return decode(self.encoded(raw), self.channels), self.labels_tensor[raw[0]]

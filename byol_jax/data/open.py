@@ -12,8 +12,9 @@ def open_source(spec: str, split: str, *, data_dir: str | None = None, channels:
 
     Args:
       spec: "tfds:NAME" (a data set that TFDS has prepared), "folder:PATH" (image files),
-        "npz:PATH" (NumPy arrays) or "embedded" (generated textures, 32 x 32, gray). The last two
-        need no TensorFlow.
+        "pairs:PATH1,PATH2" or "pairs:TABLE.csv" (image files, two for each example), "npz:PATH"
+        (NumPy arrays) or "embedded" (generated textures, 32 x 32, gray). The last two need no
+        TensorFlow.
       split: "train", "test" or any other split of the source.
       data_dir: where TFDS keeps its data sets; None for its own default. Only tfds: uses it.
       channels: 3 for colour, 1 for gray.
@@ -33,10 +34,17 @@ def open_source(spec: str, split: str, *, data_dir: str | None = None, channels:
         from byol_jax.data.folder import open_folder
 
         return open_folder(rest, split, channels)
+    if kind == "pairs" and rest:
+        from byol_jax.data.pairs import open_pairs
+
+        return open_pairs(rest, split, channels)
     if kind == "npz" and rest:
         return open_npz(rest, split, channels)
     if spec == "embedded":
         images, labels = load(split)
         check_channels(spec, images.shape[-1], channels)
         return from_arrays(images, labels, f"embedded/{split}", CLASS_NAMES)
-    raise ConfigError(f"unknown source {spec!r}; use tfds:NAME, folder:PATH, npz:PATH or embedded.")
+    raise ConfigError(
+        f"unknown source {spec!r}; use tfds:NAME, folder:PATH, pairs:PATH1,PATH2, npz:PATH or "
+        "embedded."
+    )

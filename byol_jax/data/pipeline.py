@@ -192,14 +192,15 @@ class TrainPipeline(NamedTuple):
         )
 
     def _views(self, epoch, position, raw, replaced=NOT_REPLACED):
-        image, label = self.source.decode(raw)
+        images, label = self.source.decode_views(raw, self.views)
         seed = tf.stack([self.seed, epoch * 2**32 + position])
-        views = random_views(image, self.image_size, self.crop, seed, self.views)
+        views = random_views(images, self.image_size, self.crop, seed)
         if self.local is not None:
-            size, crop, count = self.local.size, self.local.crop, self.local.count
+            size, crop = self.local.size, self.local.crop
+            in_turn = tuple(images[i % self.views] for i in range(self.local.count))
             views = {
                 "global": views,
-                "local": random_views(image, size, crop, seed + LOCAL_SEED, count),
+                "local": random_views(in_turn, size, crop, seed + LOCAL_SEED),
             }
         row = tf.cast(position % self.batch_size, tf.int32)
         return views, label, row, tf.cast(replaced, tf.int64)

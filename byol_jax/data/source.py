@@ -96,6 +96,11 @@ class Source(abc.ABC):
         The label is -1 in a source without labels. Works inside a TensorFlow graph and outside.
         """
 
+    def decode_views(self, raw: tuple, count: int) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        """The image that each of `count` views is taken from, and the label: see `decode`."""
+        image, label = self.decode(raw)
+        return (image,) * count, label
+
     def encoded(self, raw: tuple) -> tf.Tensor | None:
         """The bytes of one raw example's image file, string (); None where there is no file."""
         return None

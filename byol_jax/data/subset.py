@@ -157,6 +157,10 @@ class _RandomAccessSubset(_Part, RandomAccessSource):
         image, _ = self._source.decode(raw[1:])
         return image, self.labels_tensor[raw[0]]  # which `match_classes` may have changed
 
+    def decode_views(self, raw, count):
+        images, _ = self._source.decode_views(raw[1:], count)
+        return images, self.labels_tensor[raw[0]]
+
 
 class _StreamedSubset(_Part, Source):
     order_depends_on_processes = True

@@ -67,7 +67,7 @@ def default() -> ConfigDict:
     config.cpu_convolution = "auto"
 
     config.data = ConfigDict()
-    config.data.source = ""  # tfds:NAME, folder:PATH, npz:PATH or embedded
+    config.data.source = ""  # tfds:NAME, folder:PATH, pairs:PATH1,PATH2, npz:PATH or embedded
     config.data.dir = ""  # where TFDS keeps its data; empty: its own default
     config.data.train_split = "train"
     config.data.test_split = ""  # held-out examples with labels, for kNN; empty: none

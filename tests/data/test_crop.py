@@ -20,7 +20,7 @@ def test_no_crop_is_drawn_twice():
 @pytest.mark.parametrize("fit", ["clip", "retry"])
 def test_an_image_of_one_pixel_has_crops(fit):
     image, seed = tf.fill((1, 1, 3), tf.constant(9, tf.uint8)), tf.constant([0, 1], tf.int64)
-    for view in random_views(image, 4, Crop(fit=fit), seed):
+    for view in random_views([image] * 2, 4, Crop(fit=fit), seed):
         np.testing.assert_array_equal(view, np.full((4, 4, 3), 9))
 
 
@@ -37,7 +37,7 @@ def test_half_of_the_views_are_flipped():
 def test_a_crop_of_everything_is_the_image(flip, direction):
     image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     crop = Crop((1.0, 1.0), (1.0, 1.0), flip)
-    for view in random_views(tf.constant(image), 9, crop, tf.constant([0, 0], tf.int64)):
+    for view in random_views([tf.constant(image)] * 2, 9, crop, tf.constant([0, 0], tf.int64)):
         np.testing.assert_array_equal(view, image[:, ::direction])
 
 

@@ -57,7 +57,9 @@ def test_class_names_of_arrays():
 
 @pytest.mark.parametrize("spec", ["cifar10", "tfds:", "folder:", "embedded:x", ""])
 def test_unknown_source(spec):
-    with pytest.raises(ConfigError, match="use tfds:NAME, folder:PATH, npz:PATH or embedded"):
+    with pytest.raises(
+        ConfigError, match="use tfds:NAME, folder:PATH, pairs:PATH1,PATH2, npz:PATH or embedded"
+    ):
         open_source(spec, "train")
 
 
