@@ -1,4 +1,4 @@
-r"""Evaluates a pre-trained encoder, frozen.
+r"""Evaluates a pre-trained encoder.
 
 byol-jax evaluate --checkpoint=DIR --protocol=NAME[,NAME...] [--step=N] \
     [--against=PATH,...] [--baselines=random,pixels|none] [--data=SOURCE] [--data_dir=DIR] \
@@ -201,14 +201,14 @@ def _estimate(rate: float, sizes: dict[str, int], examples: list[int], images: i
     """
     lines = []
     if set(PROTOCOL.value) != {FINETUNE}:
-        width = {"float32": 4, "bfloat16": 2}[FEATURES_DTYPE.value]  # bytes
+        width, copies = {"float32": (4, 2), "bfloat16": (2, 3)}[FEATURES_DTYPE.value]
         total = sum(examples) * sum(sizes.values()) * width / 1e9
         largest = sum(examples) * max(sizes.values()) * 4 / 1e9
         lines += [
             f"{sum(examples)} images at {rate:.0f} images/s: {sum(examples) / rate / 60:.1f} "
             "minutes for the features",
-            f"features: {total:.2f} GB, and {8 / width * largest:.2f} GB in memory for copies of "
-            "the largest while it is evaluated",
+            f"features: {total:.2f} GB, and {copies * largest:.2f} GB in memory for copies of the "
+            "largest while it is evaluated",
         ]
     if LINEAR in PROTOCOL.value:
         hours = LINEAR_EPOCHS.value * examples[0] / rate / 3600

@@ -166,9 +166,9 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch, capsys):
 
 
 def test_evaluate_writes_its_tables(workdir):
-    done = call("evaluate", f"--checkpoint={workdir}", "--protocol=logistic,knn")
+    done = call("evaluate", f"--checkpoint={workdir}", "--protocol=retrieval,knn")
     assert done.returncode == 0, done.stderr
-    for protocol in ("logistic", "knn"):
+    for protocol in ("retrieval", "knn"):
         report = json.loads((workdir / "eval" / f"{protocol}.json").read_text())
         assert report["protocol"] == protocol and report["data"] == "embedded/test"
         assert report["test_examples"] == 2000 and report["step"] == 6
