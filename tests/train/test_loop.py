@@ -403,7 +403,7 @@ def test_a_collapse_stops_the_run_and_further_starts(tmp_path, collapsed, capsys
     config.health.stop_on_collapse = True
     with pytest.raises(UserError, match="saved at step 3: the features collapsed"):
         loop.train(config, tmp_path)
-    assert "Try, in this order: config.target.tau_base" in capsys.readouterr().out
+    assert "Try, in this order: another config.target.tau_base" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"had collapsed .* step 3: .*stop_on_collapse=False\.$"):
         loop.train(config, tmp_path)
     assert int(final_state(tmp_path).step) == 3
