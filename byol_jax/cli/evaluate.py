@@ -36,7 +36,7 @@ images. Host memory holds the features of all encoders (4 bytes a number), or fi
 --features_dir do (2 with --features_dtype=bfloat16); and memory two more copies of one while it is
 evaluated, or three of bfloat16. --dry_run prints how long and how large they would be.
 
-Writes DIR/eval/NAME.json for each protocol. With another step or other data than the run's, the
+Writes DIR/eval/NAME.json for each protocol. With another step, other data or other settings, the
 file's name includes them; it ends in -skip if images were left out.
 """
 
@@ -211,11 +211,11 @@ def _estimate(rate: float, sizes: dict[str, int], examples: list[int], images: i
             "largest while it is evaluated",
         ]
     if LINEAR in PROTOCOL.value:
-        hours = LINEAR_EPOCHS.value * examples[0] / rate / 3600
-        lines.append(f"{LINEAR}, {LINEAR_EPOCHS.value} epochs: {hours:.2f} hours")
+        minutes = LINEAR_EPOCHS.value * examples[0] / rate / 60
+        lines.append(f"{LINEAR}, {LINEAR_EPOCHS.value} epochs: {minutes:.1f} minutes")
     if FINETUNE in PROTOCOL.value:
-        hours = 3 * images / (rate * len(sizes)) / 3600
-        lines.append(f"{FINETUNE}, {images} images in all updates: about {hours:.2f} hours")
+        minutes = 3 * images / (rate * len(sizes)) / 60
+        lines.append(f"{FINETUNE}, {images} images in all updates: about {minutes:.1f} minutes")
     return lines
 
 
@@ -439,8 +439,10 @@ def _write(report: dict[str, Any], data: str) -> Any:
     if report["protocol"] == LINEAR and LINEAR_EPOCHS.value != LINEAR_EPOCHS.default:
         name += f"-{LINEAR_EPOCHS.value}epochs"
     if report["protocol"] == FINETUNE:
-        given = {key: holder.value for key, holder in TRIED.items() if holder.value}
-        name += "".join(f"-{paths.file_name(f'{key}{value}')}" for key, value in given.items())
+        for key, holder in TRIED.items():
+            if value := holder.value:
+                text = ",".join(value) if isinstance(value, list) else value
+                name += "-" + paths.file_name(f"{key}{text}")
     if any(flag.value for flag in (DATA, DATA_DIR, TRAIN_SPLIT, TEST_SPLIT)):
         parts = "-".join(filter(None, (DATA_DIR.value, TRAIN_SPLIT.value, data)))
         name += "-" + paths.file_name(parts)

@@ -225,6 +225,8 @@ def test_finetune_trains_each_encoder_and_resumes(evaluate, passes, stop_after, 
     report = evaluate("--protocol=finetune", *FINETUNE)
     assert "resumed at step 1 of 2" in capsys.readouterr().err
     assert report["protocol"] == "finetune" and list(report["details"]) == ALL[:2]
+    name = "finetune-learning_rates0.1-epochs1-batch_size40.json"
+    assert (tmp_path / "eval" / name).exists()
     assert passes == []  # no features
     for name, found in report["details"].items():
         assert found["choice"]["learning_rate"] == 0.1 and found["choice"]["epochs"] == 1
@@ -419,8 +421,8 @@ def test_a_dry_run_writes_nothing(command, evaluate, capsys, tmp_path):
         "1000000 images at 10 images/s: 1666.7 minutes for the features",
         "features: 16.00 GB, and 16.00 GB in memory for copies of the largest while it is "
         "evaluated",
-        "linear, 80 epochs: 2000.00 hours",
-        "finetune, 24000 images in all updates: about 1.00 hours",
+        "linear, 80 epochs: 120000.0 minutes",
+        "finetune, 24000 images in all updates: about 60.0 minutes",
     ]
     assert not (tmp_path / "eval").exists()
 
