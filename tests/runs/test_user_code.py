@@ -137,10 +137,6 @@ def test_a_run_of_the_command_has_it(folder, tmp_path):
         *map(jax.tree.leaves, (state, run_lib.restore(tmp_path / "run").state)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    wrong = pretrain(tmp_path / "wrong", "own_views:rows")
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
-    assert wrong.stderr.startswith("error: config.augment.function=own_views:rows must return")
-    assert not (tmp_path / "wrong").exists()
 
     # Importing it would execute whatever a config.json that came from elsewhere names.
     record["config"]["augment"]["function"] = "own_nothing:half"
