@@ -63,7 +63,11 @@ def result(table: Table, row: Row, seed: str, workdir: Path) -> dict[str, Any]:
     # The encoder before training is the recipe's in all rows but those of other encoders.
     other = row.name == "recipe" or any("--config.encoder." in flag for flag in row.flags)
     baselines = "--baselines=random" if other else "--baselines="
-    command("evaluate", f"--checkpoint={workdir}", "--protocol=logistic", baselines, *devices)
+    own = [name for flag in row.flags for name in re.findall(r"encoder\.name=(.*):", flag)]
+    imports = [f"--import={own[0]}"] if own else []  # a run does not import them by itself
+    command(
+        "evaluate", f"--checkpoint={workdir}", "--protocol=logistic", baselines, *imports, *devices
+    )
     top1 = json.loads((workdir / "eval" / "logistic.json").read_text())["top1"]
     last = read_rows(workdir / "metrics.jsonl")[-1]
     numbers = {"logistic": top1["byol"], "knn": last["knn_test_top1"]}
