@@ -298,8 +298,14 @@ def _run(
     with signals.stop_requests() as stop:
         if LINEAR in PROTOCOL.value:
             trained_heads = linear_rows.train(
-                *(rows, config, parts[0], LINEAR_EPOCHS.value, left_out, workdir / LINEAR),
-                *(stop, _log),
+                rows,
+                config,
+                parts[0],
+                LINEAR_EPOCHS.value,
+                left_out,
+                workdir / LINEAR,
+                stop,
+                _log,
             )
             if trained_heads is None:
                 return STOPPED.value

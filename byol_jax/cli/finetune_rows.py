@@ -1,14 +1,12 @@
 """Fine-tuning of several encoders, as a protocol of `evaluate` and `transfer`."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 from byol_jax import data
 from byol_jax.cli.encoders import Row
 from byol_jax.errors import UserError
-from byol_jax.runs import paths, processes
+from byol_jax.runs import manifest, paths, processes
 from byol_jax.train.finetune import sweep as sweep_lib
 from byol_jax.train.finetune.choices import Recipe
 from byol_jax.train.finetune.sweep import Sweep
@@ -72,8 +70,7 @@ def run(
     reports, failed = {}, {}
     for name, sweep in found.items():
         log(f"finetune: {name}: choices: {len(sweep.choices)}, images in all: {sweep.images}")
-        settings = json.dumps(sweep.settings(), sort_keys=True).encode()
-        of_row = f"{paths.file_name(name)}-{hashlib.sha256(settings).hexdigest()[:8]}"
+        of_row = f"{paths.file_name(name)}-{manifest.json_digest(sweep.settings)[:8]}"
         try:
             with processes.translate_errors("make --finetune_batch_size smaller"):
                 report = sweep_lib.run(sweep, folder / of_row, stop, log)

@@ -1,6 +1,5 @@
 """The paper's linear evaluation of several frozen encoders, with checkpoints to resume from."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -149,7 +148,7 @@ def _digest(rows: dict[str, Row], config: ConfigDict, source: data.Source, epoch
         "epochs": epochs,
         "seed": config.seed,
     }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return manifest.json_digest(settings)[:16]
 
 
 def _restore(

@@ -17,7 +17,7 @@ strengths of a group at once.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -87,22 +87,56 @@ def logistic(
     train_features, train_labels, test_features, test_labels = check_splits(
         train_features, train_labels, test_features, test_labels, num_classes
     )
-    held_out, fitted = held_out_rows(len(train_features), validation_fraction, seed)
-    scores = fit_and_score(
-        train_features[fitted],
-        train_labels[fitted],
-        train_features[held_out],
+    logits, chosen, validation_top1 = choose_and_score(
+        train_features,
+        train_labels,
+        test_features,
+        lambda logits, labels: float(np.mean(label_ranks(logits, labels) == 0)),
         l2,
+        validation_fraction,
+        seed,
         num_classes,
     )
-    shares = [float(np.mean(label_ranks(found, train_labels[held_out]) == 0)) for found in scores]
-    validation_top1 = dict(zip(map(float, l2), shares, strict=True))
-    chosen = max(validation_top1, key=lambda strength: (validation_top1[strength], strength))
-    (scores,) = fit_and_score(
+    result = accuracies(label_ranks(logits, test_labels), test_labels, num_classes)
+    return result | {"l2": chosen, "validation_top1": validation_top1}
+
+
+def choose_and_score(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    score: Callable[[np.ndarray, np.ndarray], float],
+    l2: Sequence[float],
+    validation_fraction: float,
+    seed: int,
+    num_classes: int,
+) -> tuple[np.ndarray, float, dict[float, float]]:
+    """Chooses the strength on held-out rows, and fits all training rows with it: see `logistic`.
+
+    Args:
+      train_features: (n, d) float32.
+      train_labels: as of `fit`.
+      test_features: (m, d) float32.
+      score: of logits and labels of the held-out rows; higher is better.
+      l2: strengths to choose from; of equally good ones the strongest.
+      validation_fraction: see `logistic`.
+      seed: see there.
+      num_classes: number of classes.
+
+    Returns:
+      The logits of the test rows, (m, num_classes); the strength chosen; {strength: score}.
+    """
+    held_out, fitted = held_out_rows(len(train_features), validation_fraction, seed)
+    all_logits = fit_and_score(
+        train_features[fitted], train_labels[fitted], train_features[held_out], l2, num_classes
+    )
+    found = [score(logits, train_labels[held_out]) for logits in all_logits]
+    validation = dict(zip(map(float, l2), found, strict=True))
+    chosen = max(validation, key=lambda strength: (validation[strength], strength))
+    (logits,) = fit_and_score(
         train_features.copy(), train_labels, test_features.copy(), [chosen], num_classes
     )
-    result = accuracies(label_ranks(scores, test_labels), test_labels, num_classes)
-    return result | {"l2": chosen, "validation_top1": validation_top1}
+    return logits, chosen, validation
 
 
 def held_out_rows(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -276,14 +310,13 @@ def fit_and_score(
     labels: np.ndarray,
     other_features: np.ndarray,
     l2: Sequence[float],
-    num_classes: int | None = None,
+    num_classes: int,
 ) -> list[np.ndarray]:
     """The logits of other rows, (m, num_classes), by a fit to `features` for each strength.
 
-    Arguments are those of `fit`; by default there are as many classes as columns of bool labels.
-    Both features are overwritten.
+    Arguments are those of `fit`. Both features are overwritten.
     """
     features, other_features = standardise(features, other_features)
     features = jax.device_put(features)  # and the copy in host memory is freed
-    weights, biases, *_ = map(np.asarray, fit(features, labels, l2, num_classes or labels.shape[1]))
+    weights, biases, *_ = map(np.asarray, fit(features, labels, l2, num_classes))
     return [other_features @ w + b for w, b in zip(weights, biases, strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 
 from byol_jax.errors import DataError
 from byol_jax.evaluate.features import check_features
-from byol_jax.evaluate.logistic import L2_STRENGTHS, fit_and_score, held_out_rows
+from byol_jax.evaluate.logistic import L2_STRENGTHS, choose_and_score
 
 RECALLS = np.linspace(0, 1, 11)  # at which VOC 2007 measures the precision
 
@@ -52,14 +52,17 @@ def multi_label(
         raise DataError("training and test images differ in their features or their classes.")
     if not test[1].any(axis=0).all():
         raise DataError("a class has no test image: its average precision does not exist.")
-    held_out, fitted = held_out_rows(len(train[0]), validation_fraction, seed)
-    chosen_on = train[0][held_out], train[1][held_out]
-    scores = fit_and_score(train[0][fitted], train[1][fitted], chosen_on[0], l2)
-    shares = [_mean(average_precisions(found, chosen_on[1])) for found in scores]
-    validation_map = dict(zip(map(float, l2), shares, strict=True))
-    chosen = max(validation_map, key=lambda strength: (validation_map[strength], strength))
-    (scores,) = fit_and_score(train[0].copy(), train[1], test[0].copy(), [chosen])
-    per_class = average_precisions(scores, test[1])
+    logits, chosen, validation_map = choose_and_score(
+        train[0],
+        train[1],
+        test[0],
+        lambda logits, labels: _mean(average_precisions(logits, labels)),
+        l2,
+        validation_fraction,
+        seed,
+        train[1].shape[1],
+    )
+    per_class = average_precisions(logits, test[1])
     return {
         "map": _mean(per_class),
         "per_class": per_class,

@@ -61,8 +61,12 @@ def describe(tree: Any) -> Description:
 
 def digest(tree: Any) -> str:
     """SHA-256, in hex, of names, dtypes, shapes and values of a tree of arrays on the host."""
-    text = json.dumps(describe(tree), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return json_digest(describe(tree))
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256, in hex, of a value that JSON can hold; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def first_difference(found: Description, saved: Description) -> str:

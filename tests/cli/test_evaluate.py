@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from commands import imported
+from commands import Stopping, imported
 from encoders import random_encoder
 from PIL import Image
 from tiny import tiny_config
@@ -151,18 +151,6 @@ def test_linear_trains_heads_of_all_encoders_and_writes_its_report(evaluate, cap
         assert set(found["validation_top1"]) == {"0.4", "0.3", "0.2", "0.1", "0.05"}
     out, _ = capsys.readouterr()
     assert out.index("knn on") < out.index("linear on")  # written before linear starts
-
-
-class Stopping:
-    """Requests a stop when it was asked so many times."""
-
-    def __init__(self, times):
-        self.left = times
-
-    @property
-    def requested(self):
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.fixture

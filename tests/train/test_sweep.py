@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from commands import Stopping
 from encoders import random_encoder, tiny_vit
 
 import byol_jax
@@ -95,17 +96,6 @@ def test_a_second_start_trains_no_further(finished, sweep, monkeypatch):
 
 
 def test_a_stopped_sweep_ends_as_one_that_was_not(finished, sweep, tmp_path, monkeypatch):
-    class Stopping(StopRequest):
-        """Asks for a stop after some steps, as a signal does."""
-
-        def __init__(self, steps):
-            self.left = steps
-
-        @property
-        def requested(self):
-            self.left -= 1
-            return self.left < 0
-
     report, lines = run(sweep, tmp_path, Stopping(12))
     assert report is None and lines[-1].startswith("Stopped and saved at step ")
     report, lines = run(sweep, tmp_path)

@@ -82,6 +82,7 @@ class Sweep:
             steps.append(max(self.steps(choice, self.all_train) for choice in self.choices))
         return self.batch_size * sum(steps)
 
+    @functools.cached_property  # it hashes the weights
     def settings(self) -> dict[str, Any]:
         """What results depend on, but for the choices; as JSON has it."""
         found = {
@@ -375,7 +376,7 @@ def _check_settings(sweep: Sweep, workdir: paths.AnyPath, log: Callable[[str], N
         "devices": jax.local_device_count(),
         "jax": jax.__version__,
     }
-    settings = sweep.settings()
+    settings = sweep.settings
     path = workdir / "settings.json"
     before = _read(path)
     if before is not None:
