@@ -29,8 +29,8 @@ from ml_collections import ConfigDict
 from byol_jax import byol
 from byol_jax.cli import app
 from byol_jax.errors import ConfigError
-from byol_jax.runs import build
 from byol_jax.runs import config as config_lib
+from byol_jax.runs import kinds
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.resolve import resolve
 
@@ -137,7 +137,7 @@ def traffic(state: byol.State, accum_steps: int = 1) -> Traffic:
 def forward_flops(learner: byol.Learner, state: byol.State, config: ConfigDict) -> float:
     """XLA's count of FLOPs of the online network for one view of one image."""
     variables = {"params": state.online_params, "batch_stats": state.online_stats}
-    shape = build.example_batch(config).examples.shape[2:]
+    shape = kinds.of(config).example_batch(config).examples.shape[2:]
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     apply = jax.jit(lambda variables, x: learner.online.apply(variables, x, train=False))
     return apply.lower(variables, image).cost_analysis()["flops"]

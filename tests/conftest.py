@@ -70,7 +70,7 @@ def pictures(request):
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__ not in PICTURES:
             patch.setattr(plots, "curves", lambda path, metrics: None)
-            patch.setattr(plots, "first_views", lambda path, learner, state, batch: None)
+            patch.setattr(plots, "first_views", lambda path, kind, learner, state, batch: None)
         yield
 
 

@@ -2,6 +2,7 @@
 
 from byol_jax.augment import image as image_augment
 from byol_jax.runs import config as config_lib
+from byol_jax.runs.kinds import image_settings
 
 
 def tiny_config():
@@ -14,7 +15,7 @@ def tiny_config():
     config.data.image_size = 16
     config.data.channels = 1
     plain = image_augment.View(jitter_prob=0.0, blur_prob=0.0)  # jitter takes seconds to compile
-    config_lib.set_policy(config, image_augment.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
+    image_settings.set_policy(config, image_augment.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
     config.encoder.name = "convnet"
     config.encoder.channels = (4, 8)
     config.encoder.features = 16

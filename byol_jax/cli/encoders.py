@@ -21,9 +21,10 @@ from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, DataError, UserError
 from byol_jax.evaluate import label_free
 from byol_jax.export.convert.weights import open_weights
-from byol_jax.runs import build, inputs, paths
 from byol_jax.runs import encoder as encoder_lib
+from byol_jax.runs import inputs, paths
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.kinds import images
 
 ESTIMATED_BATCHES = 4  # of `estimate`
 
@@ -215,7 +216,7 @@ def train_crops(
         seed=config.seed,
         num_steps=steps,
         start_step=start_step,
-        crop=build.crop(config),
+        crop=images.crop(config),
         views=views,
         on_decode_error=_skipping(config, left_out),
     )

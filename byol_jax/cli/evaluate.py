@@ -175,7 +175,7 @@ def _prepare(
     """
     from byol_jax import data
     from byol_jax.cli import finetune_rows
-    from byol_jax.runs import build
+    from byol_jax.runs.kinds import images
     from byol_jax.train.finetune.choices import SEMI_SUPERVISED
 
     if {LINEAR, FINETUNE}.isdisjoint(PROTOCOL.value):
@@ -185,7 +185,7 @@ def _prepare(
         return parts, {}
     recipe = shared_flags.recipe(SEMI_SUPERVISED, TRIED)
     skipped = left_out.setdefault if config.data.on_decode_error == "skip" else None
-    return parts, finetune_rows.sweeps(rows, recipe, parts, *sources, build.crop(config), skipped)
+    return parts, finetune_rows.sweeps(rows, recipe, parts, *sources, images.crop(config), skipped)
 
 
 def _log_sizes(rows: dict[str, Any]) -> None:

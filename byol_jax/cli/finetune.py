@@ -173,8 +173,8 @@ def _sources(encoder: Any) -> tuple[Any, Any, Any]:
     from ml_collections import ConfigDict
 
     from byol_jax import data
-    from byol_jax.runs import build
     from byol_jax.runs import config as config_lib
+    from byol_jax.runs.kinds import images
 
     record = encoder.config["training"].get("config") or {}
     of_run = record.get("data", {})
@@ -197,7 +197,7 @@ def _sources(encoder: Any) -> tuple[Any, Any, Any]:
             f"{train.name} has no labels to train on: name labelled images with --data."
         )
     test = data.open_source(spec, TEST_SPLIT.value or of_run.get("test_split") or "test", **options)
-    crop = build.crop(ConfigDict({"crop": record["crop"]})) if record else data.Crop()
+    crop = images.crop(ConfigDict({"crop": record["crop"]})) if record else data.Crop()
     return train, data.match_classes(train, test), crop
 
 

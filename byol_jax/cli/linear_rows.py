@@ -14,9 +14,10 @@ from byol_jax.cli import encoders
 from byol_jax.cli.encoders import Row
 from byol_jax.errors import CheckpointError
 from byol_jax.evaluate import linear
-from byol_jax.runs import build, manifest, paths
+from byol_jax.runs import manifest, paths
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, RetentionPolicy
+from byol_jax.runs.kinds import images
 from byol_jax.train.signals import StopRequest
 from byol_jax.train.timer import SaveTimer
 
@@ -144,7 +145,7 @@ def _digest(rows: dict[str, Row], config: ConfigDict, source: data.Source, epoch
             for name, row in rows.items()
         },
         "train": [source.name, source.num_examples, source.fingerprint(), source.class_names],
-        "crop": build.crop(config)._asdict(),
+        "crop": images.crop(config)._asdict(),
         "epochs": epochs,
         "seed": config.seed,
     }

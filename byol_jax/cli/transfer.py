@@ -201,7 +201,7 @@ def _fine_tune(
     """Accuracies of fine-tuned encoders, by encoder; None if a signal stopped it."""
     from byol_jax import data
     from byol_jax.cli import finetune_rows
-    from byol_jax.runs import build
+    from byol_jax.runs.kinds import images
 
     def skipped(message: str) -> None:  # the reports list them
         pass
@@ -212,7 +212,7 @@ def _fine_tune(
         data.hold_out(train),
         train,
         test,
-        build.crop(config),
+        images.crop(config),
         skipped if config.data.on_decode_error == "skip" else None,
     )
     outcome = finetune_rows.run(sweeps, folder, stop, _log)

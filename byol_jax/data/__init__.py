@@ -10,13 +10,14 @@ from byol_jax.augment.crops import Crop
 from byol_jax.data.arrays import ArraySource, from_arrays
 from byol_jax.data.eval import CentralView, eval_batches, eval_views
 from byol_jax.data.open import open_source
-from byol_jax.data.source import ShardOptions, Source, match_classes, steps_per_epoch
+from byol_jax.data.source import ImageSource, ShardOptions, Source, match_classes, steps_per_epoch
 from byol_jax.data.subset import hold_out, listed, some_of_each_class, subset
 
 __all__ = [
     "ArraySource",
     "CentralView",
     "Crop",
+    "ImageSource",
     "ShardOptions",
     "Source",
     "eval_batches",

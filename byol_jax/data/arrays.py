@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from byol_jax.data.source import RandomAccessSource
+from byol_jax.data.source import RandomAccessSource, check_labels
 from byol_jax.errors import DataError
 
 
@@ -75,22 +75,5 @@ def from_arrays(
             f"{name}: images must have a shape (N, H, W, C) with C 1 or 3 and nothing empty, "
             f"not {images.shape}."
         )
-    if labels is None:
-        if class_names is not None:
-            raise DataError(f"{name}: class names mean nothing without labels; leave them out.")
-        return ArraySource(name, images, None, None, fingerprint)
-    labels = np.asarray(labels)
-    if labels.shape != images.shape[:1]:
-        raise DataError(
-            f"{name}: labels must have shape ({len(images)},), one for each image, "
-            f"not {labels.shape}."
-        )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise DataError(f"{name}: labels must be integers from 0 up.")
-    if class_names is None:
-        class_names = tuple(str(label) for label in range(int(labels.max()) + 1))
-    if labels.max() >= len(class_names):
-        raise DataError(
-            f"{name}: label {labels.max()} has no name among the {len(class_names)} class names."
-        )
-    return ArraySource(name, images, labels, tuple(class_names), fingerprint)
+    class_names = check_labels(name, len(images), labels, class_names)
+    return ArraySource(name, images, labels, class_names, fingerprint)

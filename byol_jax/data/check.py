@@ -11,7 +11,7 @@ from PIL import Image
 
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.decode import decode_error, error_reason, orientation
-from byol_jax.data.source import Source
+from byol_jax.data.source import ImageSource
 
 SMALL = 16  # pixels; few crops of such an image show anything
 
@@ -24,7 +24,7 @@ class Finding(NamedTuple):
     warnings: tuple[str, ...]  # what may surprise its owner, but is no error
 
 
-def check(source: Source, workers: int) -> Iterator[Finding]:
+def check(source: ImageSource, workers: int) -> Iterator[Finding]:
     """Decodes every example, as training does.
 
     Yields a finding for each, in the source's own order; `workers` are decoded at a time. If the
@@ -46,7 +46,7 @@ def check(source: Source, workers: int) -> Iterator[Finding]:
             pool.shutdown(cancel_futures=True)
 
 
-def _raws(source: Source) -> Iterator[tuple | tf.errors.OpError]:
+def _raws(source: ImageSource) -> Iterator[tuple | tf.errors.OpError]:
     """All raw examples; if they cannot be read any further, the error instead of the next one."""
     try:
         yield from source.raw(tf.range(source.num_examples, dtype=tf.int64))
@@ -54,7 +54,7 @@ def _raws(source: Source) -> Iterator[tuple | tf.errors.OpError]:
         yield error
 
 
-def _find(source: Source, raw: tuple | tf.errors.OpError) -> Finding:
+def _find(source: ImageSource, raw: tuple | tf.errors.OpError) -> Finding:
     if isinstance(raw, tf.errors.OpError):
         return Finding(source.name, f"it cannot be read any further: {error_reason(raw)}", ())
     reason = decode_error(source, raw)

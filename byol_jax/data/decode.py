@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from byol_jax.data._tensorflow import tf
-from byol_jax.data.source import Source
+from byol_jax.data.source import ImageSource
 
 NOT_REPLACED = -1  # instead of the index of an example that cannot be decoded
 
@@ -67,7 +67,7 @@ def error_reason(error: tf.errors.OpError) -> str:
     return " ".join(error.message.rpartition("}}")[2].partition(" [Op:")[0].split())
 
 
-def decode_error(source: Source, raw: tuple) -> str | None:
+def decode_error(source: ImageSource, raw: tuple) -> str | None:
     """Why a raw example cannot be decoded, as from `error_reason`; None if it can."""
     try:
         source.decode_views(raw, 2)
@@ -76,7 +76,7 @@ def decode_error(source: Source, raw: tuple) -> str | None:
     return None
 
 
-def first_decode_error(source: Source, raws: tf.data.Dataset, error: tf.errors.OpError) -> str:
+def first_decode_error(source: ImageSource, raws: tf.data.Dataset, error: tf.errors.OpError) -> str:
     """Names the first of some raw examples that cannot be decoded, after `error` in their batch.
 
     Returns:
@@ -91,7 +91,7 @@ def first_decode_error(source: Source, raws: tf.data.Dataset, error: tf.errors.O
     return f"{source.name} could not be read: {error_reason(error)}"
 
 
-def decode_errors(source: Source, indices: Iterable[int]) -> Iterator[tuple[int, str]]:
+def decode_errors(source: ImageSource, indices: Iterable[int]) -> Iterator[tuple[int, str]]:
     """Index, and name and reason, of some examples; NOT_REPLACED and repetitions are skipped."""
     for index in sorted({*indices} - {NOT_REPLACED}):
         (raw,) = source.get(tf.constant([index], tf.int64))

@@ -7,7 +7,7 @@ import numpy as np
 
 from byol_jax.augment import crops
 from byol_jax.data.arrays import ArraySource
-from byol_jax.data.source import Source
+from byol_jax.data.source import ImageSource
 from byol_jax.errors import ConfigError, DataError
 
 ADVICE = (
@@ -29,7 +29,7 @@ class CentralView(NamedTuple):
 
 
 def eval_batches(
-    source: Source,
+    source: ImageSource,
     *,
     batch_size: int,
     image_size: int,
@@ -46,7 +46,7 @@ def eval_batches(
 
 
 def eval_views(
-    source: Source,
+    source: ImageSource,
     views: Sequence[CentralView],
     *,
     batch_size: int,

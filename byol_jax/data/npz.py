@@ -22,21 +22,9 @@ def open_npz(path: str, split: str, channels: int) -> ArraySource:
     Raises:
       DataError: there is no such file, or its content is different.
     """
-    file = _file(Path(path).expanduser(), split)
     name = f"npz:{path}/{split}"
-    try:
-        # Opened here, as NumPy does not close a file that it cannot parse.
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in KNOWN if key in archive}
-            # The archive has a CRC-32 of each array, so changed images are noticed.
-            fingerprint = " ".join(f"{i.filename}:{i.CRC:08x}" for i in archive.zip.infolist())
-    except MemoryError as error:
-        raise DataError(f"{file} holds more than fits in memory: use fewer images.") from error
-    except Exception as error:  # what is raised depends on where the format is broken
-        reason = getattr(error, "strerror", None) or "it is no archive of plain arrays, or damaged"
-        raise DataError(
-            f"{file} cannot be read ({reason}): write it with numpy.savez(FILE, images=IMAGES)."
-        ) from error
+    file = split_file(Path(path).expanduser(), split)
+    arrays, fingerprint = read(file, "images=IMAGES", KNOWN)
     if "images" not in arrays:
         raise DataError(
             f"{file} holds no array called images: write it with numpy.savez(FILE, images=IMAGES), "
@@ -51,7 +39,36 @@ def open_npz(path: str, split: str, channels: int) -> ArraySource:
     return source
 
 
-def _file(path: Path, split: str) -> Path:
+def read(
+    file: Path, example: str, known: tuple[str, ...] = ()
+) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of an archive by name, and a digest of them.
+
+    Args:
+      file: the archive.
+      example: how to write one, for the message.
+      known: names of the arrays to read; () for all.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        # Opened here, as NumPy does not close a file that it cannot parse.
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in known or archive if key in archive}
+            # The archive has a CRC-32 of each array, so changed examples are noticed.
+            return arrays, " ".join(f"{i.filename}:{i.CRC:08x}" for i in archive.zip.infolist())
+    except MemoryError as error:
+        raise DataError(f"{file} holds more than fits in memory: use fewer examples.") from error
+    except Exception as error:  # what is raised depends on where the format is broken
+        reason = getattr(error, "strerror", None) or "it is no archive of plain arrays, or damaged"
+        raise DataError(
+            f"{file} cannot be read ({reason}): write it with numpy.savez(FILE, {example})."
+        ) from error
+
+
+def split_file(path: Path, split: str) -> Path:
+    """The file of a split; raises DataError if there is none."""
     if path.is_dir():
         file = path / f"{split}.npz"
         if not file.is_file():

@@ -18,7 +18,7 @@ from byol_jax import parallel
 from byol_jax.augment import crops
 from byol_jax.byol import Batch, Tree
 from byol_jax.data.arrays import ArraySource
-from byol_jax.data.source import Source, steps_per_epoch
+from byol_jax.data.source import ImageSource, steps_per_epoch
 from byol_jax.errors import ConfigError
 
 # In bytes rather than relative to the device's memory, so that a run is the same on every machine.
@@ -27,7 +27,7 @@ AUTO_LIMIT = 2**30
 ORDERS, CROPS, LOCAL_CROPS = 2**32 - 1, 2**32 - 2, 2**32 - 3
 
 
-def placement(config: ConfigDict, source: Source) -> str:
+def placement(config: ConfigDict, source: ImageSource) -> str:
     """Where the crops of a source are computed, "host" or "device", by `config.data.placement`.
 
     "auto" means the device for arrays of up to AUTO_LIMIT bytes: it depends on the data alone.

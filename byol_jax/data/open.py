@@ -2,12 +2,14 @@
 
 from byol_jax.data.arrays import from_arrays
 from byol_jax.data.npz import open_npz
-from byol_jax.data.source import Source, check_channels
+from byol_jax.data.source import ImageSource, check_channels
 from byol_jax.data.textures import CLASS_NAMES, load
 from byol_jax.errors import ConfigError
 
 
-def open_source(spec: str, split: str, *, data_dir: str | None = None, channels: int = 3) -> Source:
+def open_source(
+    spec: str, split: str, *, data_dir: str | None = None, channels: int = 3
+) -> ImageSource:
     """Opens a source of images.
 
     Args:

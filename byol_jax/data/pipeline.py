@@ -15,7 +15,7 @@ from byol_jax.data import service as service_lib
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.crop import random_views
 from byol_jax.data.decode import NOT_REPLACED, decode_errors, first_decode_error
-from byol_jax.data.source import ShardOptions, Source, steps_per_epoch
+from byol_jax.data.source import ImageSource, ShardOptions, steps_per_epoch
 from byol_jax.errors import ConfigError, DataError
 
 # How many other examples are tried in place of one that cannot be decoded. If half of a source
@@ -37,7 +37,7 @@ ADVICE_WHEN_REPLACING = (
 
 
 def train_batches(
-    source: Source,
+    source: ImageSource,
     *,
     batch_size: int,
     image_size: int,
@@ -137,8 +137,8 @@ def _stack(views):
 class TrainPipeline(NamedTuple):
     """The TensorFlow graph of the batches of one process."""
 
-    source: Source
-    shard: Source  # what of it this process reads (Source.shard)
+    source: ImageSource
+    shard: ImageSource  # what of it this process reads (Source.shard)
     epoch_steps: int
     batch_size: int  # of the global batch
     rows: np.ndarray  # int64 (n,): this process's rows of it

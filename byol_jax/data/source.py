@@ -1,7 +1,8 @@
-"""What a source of images is: the contract between data sets and the pipeline.
+"""What a source of examples is, and of images: the contract of data sets and pipeline.
 
-A source returns *raw* examples in the order that the pipeline asks for, and decodes one raw example
-at a time. The two are separate so that shuffling, skipping and sharding never pay for decoding.
+A source of images returns *raw* examples in the order that the pipeline asks for, and decodes one
+raw example at a time. The two are separate so that shuffling, skipping and sharding never pay for
+decoding.
 
 A raw example is a tuple: its *index* in the source, int64 () from 0 to num_examples - 1, which no
 order changes, and what else the source needs to decode it.
@@ -31,12 +32,11 @@ class ShardOptions(NamedTuple):
 
 
 class Source(abc.ABC):
-    """A finite set of images, with or without labels.
+    """A finite set of examples, with or without labels.
 
     Attributes:
       name: what to call the source in logs, e.g. "tfds:cifar10/train".
-      num_examples: how many images it holds, at least 1.
-      channels: channels of every decoded image: 1 (gray) or 3 (RGB).
+      num_examples: how many it holds, at least 1.
       class_names: one name per class, in the order of the labels; None without labels.
       warnings: lines about what was left out.
       order_depends_on_processes: whether the global batches depend on the number of processes.
@@ -44,15 +44,12 @@ class Source(abc.ABC):
 
     order_depends_on_processes = False
 
-    def __init__(
-        self, name: str, num_examples: int, channels: int, class_names: tuple[str, ...] | None
-    ):
+    def __init__(self, name: str, num_examples: int, class_names: tuple[str, ...] | None):
         """Keeps the attributes. Raises DataError if there are no examples."""
         if num_examples < 1:
-            raise DataError(f"{name} holds no images; choose a source with at least one.")
+            raise DataError(f"{name} holds no examples; choose a source with at least one.")
         self.name = name
         self.num_examples = num_examples
-        self.channels = channels
         self.class_names = class_names
         self.warnings: list[str] = []
 
@@ -69,7 +66,26 @@ class Source(abc.ABC):
         """A digest of the examples, for sources whose files can change; None for others."""
         return None
 
-    def shard(self, index: int, count: int) -> Source:
+    @abc.abstractmethod
+    def describe(self, index: int) -> str:
+        """Names the example at an index, so that a person can find it."""
+
+
+class ImageSource(Source):
+    """A source of images.
+
+    Attributes:
+      channels: channels of every decoded image: 1 (gray) or 3 (RGB).
+    """
+
+    def __init__(
+        self, name: str, num_examples: int, channels: int, class_names: tuple[str, ...] | None
+    ):
+        """Keeps the attributes. Raises DataError if there are no examples."""
+        super().__init__(name, num_examples, class_names)
+        self.channels = channels
+
+    def shard(self, index: int, count: int) -> ImageSource:
         """What process `index` of `count` reads from: all of it, for random access."""
         return self
 
@@ -105,12 +121,8 @@ class Source(abc.ABC):
         """The bytes of one raw example's image file, string (); None where there is no file."""
         return None
 
-    @abc.abstractmethod
-    def describe(self, index: int) -> str:
-        """Names the example at an index, so that a person can find it."""
 
-
-class RandomAccessSource(Source):
+class RandomAccessSource(ImageSource):
     """A source whose raw example is its index alone: any order costs the same.
 
     Attributes:
@@ -182,7 +194,7 @@ def match_classes(train: Source, test: Source) -> Source:
             f"{train.name} and {test.name} have different classes; choose splits of one data set "
             "(of npz: files, give each the same class_names)."
         )
-    if not isinstance(test, RandomAccessSource):
+    if not hasattr(test, "labels"):
         raise DataError(f"the labels of {test.name} cannot be changed; choose one data set.")
     matched = copy.copy(test)
     vars(matched).pop("labels_tensor", None)
@@ -190,6 +202,40 @@ def match_classes(train: Source, test: Source) -> Source:
     new_labels = np.array([train.class_names.index(name) for name in test.class_names], np.int32)
     matched.labels = new_labels[test.labels]
     return matched
+
+
+def check_labels(
+    name: str, count: int, labels: np.ndarray | None, class_names: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """A name for each class, "0", "1", ... if they have none; None without labels.
+
+    Args:
+      name: of the source.
+      count: examples.
+      labels: integers (count,) from 0 up, or None.
+      class_names: a name for each label, or None.
+
+    Raises:
+      DataError: a shape, dtype or value is not as above.
+    """
+    if labels is None:
+        if class_names is not None:
+            raise DataError(f"{name}: class names mean nothing without labels; leave them out.")
+        return None
+    labels = np.asarray(labels)
+    if labels.shape != (count,):
+        raise DataError(
+            f"{name}: labels must have shape ({count},), one for each example, not {labels.shape}."
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise DataError(f"{name}: labels must be integers from 0 up.")
+    if class_names is None:
+        class_names = tuple(str(label) for label in range(int(labels.max()) + 1))
+    if labels.max() >= len(class_names):
+        raise DataError(
+            f"{name}: label {labels.max()} has no name among the {len(class_names)} class names."
+        )
+    return tuple(class_names)
 
 
 def check_channels(name: str, has: int, wanted: int) -> None:

@@ -5,11 +5,11 @@ import hashlib
 import numpy as np
 
 from byol_jax.data.arrays import ArraySource
-from byol_jax.data.source import RandomAccessSource, Source
+from byol_jax.data.source import ImageSource, RandomAccessSource
 from byol_jax.errors import ConfigError, DataError
 
 
-def subset(source: Source, indices: np.ndarray, name: str) -> Source:
+def subset(source: ImageSource, indices: np.ndarray, name: str) -> ImageSource:
     """The examples of a source at some indices.
 
     Args:
@@ -30,7 +30,9 @@ def subset(source: Source, indices: np.ndarray, name: str) -> Source:
     return _StreamedSubset(source, indices, name)
 
 
-def hold_out(source: Source, share: float = 0.1, most: int = 10_009, seed: int = 0) -> list[Source]:
+def hold_out(
+    source: ImageSource, share: float = 0.1, most: int = 10_009, seed: int = 0
+) -> list[ImageSource]:
     """Divides a source at random: the examples to fit on, and those to choose settings on.
 
     Args:
@@ -50,7 +52,7 @@ def hold_out(source: Source, share: float = 0.1, most: int = 10_009, seed: int =
     return [subset(source, part, f"{source.name} ({what})") for what, part in parts.items()]
 
 
-def some_of_each_class(source: Source, share: float, seed: int = 0) -> Source:
+def some_of_each_class(source: ImageSource, share: float, seed: int = 0) -> ImageSource:
     """A share of the examples of each class, drawn at random: at least one, where there is any.
 
     Args:
@@ -72,7 +74,7 @@ def some_of_each_class(source: Source, share: float, seed: int = 0) -> Source:
     return subset(source, np.concatenate(chosen), f"{source.name} ({100 * share:g}% of the labels)")
 
 
-def listed(source: Source, names: list[str]) -> tuple[Source, Source | None]:
+def listed(source: ImageSource, names: list[str]) -> tuple[ImageSource, ImageSource | None]:
     """Divides a folder by a list of names, such as those of SimCLR's authors.
 
     Args:
@@ -105,7 +107,7 @@ def listed(source: Source, names: list[str]) -> tuple[Source, Source | None]:
     )
 
 
-def _labels(source: Source) -> np.ndarray:
+def _labels(source: ImageSource) -> np.ndarray:
     """int32 (num_examples,), by index; of a streamed source, by one pass over its records."""
     if isinstance(source, RandomAccessSource):
         return source.labels
@@ -162,10 +164,10 @@ class _RandomAccessSubset(_Part, RandomAccessSource):
         return images, self.labels_tensor[raw[0]]
 
 
-class _StreamedSubset(_Part, Source):
+class _StreamedSubset(_Part, ImageSource):
     order_depends_on_processes = True
 
-    def __init__(self, source: Source, indices: np.ndarray, name: str):
+    def __init__(self, source: ImageSource, indices: np.ndarray, name: str):
         super().__init__(name, len(indices), source.channels, source.class_names)
         self._source, self._indices = source, indices
 

@@ -14,7 +14,7 @@ import numpy as np
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.arrays import ArraySource
 from byol_jax.data.decode import decode, first_decode_error
-from byol_jax.data.source import Source, check_channels
+from byol_jax.data.source import ImageSource, check_channels
 from byol_jax.errors import DataError
 
 # CIFAR-10 takes 146 MiB, STL-10's unlabelled split 2.6 GiB.
@@ -26,7 +26,7 @@ LABEL_SETS = "labels"  # the feature of data sets whose images have several labe
 SHUFFLE_BUFFER = 16_384
 
 
-class RecordSource(Source):
+class RecordSource(ImageSource):
     """Examples streamed from TFRecord files. A raw example is its index and its record, a string.
 
     A shuffled order comes from files, interleaving and buffer: it is no uniform permutation.
@@ -174,7 +174,7 @@ def _shuffle(records: tf.data.Dataset, seed: tf.Tensor) -> tf.data.Dataset:
 
 def open_records(
     dataset: str, split: str, data_dir: str | None, channels: int, memory_limit: int = MEMORY_LIMIT
-) -> Source:
+) -> ImageSource:
     """A source of a split of a prepared TFDS dataset; slices such as "train[:90%]" are splits too.
 
     Labels are the feature "label" if it is a class label; other data sets have no labels.

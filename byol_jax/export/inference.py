@@ -1,9 +1,10 @@
 """What the exports that carry the computation share: the function, and its record in config.json.
 
-The function takes uint8 images (n, image_size, image_size, channels) for any n, normalises them and
-returns float32 (n, features), or the probabilities of a classifier. It computes in float32, as most
-runtimes on CPUs lack bfloat16 convolutions; weights are float32 in any case. The features of an
-encoder trained in bfloat16 therefore differ from those of its own `embed` by bfloat16's rounding.
+The function takes a batch of any size, such as uint8 images (n, image_size, image_size, channels),
+normalises it and returns float32 (n, features), or the probabilities of a classifier. It computes
+in float32, as most runtimes on CPUs lack bfloat16 convolutions; weights are float32 in any case.
+The features of an encoder trained in bfloat16 therefore differ from those of its own `embed` by
+bfloat16's rounding.
 """
 
 from collections.abc import Callable
@@ -44,16 +45,24 @@ def with_weights(encoder: Encoder) -> Callable[[jax.Array], jax.Array]:
     return lambda images: embed(encoder.variables, images)
 
 
-def image_shape(encoder: Encoder) -> tuple[int, int, int]:
-    """(height, width, channels) of an image."""
-    size = encoder.config["image_size"]
-    return size, size, encoder.config["channels"]
+def input_spec(encoder: Encoder, n: Any = 1) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a batch of n examples.
+
+    Raises:
+      CheckpointError: an example is more than one array.
+    """
+    spec = encoder.blank(n)
+    if not isinstance(spec, jax.ShapeDtypeStruct):
+        raise CheckpointError(
+            f"This encoder takes several arrays ({', '.join(spec)}), and a file of this format "
+            "takes one: use --format=byol_jax or orbax."
+        )
+    return spec
 
 
 def num_features(encoder: Encoder, n: Any = 1) -> int:
     """The size of an output, from tracing the encoder on n images."""
-    images = jax.ShapeDtypeStruct((n, *image_shape(encoder)), jnp.uint8)
-    return jax.eval_shape(function(encoder), encoder.variables, images).shape[1]
+    return jax.eval_shape(function(encoder), encoder.variables, input_spec(encoder, n)).shape[1]
 
 
 def record(encoder: Encoder, file_format: str, load: str) -> dict[str, Any]:
@@ -67,25 +76,27 @@ def record(encoder: Encoder, file_format: str, load: str) -> dict[str, Any]:
     Raises:
       CheckpointError: the encoder, a user's own, cannot be traced for any number of images.
     """
-    (n,) = export.symbolic_shape("n")
+    (n,), spec = export.symbolic_shape("n"), input_spec(encoder)
     try:
         features = num_features(encoder, n)
     except Exception as error:  # whatever the module raises
         raise CheckpointError(
-            f"{encoder.config['encoder']['name']} takes no unknown number of images, which this "
-            f"format needs ({describe(error)}): use x.shape[0] and -1 in place of len(x), or "
-            "--format=byol_jax or orbax."
+            f"{encoder.config['encoder']['name']} takes no unknown number of "
+            f"{encoder.kind.unit}, which this format needs ({describe(error)}): use x.shape[0] and "
+            "-1 in place of len(x), or --format=byol_jax or orbax."
         ) from error
     return {
         "format": file_format,
         "input": {
-            "name": "images",
-            "dtype": "uint8",
-            "shape": ["n", *image_shape(encoder)],
-            "meaning": "0 to 255, not normalised: mean and std are applied inside",
+            "name": encoder.kind.unit,
+            "dtype": str(spec.dtype),
+            "shape": ["n", *spec.shape[1:]],
+            "meaning": f"{encoder.kind.input_meaning}: mean and std are applied inside",
         },
         "output": {"name": encoder.output_name, "dtype": "float32", "shape": ["n", features]},
-        "load": load.replace("features", encoder.output_name).splitlines(),
+        "load": load.replace("features", encoder.output_name)
+        .replace("images", encoder.kind.unit)
+        .splitlines(),
         **encoder.config,
         "dtype": "float32",
     }

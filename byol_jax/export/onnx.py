@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from byol_jax.errors import CheckpointError, UserError
@@ -56,12 +55,13 @@ def save(encoder: Encoder, directory: Path) -> None:
             "pip install --no-deps jax2onnx."
         ) from error
     embed = inference.with_weights(encoder)
-    images = jax.ShapeDtypeStruct(("n", *inference.image_shape(encoder)), jnp.uint8)
+    spec, name = inference.input_spec(encoder), encoder.kind.unit
+    examples = jax.ShapeDtypeStruct(("n", *spec.shape[1:]), spec.dtype)
     with paths.write_folder(directory, inference.record(encoder, FORMAT, LOAD)) as new:
         try:
             with _quiet():
                 model = jax2onnx.to_onnx(
-                    embed, [images], input_names=["images"], output_names=[encoder.output_name]
+                    embed, [examples], input_names=[name], output_names=[encoder.output_name]
                 )
             onnx.checker.check_model(model)
             (new / "encoder.onnx").write_bytes(model.SerializeToString())
@@ -101,12 +101,12 @@ def _difference(encoder: Encoder, session: Any) -> float:
 
     Infinite if shapes or dtypes differ.
     """
-    shape = (max(BATCH_SIZES), *inference.image_shape(encoder))
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    want = np.asarray(jax.jit(inference.function(encoder))(encoder.variables, images))
+    spec = inference.input_spec(encoder, max(BATCH_SIZES))
+    examples = np.random.default_rng(0).integers(0, 256, spec.shape).astype(spec.dtype)
+    want = np.asarray(jax.jit(inference.function(encoder))(encoder.variables, examples))
     differences = []
     for n in BATCH_SIZES:
-        (got,) = session.run([encoder.output_name], {"images": images[:n]})
+        (got,) = session.run([encoder.output_name], {encoder.kind.unit: examples[:n]})
         if got.shape != want[:n].shape or got.dtype != want.dtype:
             return float("inf")
         differences.append(np.abs(got - want[:n]).max())

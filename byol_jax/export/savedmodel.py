@@ -42,19 +42,20 @@ def save(encoder: Encoder, directory: Path) -> None:
     # isort: split
     from jax.experimental import jax2tf  # imports TensorFlow too
 
-    height, width, channels = inference.image_shape(encoder)
+    spec = inference.input_spec(encoder)
+    shape = spec.shape[1:]
     embed = jax2tf.convert(
         inference.function(encoder),
-        polymorphic_shapes=(None, f"(n, {height}, {width}, {channels})"),
+        polymorphic_shapes=(None, f"(n, {', '.join(map(str, shape))})"),
         with_gradient=False,
         native_serialization_platforms=inference.PLATFORMS,
     )
     module = tf.Module()
     module.weights = jax.tree.map(lambda x: tf.Variable(np.asarray(x)), dict(encoder.variables))
-    images = tf.TensorSpec((None, height, width, channels), tf.uint8, name="images")
+    examples = tf.TensorSpec((None, *shape), tf.as_dtype(spec.dtype), name=encoder.kind.unit)
     module.embed = tf.function(
-        lambda images: {encoder.output_name: embed(module.weights, images)},
-        input_signature=[images],
+        lambda given: {encoder.output_name: embed(module.weights, given)},
+        input_signature=[examples],
         autograph=False,
     )
     with paths.write_folder(directory, inference.record(encoder, FORMAT, LOAD)) as new:

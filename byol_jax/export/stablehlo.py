@@ -10,7 +10,6 @@ JAX reads such a file for at least six months after the version that wrote it (d
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from byol_jax.export import inference
 from byol_jax.runs import paths
@@ -40,8 +39,8 @@ def save(encoder: Encoder, directory: Path) -> None:
 
     embed = jax.jit(inference.with_weights(encoder))
     (n,) = export.symbolic_shape("n")
-    images = jax.ShapeDtypeStruct((n, *inference.image_shape(encoder)), jnp.uint8)
+    examples = inference.input_spec(encoder, n)
     record = inference.record(encoder, FORMAT, LOAD)
     with paths.write_folder(directory, record | {"platforms": list(inference.PLATFORMS)}) as new:
-        exported = export.export(embed, platforms=inference.PLATFORMS)(images)
+        exported = export.export(embed, platforms=inference.PLATFORMS)(examples)
         (new / "encoder.stablehlo").write_bytes(exported.serialize())

@@ -103,7 +103,7 @@ def save(encoder: Encoder, directory: Path) -> None:
 
 def _state_dict(encoder: Encoder) -> dict[str, np.ndarray]:
     """The encoder's weights under timm's names."""
-    module, channels = encoder.module, encoder.config["channels"]
+    module, channels = encoder.module, encoder.config.get("channels")
     if type(module) not in (models.ViT, models.ConvNeXt):
         return torchvision_export.state_dict(encoder, "timm")
     if channels != 3:

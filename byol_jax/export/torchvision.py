@@ -79,7 +79,7 @@ def state_dict(encoder: Encoder, library: str) -> dict[str, np.ndarray]:
         other features.
     """
     module = encoder.module
-    channels = encoder.config["channels"]
+    channels = encoder.config.get("channels")
     if type(module) is not models.ResNet:  # a subclass may compute something else
         reason = f"it is a {type(module).__name__}, not a ResNet"
     elif module.stem != "imagenet":

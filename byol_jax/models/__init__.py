@@ -5,6 +5,8 @@ A family of encoders is a file here, such as resnet.py; encoders.py gives its me
 the target network. Nothing here reads a config, a file or data, or knows about devices.
 """
 
+from byol_jax.models.by_array import ByArray
+from byol_jax.models.conv1d import Conv1D, DenseEncoder
 from byol_jax.models.convnet import ConvNet
 from byol_jax.models.convnext import ConvNeXt, ConvNeXtS, ConvNeXtT
 from byol_jax.models.encoders import (
@@ -49,11 +51,14 @@ __all__ = [
     "BasicBlock",
     "BatchNorm",
     "Bottleneck",
+    "ByArray",
     "Classifier",
+    "Conv1D",
     "ConvNeXt",
     "ConvNeXtS",
     "ConvNeXtT",
     "ConvNet",
+    "DenseEncoder",
     "OnlineNetwork",
     "Outputs",
     "ResNet",

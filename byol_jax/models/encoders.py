@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import OwnEncoderError, describe
-from byol_jax.models import convnet, convnext, resnet, vit
+from byol_jax.models import conv1d, convnet, convnext, resnet, vit
 
 ENCODERS = {
     "resnet8": resnet.ResNet8,
@@ -41,6 +41,8 @@ ENCODERS = {
     "vit_b": vit.ViTB,
     "convnext_t": convnext.ConvNeXtT,
     "convnext_s": convnext.ConvNeXtS,
+    "conv1d": conv1d.Conv1D,
+    "dense": conv1d.DenseEncoder,
 }
 LARGEST = 1e12  # of any number in a setting
 SIMPLE = bool | int | float | str  # types of settings, besides tuples of them

@@ -91,9 +91,12 @@ class Classifier(nn.Module):
 
 
 def with_fields(module: nn.Module, **fields: Any) -> nn.Module:
-    """An encoder, or a classifier of one, with other values for the fields that the encoder has."""
+    """An encoder, or a module around some, with other values for the fields that they have."""
     if isinstance(module, Classifier):
         return module.clone(encoder=with_fields(module.encoder, **fields))
+    if hasattr(module, "encoders"):  # a ByArray
+        inner = {name: with_fields(one, **fields) for name, one in module.encoders.items()}
+        return module.clone(encoders=inner)
     has = {field.name for field in dataclasses.fields(module)}
     return module.clone(**{name: value for name, value in fields.items() if name in has})
 
@@ -110,15 +113,13 @@ def matmul_precision(precision: str) -> contextlib.AbstractContextManager:
     return jax.default_matmul_precision(precision)
 
 
-def variable_shapes(encoder: nn.Module, image_size: int, channels: int) -> Tree:
-    """The variables of an encoder of images, as `jax.ShapeDtypeStruct`; nothing is computed.
+def variable_shapes(encoder: nn.Module, view: Tree) -> Tree:
+    """The variables of an encoder, as `jax.ShapeDtypeStruct`; nothing is computed.
 
     Args:
       encoder: as of `encode`.
-      image_size: height and width of an image.
-      channels: of an image.
+      view: a batch of views, of which only shapes and dtypes matter.
     """
-    view = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     init = nn.init(functools.partial(encode, train=False), encoder)
     return jax.eval_shape(init, jax.random.key(0), view)
 

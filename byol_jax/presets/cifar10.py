@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from byol_jax.augment import image as image_augment
 from byol_jax.runs import config as config_lib
+from byol_jax.runs.kinds import image_settings
 
 
 def get_config() -> ConfigDict:
@@ -25,7 +26,7 @@ def get_config() -> ConfigDict:
     config.data.image_size = 32
     config.crop.fit = "retry"
     config.crop.test_fraction = 1.0
-    config_lib.set_policy(config, image_augment.CIFAR10)
+    image_settings.set_policy(config, image_augment.CIFAR10)
 
     config.encoder.name = "resnet18"
     config.encoder.stem = "cifar"

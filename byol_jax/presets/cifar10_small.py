@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from byol_jax.augment import image as image_augment
 from byol_jax.runs import config as config_lib
+from byol_jax.runs.kinds import image_settings
 
 
 def get_config() -> ConfigDict:
@@ -28,7 +29,7 @@ def get_config() -> ConfigDict:
     config.crop.area_min = 0.2
     config.crop.fit = "retry"
     config.crop.test_fraction = 1.0
-    config_lib.set_policy(config, image_augment.CIFAR10)
+    image_settings.set_policy(config, image_augment.CIFAR10)
 
     config.encoder.name = "resnet8"
     config.encoder.stem = "strided"

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from byol_jax.augment import image as image_augment
 from byol_jax.runs import config as config_lib
+from byol_jax.runs.kinds import image_settings
 
 
 def get_config() -> ConfigDict:
@@ -31,7 +32,9 @@ def get_config() -> ConfigDict:
     config.crop.test_fraction = 1.0
 
     strong = image_augment.View(jitter_prob=1.0, brightness=0.4, contrast=0.8, blur_prob=0.0)
-    config_lib.set_policy(config, image_augment.Policy(strong, strong, mean=(0.5,), std=(0.25,)))
+    image_settings.set_policy(
+        config, image_augment.Policy(strong, strong, mean=(0.5,), std=(0.25,))
+    )
 
     config.encoder.name = "resnet8"
     config.encoder.stem = "strided"

@@ -7,16 +7,13 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from byol_jax import adversarial, backend, byol, models, objectives, optim, targets
-from byol_jax.augment import crops
-from byol_jax.augment import image as image_augment
+from byol_jax import backend, byol, models, objectives, optim, targets
 from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import user_code
+from byol_jax.runs import kinds
 
 
 def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
@@ -61,49 +58,21 @@ def target_decay(config: ConfigDict, total: int) -> optax.Schedule:
     return optim.target_decay(config.target.tau_base, total)
 
 
-def crop(config: ConfigDict) -> crops.Crop:
-    """The distribution of crops."""
-    chosen = config.crop
-    return crops.Crop(
-        area=(chosen.area_min, chosen.area_max),
-        ratio=(chosen.ratio_min, chosen.ratio_max),
-        flip=chosen.flip_prob,
-        fit=chosen.fit,
-    )
-
-
-def local_views(config: ConfigDict) -> crops.LocalViews | None:
-    """The local views of multi-crop; None: there are none."""
-    chosen = config.crop
-    if not chosen.local_views:
-        return None
-    area = (chosen.local_area_min, chosen.local_area_max)
-    return crops.LocalViews(chosen.local_views, chosen.local_size, crop(config)._replace(area=area))
-
-
-def policy(config: ConfigDict) -> image_augment.Policy:
-    """The policy of both views; imports `config.augment.function`."""
-    return image_augment.Policy(
-        view1=image_augment.View(**config.views.view1),
-        view2=image_augment.View(**config.views.view2),
-        mean=tuple(config.views.mean),
-        std=tuple(config.views.std),
-        function=user_code.load_augmentation(config),
-    )
-
-
 def encoder(
     config: ConfigDict, axis_name: str | None = None, settings: ConfigDict | None = None
 ) -> nn.Module:
     """The encoder of these settings; by default of `config.encoder`."""
     chosen = backend.choose_convolution(config.cpu_convolution, dtype=config.dtype)
     settings = config.encoder if settings is None else settings
-    return models.make_encoder(
+    make = partial(
+        models.make_encoder,
         dtype=jnp.dtype(config.dtype),
         axis_name=axis_name,
         convolution=chosen.function,
         **settings,
     )
+    kind = kinds.of(config)
+    return kind.wrap(kind.encoder_record(config), make)
 
 
 def target_network(config: ConfigDict, axis_name: str | None = None) -> nn.Module:
@@ -135,7 +104,7 @@ def objective(config: ConfigDict) -> byol.Objective:
     chosen = objectives.make_objective(**config.objective)
     if config.target.rule == "none" and objectives.OBJECTIVES[config.objective.name].has_target:
         chosen = objectives.without_target(chosen)
-    if config.crop.local_views:
+    if kinds.of(config).num_local_views(config):
         chosen = objectives.multi_crop(chosen, has_target=config.target.rule != "none")
 
     # A context while it is traced, and not JAX's own setting, which belongs to the caller.
@@ -144,18 +113,6 @@ def objective(config: ConfigDict) -> byol.Objective:
             return chosen(*args)
 
     return with_precision
-
-
-def example_batch(config: ConfigDict) -> byol.Batch:
-    """Two blank examples of the shapes that a run trains on."""
-
-    def blank(views: int, size: int) -> np.ndarray:
-        return np.zeros((2, views, size, size, config.data.channels), np.uint8)
-
-    examples: byol.Tree = blank(2, config.data.image_size)
-    if local := local_views(config):
-        examples = {"global": examples, "local": blank(local.count, local.size)}
-    return byol.Batch(examples, None, np.arange(2, dtype=np.int32))
 
 
 def make_learner(
@@ -168,7 +125,8 @@ def make_learner(
     """The learner of a run of `total` steps."""
     (projector, predictor), precision = heads(config, axis_name), config.matmul_precision
     probe = None if num_classes is None else nn.Dense(num_classes)
-    augment = policy(config)
+    kind = kinds.of(config)
+    augment = kind.policy(config)
     learner = byol.Learner(
         models.OnlineNetwork(encoder(config, axis_name), projector, predictor, probe, precision),
         target_network(config, axis_name),
@@ -177,20 +135,12 @@ def make_learner(
         optimizer(config, schedule),
         target_decay(config, total),
         objective(config),
-        perturb=perturb(config),
+        perturb=kind.perturb(config),
         axis_name=axis_name,
         accum_steps=config.accum_steps,
         unroll=jax.default_backend() == "cpu",
     )
     return dataclasses.replace(learner, next_target=next_target(config, learner))
-
-
-def perturb(config: ConfigDict) -> Callable | None:
-    """What changes the views of the online network; None: nothing does."""
-    chosen = config.augment
-    if not chosen.adversarial_norm:
-        return None
-    return adversarial.perturb(chosen.adversarial_norm, chosen.adversarial_iterations)
 
 
 def next_target(config: ConfigDict, learner: byol.Learner) -> targets.NextTarget | None:
@@ -199,7 +149,7 @@ def next_target(config: ConfigDict, learner: byol.Learner) -> targets.NextTarget
     if chosen.rule == "copy":
         return targets.copy_every(chosen.every_steps)
     if chosen.rule == "redraw":
-        batch = example_batch(config)
+        batch = kinds.of(config).example_batch(config)
         return targets.redraw_every(
             chosen.every_steps, lambda key: targets.draw(learner, key, batch)[0]
         )

@@ -5,17 +5,14 @@ changes single keys (`--config.batch_size=512`). resolve.py then fills in what d
 and refuses what cannot work.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_dict
 
 from byol_jax import models, objectives
-from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, OwnEncoderError
-from byol_jax.runs import user_code
+from byol_jax.runs import kinds, tree, user_code
 
 # For settings of the optimizer that a config leaves open. The learning rates differ in meaning:
 # under LARS the length of an update is rate * 1e-3 * |w|, for any gradient.
@@ -48,10 +45,16 @@ UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, which does not nam
 ENCODERS = ("encoder", "target.encoder")  # where encoders are in a config
 
 
-def default() -> ConfigDict:
+def default(kind: str = "images") -> ConfigDict:
     """The paper's ImageNet setting (section 3.3); a preset adds data and length.
 
     The tree is locked: a key that is not here cannot be set.
+
+    Args:
+      kind: of data; its settings are among those of the config.
+
+    Raises:
+      ConfigError: there is no such kind.
     """
     config = ConfigDict()
     config.seed = 0
@@ -67,47 +70,12 @@ def default() -> ConfigDict:
     config.cpu_convolution = "auto"
 
     config.data = ConfigDict()
+    config.data.kind = kind  # a name of kinds.KINDS; a preset chooses it
     config.data.source = ""  # tfds:NAME, folder:PATH, pairs:PATH1,PATH2, npz:PATH or embedded
-    config.data.dir = ""  # where TFDS keeps its data; empty: its own default
     config.data.train_split = "train"
     config.data.test_split = ""  # held-out examples with labels, for kNN; empty: none
-    config.data.image_size = 224
-    config.data.channels = 3
-    config.data.on_decode_error = "error"  # or skip: take another image instead
-    # Where crops are computed: host, device (which then keeps all images), or auto: the device, for
-    # arrays of up to 1 GB. Host and device draw different crops of the same distribution.
-    config.data.placement = "auto"
-    config.data.service = ""  # grpc://HOST:PORT of a tf.data service that decodes and crops
-
-    config.crop = ConfigDict()  # the geometric half of a view
-    config.crop.area_min = 0.08  # share of the image
-    config.crop.area_max = 1.0
-    config.crop.ratio_min = 3 / 4  # width / height
-    config.crop.ratio_max = 4 / 3
-    config.crop.flip_prob = 0.5
-    # A box that does not fit into the image: clip it (the authors' code), or retry up to ten times
-    # (torchvision).
-    config.crop.fit = "clip"
-    # Multi-crop (arXiv 2006.09882): small views beside the two, for the online network alone.
-    config.crop.local_views = 0  # how many
-    config.crop.local_size = 96  # pixels: height and width
-    config.crop.local_area_min = 0.05  # share of the image
-    config.crop.local_area_max = 0.14
-    config.crop.test_fraction = 0.875  # centre crop in evaluation, of the shorter side
-
-    # The photometric half, and what is off by default: the fields of image_augment.Policy. mean and
-    # std are those of each channel, for values in 0..1.
-    config.views = ConfigDict(_fields(image_augment.IMAGENET))
-    config.augment = ConfigDict()
-    # MODULE:FUNCTION of your own, traced by JAX: takes a key and a view, float32 (height, width,
-    # channels) in 0..1 before normalisation, and returns the like. docs/augmentations.md
-    config.augment.function = ""
-    # Length of the perturbation that is added to what the online network sees, and moves its
-    # prediction most (arXiv 1704.03976), over all values of a normalised view; 0: none.
-    config.augment.adversarial_norm = 0.0
-    config.augment.adversarial_iterations = 1  # each costs one more forward and backward pass
-    # Ablations: names of AUGMENTATION_ABLATIONS, such as "gray,blur".
-    config.disable_augmentations = ""
+    config.data.on_decode_error = "error"  # or skip: take another example instead
+    kinds.get(kind).add_settings(config)
 
     config.encoder = _open_encoder("resnet50")
 
@@ -206,9 +174,9 @@ def use_encoder(config: ConfigDict, name: str, section: str = "encoder", **setti
         user_code.load(f"config.{section}.name={name}", name)
     open_encoder(config, section, name)
     for key, value in settings.items():
-        _check_has(get(config, section), f"{section}.{key}")
+        _check_has(tree.get(config, section), f"{section}.{key}")
         try:
-            put(config, f"{section}.{key}", value)
+            tree.put(config, f"{section}.{key}", value)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"config.{section}.{key}={value!r} is of another type.") from error
 
@@ -216,7 +184,7 @@ def use_encoder(config: ConfigDict, name: str, section: str = "encoder", **setti
 def open_encoder(config: ConfigDict, section: str, name: str) -> None:
     """Puts an encoder with open settings into a config."""
     try:
-        put(config, section, _open_encoder(name))
+        tree.put(config, section, _open_encoder(name))
     except OwnEncoderError as error:
         raise OwnEncoderError(f"config.{section}.{error}") from error
 
@@ -231,10 +199,10 @@ def use_own_encoders(config: ConfigDict, changes: dict[str, Any]) -> None:
         keys = [key for key in changes if key.rpartition(".")[0] == section]
         if not keys:
             continue
-        before, name = get(config, section).name, changes.get(f"{section}.name")
+        before, name = tree.get(config, section).name, changes.get(f"{section}.name")
         if name not in (None, before) and (models.is_own(name) or models.is_own(before)):
             use_encoder(config, name, section)
-        encoder = get(config, section)
+        encoder = tree.get(config, section)
         for key in keys if models.is_own(encoder.name) else ():
             _check_has(encoder, key)
 
@@ -262,36 +230,8 @@ def use_other_encoder(config: ConfigDict, preset: ConfigDict) -> None:
 
 def own_classes(config: ConfigDict) -> tuple[type[nn.Module], ...]:
     """The classes of the user's own encoders; a notebook may define a class anew under its name."""
-    names = [get(config, f"{section}.name") for section in ENCODERS]
+    names = [tree.get(config, f"{section}.name") for section in ENCODERS]
     return tuple(models.own_class(name) for name in names if models.is_own(name))
-
-
-def set_policy(config: ConfigDict, policy: image_augment.Policy) -> None:
-    """Writes a photometric policy, such as `image_augment.CIFAR10`, into a config."""
-    config.views.update(_fields(policy))
-
-
-def _fields(policy: image_augment.Policy) -> dict[str, Any]:
-    """What `config.views` holds; `config.augment.function` names a function, if there is one."""
-    return {k: v for k, v in dataclasses.asdict(policy).items() if k != "function"}
-
-
-def get(config: ConfigDict, key: str) -> Any:
-    """The value at a dotted key; the config itself at the empty one."""
-    for part in filter(None, key.split(".")):
-        config = config[part]
-    return config
-
-
-def put(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets the value at a dotted key."""
-    section, _, leaf = key.rpartition(".")
-    get(config, section)[leaf] = value
-
-
-def flat(tree: ConfigDict | dict[str, Any]) -> dict[str, Any]:
-    """The leaves of a config, or of a dictionary like it, by dotted key."""
-    return flatten_dict(tree.to_dict() if isinstance(tree, ConfigDict) else tree, sep=".")
 
 
 def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:

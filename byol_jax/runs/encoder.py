@@ -8,6 +8,7 @@ TensorFlow.
 import functools
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,16 @@ import numpy as np
 import safetensors.numpy
 
 from byol_jax import backend, byol, models
-from byol_jax.augment import image as image_augment
 from byol_jax.errors import CheckpointError, ConfigError, DataError, OwnEncoderError
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import manifest, paths
+from byol_jax.runs import kinds, manifest, paths
 from byol_jax.runs.resolve import from_record
 
 if TYPE_CHECKING:  # it imports Orbax
     from byol_jax.runs.run import Trained
 
 FORMAT = "byol_jax.encoder.3"
+Tree = Any  # a pytree of arrays
 
 
 class Encoder:
@@ -36,8 +37,9 @@ class Encoder:
 
     Attributes:
       config: a dictionary of 'encoder' (the section of a config), 'dtype', 'matmul_precision'
-        (optional), 'image_size', 'channels', 'mean' and 'std' of each channel for values in 0..1,
-        and 'training' (where the encoder comes from).
+        (optional), 'training' (where the encoder comes from), 'kind' (of data; images if there is
+        none) and what that kind's `encoder_record` adds: of images 'image_size', 'channels', and
+        'mean' and 'std' of each channel for values in 0..1.
       module: the Flax module; call it with `variables` to train it further or to differentiate.
       variables: {'params': ..., 'batch_stats': ...}, float32.
     """
@@ -46,12 +48,15 @@ class Encoder:
 
     def __init__(self, config: dict[str, Any], variables: dict[str, Any]):
         self.config = config
+        self.kind = kinds.of_record(config)
         self.module = self._make_module(config)
         self.variables = variables
 
     @staticmethod
     def _make_module(config: dict[str, Any]) -> nn.Module:
-        return models.make_encoder(**config["encoder"], dtype=jnp.dtype(config["dtype"]))
+        dtype = jnp.dtype(config["dtype"])
+        make = partial(models.make_encoder, **config["encoder"], dtype=dtype)
+        return kinds.of_record(config).wrap(config, make)
 
     @property
     def encoder(self) -> "Encoder":
@@ -64,12 +69,13 @@ class Encoder:
         training = self.config["training"].get("config") or config_lib.default().to_dict()
         return float(training["crop"]["test_fraction"])
 
-    def embed(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """Embeddings f(x) of images.
+    def embed(self, images: Tree, batch_size: int = 256) -> np.ndarray:
+        """Embeddings f(x) of images, or of examples of another kind.
 
         Args:
           images: uint8 (n, height, width, channels), n >= 1; best of the size that the encoder was
-            trained at (`config['image_size']`), though any works.
+            trained at (`config['image_size']`), though any works. Of another kind, what its
+            `check_inputs` returns.
           batch_size: images at a time. Smaller batches are padded to a power of two, so that few
             sizes are compiled.
 
@@ -107,46 +113,37 @@ class Encoder:
     def _in_batches(
         self,
         name: str,
-        function: Callable[[np.ndarray], jax.Array],
-        images: np.ndarray,
+        function: Callable[[Tree], jax.Array],
+        given: Tree,
         batch_size: int,
     ) -> np.ndarray:
-        try:
-            images = np.asarray(images)
-        except ValueError:
+        examples = self.kind.check_inputs(self.config, self.module, name, given)
+        shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(examples)]
+        total = len(jax.tree.leaves(examples)[0])
+        if not total or batch_size < 1:
             raise DataError(
-                f"{name} was given images of several sizes: bring them to one size first."
-            ) from None
-        channels = self.config["channels"]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != channels:
-            raise DataError(
-                f"{name} takes uint8 images (n, height, width, {channels}), not {images.dtype} "
-                f"{images.shape}."
+                f"{name} was given {total} {self.kind.unit} and batch_size={batch_size}: both must "
+                "be at least 1."
             )
-        if not len(images) or batch_size < 1:
-            raise DataError(
-                f"{name} was given {len(images)} images and batch_size={batch_size}: both must be "
-                "at least 1."
-            )
-        try:
-            models.check_image_size(self.module, *images.shape[1:3])
-        except ValueError as error:
-            raise DataError(f"{name}: {error}") from error
         outputs = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            size = min(batch_size, 2 ** (len(batch) - 1).bit_length())
-            padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+        for start in range(0, total, batch_size):
+            count = min(batch_size, total - start)
+            size = min(batch_size, 2 ** (count - 1).bit_length())
+            batch = jax.tree.map(partial(_padded, start=start, count=count, size=size), examples)
             try:
-                outputs.append(np.asarray(function(padded))[: len(batch)])
+                outputs.append(np.asarray(function(batch))[:count])
             except flax.errors.ScopeParamShapeError as error:
-                trained = self.config["image_size"]
+                expected = [leaf.shape[1:] for leaf in jax.tree.leaves(self.blank(1))]
                 raise DataError(
-                    f"{name} was given images of {images.shape[1]} x {images.shape[2]} pixels, but "
-                    f"this encoder has weights for each position of {trained} x {trained}: bring "
-                    "images to that size."
+                    f"{name} was given {self.kind.unit} of shape {', '.join(map(str, shapes))}, "
+                    f"but this encoder has weights for {', '.join(map(str, expected))}: bring them "
+                    "to that size."
                 ) from error
         return np.concatenate(outputs)
+
+    def blank(self, n: Any) -> Tree:
+        """The shape and dtype of n examples, as it was trained on them, as `ShapeDtypeStruct`."""
+        return self.kind.blank(self.config, n)
 
     @functools.cached_property
     def _embed(self) -> Callable[[np.ndarray], jax.Array]:
@@ -200,8 +197,7 @@ class Encoder:
     def _encode(self, module: nn.Module, images: jax.Array) -> jax.Array:
         """Uint8 images -> float32 (n, features) by a bound module."""
         with models.matmul_precision(self.config.get("matmul_precision", "default")):
-            images = image_augment.normalize(images, self.config["mean"], self.config["std"])
-            return models.encode(module, images, train=False)
+            return models.encode(module, self.kind.preprocess(self.config, images), train=False)
 
 
 class Classifier(Encoder):
@@ -267,10 +263,7 @@ class Model(Encoder):
             "encoder": config.encoder.to_dict(),
             "dtype": config.dtype,
             "matmul_precision": config.matmul_precision,
-            "image_size": config.data.image_size,
-            "channels": config.data.channels,
-            "mean": list(config.views.mean),
-            "std": list(config.views.std),
+            **kinds.of(config).encoder_record(config),
             "training": {
                 "method": "BYOL (arXiv 2006.07733)",
                 "step": int(state.step),
@@ -309,6 +302,12 @@ class Model(Encoder):
     def _infer(self) -> Callable[[np.ndarray], models.Outputs]:
         infer = jax.jit(lambda state, images: byol.infer(self.learner, state, images))
         return functools.partial(infer, self.state)
+
+
+def _padded(array: np.ndarray, start: int, count: int, size: int) -> np.ndarray:
+    """`count` rows from `start`, and zeros up to `size` rows."""
+    rows = array[start : start + count]
+    return np.pad(rows, [(0, size - count)] + [(0, 0)] * (array.ndim - 1))
 
 
 def load(directory: str | Path, step: int | None = None) -> Encoder:
@@ -381,8 +380,8 @@ def _open_export(directory: Path, config: dict[str, Any]) -> Encoder:
     try:
         _check_config(config)
         encoder = (Classifier if "class_names" in config else Encoder)(config, variables={})
-        size, channels = config["image_size"], config["channels"]
-        wanted = models.variable_shapes(encoder.module, size, channels)
+        view = jax.eval_shape(partial(encoder.kind.preprocess, config), encoder.blank(1))
+        wanted = models.variable_shapes(encoder.module, view)
     # The first three: what is missing, and what JAX raises for impossible sizes.
     except OwnEncoderError as error:
         raise CheckpointError(f"{directory}: {error}") from error
@@ -409,23 +408,16 @@ def _check_config(config: dict[str, Any]) -> None:
         raise ConfigError("'training' lacks 'method' or 'step'")
     if not isinstance(training.get("data") or {}, dict):
         raise ConfigError("'data' of 'training' is not an object")
-    run = training.get("config")
-    from_record(
-        {
-            "encoder": config["encoder"],
-            "dtype": config["dtype"],
-            "matmul_precision": config.get("matmul_precision", "default"),
-            "views": {"mean": config["mean"], "std": config["std"]},
-            "crop": {"test_fraction": run["crop"]["test_fraction"]} if run else {},
-            # A record must name its data and its length; an encoder has neither.
-            "data": {
-                "image_size": config["image_size"],
-                "channels": config["channels"],
-                "source": config_lib.UNKNOWN_SOURCE,
-            },
-            "steps": 1,
-        }
-    )
+    kind = kinds.of_record(config)
+    record = kind.config_of_record(config) | {
+        "encoder": config["encoder"],
+        "dtype": config["dtype"],
+        "matmul_precision": config.get("matmul_precision", "default"),
+        "steps": 1,
+    }
+    # A record must name its data and its length; an encoder has neither.
+    record["data"] |= {"kind": kind.name, "source": config_lib.UNKNOWN_SOURCE}
+    from_record(record)
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:

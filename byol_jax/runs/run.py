@@ -29,7 +29,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import byol_jax
 from byol_jax import backend, byol, data, parallel
 from byol_jax.errors import CheckpointError, ConfigError, DataError, OwnEncoderError
-from byol_jax.runs import build, paths
+from byol_jax.runs import build, kinds, paths, tree
 from byol_jax.runs import config as config_lib
 from byol_jax.runs.checkpoint import Checkpoints
 from byol_jax.runs.resolve import from_record
@@ -72,7 +72,7 @@ class Run(NamedTuple):
         """
         config = self.config.copy_and_resolve_references()
         if not for_training:
-            config.augment.function = ""
+            kinds.of(config).without_user_code(config)
         config = FrozenConfigDict(config)
         own = config_lib.own_classes(config)
         return _learner(config, own, self.data["num_classes"], self.steps_per_epoch, axis_name)
@@ -118,7 +118,8 @@ def fingerprint(run: Run) -> str:
     Each process may have the data in a place of its own, if their fingerprint shows them equal.
     """
     config, description = run.config.copy_and_resolve_references(), dict(run.data)
-    config.data.dir = config.data.service = ""
+    for key in {"dir", "service"} & set(config.data):
+        config.data[key] = ""
     if description.get("fingerprint") is not None:
         config.data.source = description["name"] = ""
     text = json.dumps([config.to_dict(), description, run.steps_per_epoch], sort_keys=True)
@@ -295,7 +296,7 @@ def read(workdir: paths.AnyPath) -> Run:
 
 def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
     """A line about changed settings that may change, if any; raises an error about others."""
-    old, new = config_lib.flat(before.config), config_lib.flat(now.config)
+    old, new = tree.flat(before.config), tree.flat(now.config)
     changed = {
         key: f"config.{key} ({old.get(key)} -> {new.get(key)})"
         for key in sorted(old | new)
@@ -330,13 +331,13 @@ def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
 def initial_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     """The state before the first update, from random weights."""
     init = _init_fn(learner, FrozenConfigDict(config))
-    return init(config.seed, build.example_batch(config))
+    return init(config.seed, kinds.of(config).example_batch(config))
 
 
 def abstract_state(learner: byol.Learner, config: ConfigDict) -> byol.State:
     """Shapes and dtypes of the state, without computing it."""
     init = _init_fn(learner, FrozenConfigDict(config))
-    return jax.eval_shape(init, config.seed, build.example_batch(config))
+    return jax.eval_shape(init, config.seed, kinds.of(config).example_batch(config))
 
 
 @functools.lru_cache(parallel.KEPT)

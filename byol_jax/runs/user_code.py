@@ -45,8 +45,14 @@ def load(given: str, name: str) -> Any:
         ) from error
 
 
-def load_augmentation(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+def load_augmentation(
+    config: ConfigDict, shapes: list[tuple[int, ...]]
+) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
     """Imports the function that `config.augment.function` names; None if that is empty.
+
+    Args:
+      config: of a run.
+      shapes: of the views that it has to take.
 
     Raises:
       ConfigError: it cannot be imported, traced under vmap, or does not return a view like its
@@ -63,17 +69,9 @@ def load_augmentation(config: ConfigDict) -> Callable[[jax.Array, jax.Array], ja
     function = load(given, name)
     if not callable(function) or type(function).__hash__ is None:  # JAX keeps it in its caches
         raise ConfigError(f"{given} is not a function but of type {type(function).__name__}.")
-    for shape in view_shapes(config):
+    for shape in shapes:
         _check_augmentation(given, function, shape)
     return function
-
-
-def view_shapes(config: ConfigDict) -> list[tuple[int, int, int]]:
-    """(height, width, channels) of the global views, then of the local ones, if there are any."""
-    sizes = [config.data.image_size]
-    if config.crop.local_views:
-        sizes.append(config.crop.local_size)
-    return [(size, size, config.data.channels) for size in sizes]
 
 
 def _check_augmentation(given: str, function: Callable, shape: tuple[int, int, int]) -> None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from byol_jax import backend, byol, data
 from byol_jax.backend.compile_cache import Compilations
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import inputs
+from byol_jax.runs import kinds
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.paths import AnyPath
 from byol_jax.train.timer import INPUT_BOUND, Timer
@@ -94,16 +94,17 @@ def log_run_summary(
 ) -> None:
     """Logs the data, the length and the schedules of a run that starts at step `first`."""
     config, data, total = run.config, run.data, run.total_steps
+    kind = kinds.of(config)
     classes = "no labels" if data["num_classes"] is None else f"{data['num_classes']} classes"
     log(
-        f"{data['name']}: {data['num_examples']} images, {classes}; {config.encoder.name} at "
-        f"{config.data.image_size} pixels; crops are computed on the {config.data.placement}"
+        f"{data['name']}: {data['num_examples']} {kind.unit}, {classes}; {config.encoder.name} at "
+        f"{kind.describe(config)}"
     )
     log(f"Computed by {run_lib.describe(run_lib.computed_by(config))}.")
     note = backend.choose_convolution(config.cpu_convolution, dtype=config.dtype).note
     if note:
         log(f"oneDNN would convolve faster than XLA: {note}.")
-    batch = f"{config.batch_size} images"
+    batch = f"{config.batch_size} {kind.unit}"
     if config.accum_steps > 1:
         micro_batch = config_lib.micro_batch_size(config)
         batch += f" ({config.accum_steps} micro-batches of {micro_batch})"
@@ -148,4 +149,4 @@ def throughput_summary(timer: Timer, config: ConfigDict, source: data.Source) ->
     text = f"{rates['images_per_second']:.4g} images/s, {share:.0%} of the time waiting for input"
     if share <= INPUT_BOUND:
         return f"{text}."
-    return f"{text}: the run was input-bound. {inputs.input_bound_hint(config, source)}"
+    return f"{text}: the run was input-bound. {kinds.of(config).input_bound_hint(config, source)}"

@@ -10,8 +10,7 @@ import byol_jax
 from byol_jax import byol
 from byol_jax.errors import UserError
 from byol_jax.export.convert import timm, torchvision
-from byol_jax.runs import config as config_lib
-from byol_jax.runs import manifest, paths
+from byol_jax.runs import manifest, paths, tree
 from byol_jax.runs import run as run_lib
 
 # Settings that change what an encoder computes, but not the shapes of its weights.
@@ -77,7 +76,7 @@ def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State
     key, path = "config.init.state", config.init.state
     other = run_lib.restore(paths.path(path), step)
     theirs = other.run.config
-    before, now = config_lib.flat(theirs), config_lib.flat(config)
+    before, now = tree.flat(theirs), tree.flat(config)
     shared = (f"encoder.{name}" for name in SHAPELESS_SETTINGS if name in theirs.encoder)
     for name in (*(name for name in shared if name in now), *STATE_SETTINGS):
         if before.get(name) != now.get(name):
@@ -161,7 +160,7 @@ def _does_not_fit(
     for section in ("encoder", "target.encoder", "heads"):
         for name, value in theirs.get(section, {}).items():
             value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
-            if value != config_lib.get(config, section).get(name):
+            if value != tree.get(config, section).get(name):
                 flags.append(f"--config.{section}.{name}={value}".replace(" ", ""))
     hint = f"; it was trained with {' '.join(flags)}" if flags else ""
     return f"{key}={path} does not fit this run's networks: its {wrong}{hint}."

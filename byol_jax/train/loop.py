@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from byol_jax import byol, data, parallel
 from byol_jax.errors import DataError, UserError
-from byol_jax.runs import inputs, paths, processes
+from byol_jax.runs import inputs, kinds, paths, processes
 from byol_jax.train import console, nonfinite, plots
 from byol_jax.train.metrics import score as score_of
 from byol_jax.train.setup import RunContext, run_context
@@ -147,6 +147,8 @@ def draw_views(ctx: RunContext, state: byol.State, batch: byol.Batch) -> None:
     """Draws views.png, on process 0."""
     if processes.is_first():
         try:
-            plots.first_views(ctx.workdir / "views.png", ctx.learner, state, batch)
+            plots.first_views(
+                ctx.workdir / "views.png", kinds.of(ctx.run.config), ctx.learner, state, batch
+            )
         except UserError as error:  # not a reason to fail
             ctx.progress.log(f"No picture of the views: {error}")

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from byol_jax import byol, parallel
 from byol_jax.objectives import OBJECTIVES
+from byol_jax.runs.kinds import Kind
 from byol_jax.runs.paths import AnyPath, write_atomically
 from byol_jax.train.metrics import read_rows
 
@@ -25,27 +26,21 @@ CURVES = {  # titles and metrics
 GAP, LABEL, TITLE = 4, 60, 30  # pixels between views, for the names of rows, and for the title
 
 
-def first_views(path: AnyPath, learner: byol.Learner, state: byol.State, batch: byol.Batch) -> None:
-    """Draws the first views of a batch: crops, and what the online network sees of them.
+def first_views(
+    path: AnyPath, kind: Kind, learner: byol.Learner, state: byol.State, batch: byol.Batch
+) -> None:
+    """Draws the first views of a batch: examples, and what the online network sees of them.
 
     Args:
       path: the PNG to write.
-      learner: its `augment` is an `augment.image.Policy`.
+      kind: of data.
+      learner: its `augment` is a policy of that kind.
       state: replicated.
-      batch: on the devices; examples as `augment.image.Policy` takes them.
+      batch: on the devices.
     """
     few = parallel.first_rows(batch, VIEWS)
-    policy = learner.augment
-    views = [
-        np.asarray(view) * np.array(policy.std) + np.array(policy.mean)
-        for view in _views_fn(learner)(parallel.local(state), few)
-    ]
-    crops = few.examples["global"] if isinstance(few.examples, dict) else few.examples
-    rows = {}
-    for i, crop in enumerate(crops.swapaxes(0, 1)):
-        rows |= {f"crop {i + 1}": crop / 255, f"view {i + 1}": views[i]}
-    rows |= {f"local {i + 1}": view for i, view in enumerate(views[2:])}
-    draw_rows(path, rows)
+    views = _views_fn(learner)(parallel.local(state), few)
+    draw_rows(path, kind.pictures(learner.augment, few.examples, views))
 
 
 @functools.lru_cache(parallel.KEPT)
@@ -77,24 +72,24 @@ def draw_rows(path: AnyPath, rows: dict[str, np.ndarray]) -> None:
 
     Args:
       path: the PNG to write.
-      rows: by name, float (n, height, width, channels) in 0..1, of 1 or 3 channels; square, and
-        the first of them the largest.
+      rows: by name, float (n, height, width, channels) in 0..1, of 1 or 3 channels; the first
+        of them the largest.
     """
-    count, height, *_ = next(iter(rows.values())).shape
+    count, height, width, _ = next(iter(rows.values())).shape
     # Without interpolation, which would add blur that the networks do not see.
     scale = -(-MIN_PIXELS // height)
-    side = scale * height + GAP
-    size = (LABEL + count * side, TITLE + len(rows) * side)
+    down, right = scale * height + GAP, scale * width + GAP
+    size = (LABEL + count * right, TITLE + len(rows) * down)
     picture = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
     draw.text((LABEL, TITLE / 2), "What the two networks see", "black", font, anchor="lm")
     for row, (name, images) in enumerate(rows.items()):
-        top = TITLE + row * side
-        draw.text((GAP, top + side / 2), name, "black", font, anchor="lm")
+        top = TITLE + row * down
+        draw.text((GAP, top + down / 2), name, "black", font, anchor="lm")
         for column, image in enumerate(np.clip(np.rint(255 * images), 0, 255).astype(np.uint8)):
             image = image[..., 0] if image.shape[-1] == 1 else image
             image = Image.fromarray(image.repeat(scale, 0).repeat(scale, 1))
-            picture.paste(image, (LABEL + column * side, top))
+            picture.paste(image, (LABEL + column * right, top))
     png = io.BytesIO()
     picture.save(png, format="png", compress_level=1)
     write_atomically(path, png.getvalue())

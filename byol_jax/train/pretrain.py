@@ -12,7 +12,7 @@ from byol_jax import data
 from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
-from byol_jax.runs import inputs, paths
+from byol_jax.runs import inputs, paths, tree
 from byol_jax.train import loop
 
 SPECS = ("tfds:", "npz:", "folder:", "pairs:", "embedded")
@@ -59,7 +59,7 @@ def pretrain(
     if not isinstance(source, data.Source):
         spec, source = str(source), None
         spec = spec if spec.startswith(SPECS) else f"folder:{spec}"
-    settings = config_lib.flat(settings) | ({"data.source": spec} if spec else {})
+    settings = tree.flat(settings) | ({"data.source": spec} if spec else {})
     if isinstance(config, ConfigDict):
         config = _changed(config, settings)
     else:

@@ -9,10 +9,9 @@ from ml_collections import ConfigDict
 
 from byol_jax import backend, byol, data, parallel
 from byol_jax.backend.compile_cache import Compilations
-from byol_jax.data import on_device
 from byol_jax.errors import UserError
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import inputs, paths, processes
+from byol_jax.runs import inputs, kinds, paths, processes
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, Restored, RetentionPolicy
 from byol_jax.runs.resolve import resolve
@@ -132,7 +131,7 @@ def run_context(
             source, test_source = on_all(lambda: inputs.open_sources(config))
         elif test_source is not None:
             test_source = on_all(lambda: data.match_classes(source, test_source))
-        config.data.placement = on_all(lambda: on_device.placement(config, source))
+        on_all(lambda: kinds.of(config).fit_to(config, source))
         run = run_lib.make_run(config, source)
         processes.check_same("settings or data", run_lib.fingerprint(run))
         learner = on_all(lambda: run.learner(parallel.AXIS, for_training=True))

@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from byol_jax import byol
-from byol_jax.runs import build
+from byol_jax.runs import kinds
 from experiments.bench import settings
 from experiments.bench.report import Column, Report, Table
 
@@ -62,7 +62,7 @@ def measure(case: settings.Case, remat: bool) -> list[float | None]:
     # XLA does not count what oneDNN works in.
     config = settings.config(case, remat, cpu_convolution="xla")
     learner = settings.learner(config, None)
-    shape = (case.batch_size, *build.example_batch(config).examples.shape[1:])
+    shape = (case.batch_size, *kinds.of(config).example_batch(config).examples.shape[1:])
     batch = byol.Batch(
         jax.ShapeDtypeStruct(shape, jnp.uint8),
         None,

@@ -27,6 +27,7 @@ from byol_jax import data, evaluate
 from byol_jax.errors import UserError
 from byol_jax.presets import cifar10_small
 from byol_jax.runs import build, inputs
+from byol_jax.runs.kinds import images
 from byol_jax.runs.resolve import resolve
 from byol_jax.train.metrics import KNN_NEIGHBOURS
 from experiments.bench import peers, pretraining, startup
@@ -191,7 +192,7 @@ def train_peer(config: ConfigDict, steps: int, is_trial: bool) -> Result:
     torch.manual_seed(config.seed)
     policy, size = learner.augment, config.data.image_size
     views = [
-        torchvision_loader.all_augmentations(size, view, policy, build.crop(config))
+        torchvision_loader.all_augmentations(size, view, policy, images.crop(config))
         for view in (policy.view1, policy.view2)
     ]
     loader = torchvision_loader.Loader(

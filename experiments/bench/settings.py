@@ -52,6 +52,7 @@ def config(case: Case, remat: bool = False, cpu_convolution: str = "auto") -> "C
     # Imported here, so that wrong flags are answered at once.
     from byol_jax.augment import image as image_augment
     from byol_jax.runs import config as config_lib
+    from byol_jax.runs.kinds import image_settings
     from byol_jax.runs.resolve import resolve
 
     config = config_lib.default()
@@ -63,7 +64,7 @@ def config(case: Case, remat: bool = False, cpu_convolution: str = "auto") -> "C
     config.cpu_convolution = cpu_convolution
     config.update_from_flattened_dict(NETWORKS[case.network])
     if config.data.image_size == 32:
-        config_lib.set_policy(config, image_augment.CIFAR10)
+        image_settings.set_policy(config, image_augment.CIFAR10)
     return resolve(config)[0]
 
 

@@ -19,7 +19,7 @@ import optax
 
 from byol_jax import backend, byol, parallel
 from byol_jax.errors import UserError
-from byol_jax.runs import build
+from byol_jax.runs import kinds
 from byol_jax.runs import run as run_lib
 from byol_jax.train import nonfinite
 from experiments import scale
@@ -49,7 +49,8 @@ class Ours:
     def __init__(self, case: settings.Case):
         self.case, self.config = case, settings.config(case)
         self.learner = settings.learner(self.config, parallel.AXIS)
-        shape = (case.batch_size, *build.example_batch(self.config).examples.shape[1:])
+        blank = kinds.of(self.config).example_batch(self.config).examples
+        shape = (case.batch_size, *blank.shape[1:])
         self.images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         batch = byol.Batch(self.images, None, np.arange(case.batch_size, dtype=np.int32))
         state = jax.jit(partial(byol.init, self.learner, 0))(batch)

@@ -11,7 +11,7 @@ from tiny import tiny_resnet_config
 
 from byol_jax import byol, models
 from byol_jax.backend import convolution, onednn
-from byol_jax.runs import build
+from byol_jax.runs import build, kinds
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs.resolve import resolve
 
@@ -134,7 +134,7 @@ def test_the_encoder_of_a_run_is_computed_by_onednn():
     config = tiny_resnet_config()
     config = resolve(config)[0]
     learner = build.make_learner(config, lambda step: 0.1, 6, 10, None)
-    batch = build.example_batch(config)
+    batch = kinds.of(config).example_batch(config)
     state = jax.eval_shape(partial(byol.init, learner, 0), batch)
     update = jax.jit(partial(byol.update, learner)).lower(state, batch._replace(labels=None))
     text = update.as_text()

@@ -8,6 +8,7 @@ from absl import flags
 from byol_jax.cli import config_flag
 from byol_jax.errors import UserError
 from byol_jax.runs import config as config_lib
+from byol_jax.runs import tree
 from byol_jax.runs.resolve import resolve
 from experiments.ablations import page, results
 from experiments.ablations.rows import RECIPE, TABLES, Row
@@ -23,7 +24,7 @@ def settings(table, row):
     values(argv)
     config = values["config"].value
     config_lib.use_other_encoder(config, values["config"].parser.preset)
-    return config_lib.flat(resolve(config)[0])
+    return tree.flat(resolve(config)[0])
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -14,6 +14,7 @@ from commands import imported
 
 from byol_jax.cli import config_flag
 from byol_jax.runs import config as config_lib
+from byol_jax.runs import tree
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "experiments" / "cluster"
@@ -101,7 +102,7 @@ def test_each_flag_of_the_training_exists(name):
     assert {"config", "workdir"} <= {flag for flag, _ in given}
     for flag, value in given:
         if flag.startswith("config."):
-            config_lib.get(config_lib.default(), flag.removeprefix("config."))
+            tree.get(config_lib.default(), flag.removeprefix("config."))
         else:
             assert flag in known
         if flag == "config":

@@ -22,7 +22,7 @@ TOLERANCE = 1e-5  # of the largest feature; another order of summation gives 1e-
 
 
 def images_for(encoder, n=2, seed=0):
-    shape = (n, *inference.image_shape(encoder))
+    shape = inference.input_spec(encoder, n).shape
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
@@ -145,7 +145,7 @@ def test_savedmodel_is_served_by_tensorflow(encoder, features, tmp_path, monkeyp
     serve = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     (spec,) = serve.structured_input_signature[1].values()
     assert spec.name == "images" and spec.dtype == tf.uint8
-    assert spec.shape.as_list() == [None, *inference.image_shape(encoder)]
+    assert spec.shape.as_list() == [None, *inference.input_spec(encoder).shape[1:]]
 
 
 def test_orbax_restores_every_array(encoder, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from byol_jax.augment import image as image_augment
 from byol_jax.runs import config as config_lib
+from byol_jax.runs.kinds import image_settings
 
 
 def get_config(encoder: str = "resnet8") -> ConfigDict:
@@ -22,7 +23,7 @@ def get_config(encoder: str = "resnet8") -> ConfigDict:
     config.data.channels = 1
     # Without jitter and blur, which take seconds to compile.
     plain = image_augment.View(jitter_prob=0.0, blur_prob=0.0)
-    config_lib.set_policy(config, image_augment.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
+    image_settings.set_policy(config, image_augment.Policy(plain, plain, mean=(0.5,), std=(0.25,)))
     config.encoder.name = encoder
     if encoder == "convnet":
         config.encoder.update({"channels": (4, 8), "features": 16})

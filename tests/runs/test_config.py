@@ -19,9 +19,10 @@ from byol_jax import adversarial, byol, models, objectives, optim
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, UserError
 from byol_jax.presets import imagenet
-from byol_jax.runs import build
+from byol_jax.runs import build, kinds, tree
 from byol_jax.runs import config as config_lib
-from byol_jax.runs.resolve import AUGMENTATION_ABLATIONS, from_record, resolve
+from byol_jax.runs.kinds.image_settings import AUGMENTATION_ABLATIONS
+from byol_jax.runs.resolve import from_record, resolve
 
 PRESETS = Path(__file__).parents[2] / "byol_jax" / "presets"
 
@@ -101,7 +102,7 @@ PRESETS = Path(__file__).parents[2] / "byol_jax" / "presets"
 def test_a_wrong_value_is_refused_by_key(key, value, message):
     config = tiny_resnet_config()
     with config.ignore_type():
-        config_lib.put(config, key, value)
+        tree.put(config, key, value)
     with pytest.raises(ConfigError, match=message) as caught:
         resolve(config)
     assert str(caught.value).startswith("config.") and "\n" not in str(caught.value)
@@ -109,11 +110,11 @@ def test_a_wrong_value_is_refused_by_key(key, value, message):
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 10**39])
 def test_every_number_has_a_range(value):
-    for key, default in config_lib.flat(resolve(tiny_resnet_config())[0]).items():
+    for key, default in tree.flat(resolve(tiny_resnet_config())[0]).items():
         if isinstance(default, int | float) and not isinstance(default, bool):
             config = tiny_resnet_config()
             with config.ignore_type():
-                config_lib.put(config, key, value)
+                tree.put(config, key, value)
             with pytest.raises(ConfigError, match=f"^config.{key}="):
                 resolve(config)
 
@@ -196,10 +197,10 @@ def test_matmul_precision_reaches_every_product(ablation):
         config = tiny_resnet_config()
         config.matmul_precision = precision
         for key, value in ablation.items():
-            config_lib.put(config, key, value)
+            tree.put(config, key, value)
         config, _ = resolve(config)
         learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=3, axis_name=None)
-        batch = build.example_batch(config)._replace(labels=np.zeros(2, np.int32))
+        batch = kinds.of(config).example_batch(config)._replace(labels=np.zeros(2, np.int32))
         state = jax.eval_shape(lambda: byol.init(learner, 0, batch))
         text = jax.jit(functools.partial(byol.update, learner)).lower(state, batch).as_text()
         names = ("stablehlo.dot_general", "stablehlo.convolution")
@@ -367,7 +368,7 @@ def test_targets_reach_the_learner(update):
     learner = build.make_learner(config, lambda step: 0.1, 6, num_classes=None, axis_name=None)
     assert isinstance(learner.target, objectives.NoTarget) == (update == "none")
     assert (learner.next_target is None) == (update == "ema")
-    batch = build.example_batch(config)
+    batch = kinds.of(config).example_batch(config)
     state = jax.eval_shape(build.init_fn(config, learner), 0, batch)
     after, metrics = jax.eval_shape(functools.partial(byol.update, learner), state, batch)
     assert ("tau" in metrics) == (update == "ema")
@@ -426,14 +427,14 @@ def test_a_frozen_target_can_have_another_encoder():
 def test_what_does_not_go_together_is_refused(settings, message):
     config = tiny_resnet_config()
     for key, value in settings.items():
-        config_lib.put(config, key, value)
+        tree.put(config, key, value)
     with pytest.raises(ConfigError, match=f"^{message}"):
         resolve(config)
 
 
 def test_adversarial_settings_reach_the_learner(monkeypatch):
     config, _ = resolve(tiny_resnet_config())
-    assert build.perturb(config) is None
+    assert kinds.of(config).perturb(config) is None
     config.augment.adversarial_norm, config.augment.adversarial_iterations = 0.5, 3
     monkeypatch.setattr(adversarial, "perturb", lambda *settings: settings)
     learner = build.make_learner(config, 0.1, 6, num_classes=None, axis_name=None)
@@ -462,7 +463,7 @@ def test_disable_augmentations_changes_one_part_alone(part):
     config.disable_augmentations = part
     after, _ = resolve(config)
     assert after == resolve(after)[0]  # on resume nothing changes
-    before, after = config_lib.flat(before), config_lib.flat(after)
+    before, after = tree.flat(before), tree.flat(after)
     changed = {key: after[key] for key in before if before[key] != after[key]}
     fields = {
         "crop": {"crop.area_min": 1.0, "crop.ratio_min": 1.0, "crop.ratio_max": 1.0},
@@ -516,7 +517,7 @@ def test_local_views_that_do_not_fit_are_refused(settings, message):
     config.crop.local_views, config.crop.local_size = 2, 8
     resolve(config)
     for key, value in settings.items():
-        config_lib.put(config, key, value)
+        tree.put(config, key, value)
     with pytest.raises(ConfigError, match=message) as caught:
         resolve(config)
     assert "\n" not in str(caught.value)
@@ -581,11 +582,11 @@ def test_learning_rate_scales_with_the_batch_size():
 
 def test_every_setting_of_the_views_reaches_the_policy():
     config = config_lib.default()
-    assert build.policy(config) == image_augment.IMAGENET
+    assert kinds.of(config).policy(config) == image_augment.IMAGENET
     for field in dataclasses.fields(image_augment.View):
         value = {float: 0.25, int: 3, str: "other"}[field.type]
         config.views.view2[field.name] = value
-        assert getattr(build.policy(config).view2, field.name) == value
+        assert getattr(kinds.of(config).policy(config).view2, field.name) == value
 
 
 @pytest.mark.parametrize(
@@ -594,7 +595,7 @@ def test_every_setting_of_the_views_reaches_the_policy():
 )
 def test_encoder_settings_reach_the_encoder(key, value):
     config, _ = resolve(tiny_resnet_config())
-    config_lib.put(config, key, value)
+    tree.put(config, key, value)
     assert getattr(build.encoder(config), key.rpartition(".")[-1]) == value
 
 
@@ -604,7 +605,7 @@ def test_bfloat16_keeps_state_and_loss_in_float32():
     schedule = build.learning_rate(config, 3)
     learner = build.make_learner(config, schedule, 6, num_classes=10, axis_name=None)
     assert learner.online.projector.dtype == jnp.bfloat16
-    batch = build.example_batch(config)._replace(labels=np.zeros(2, np.int32))
+    batch = kinds.of(config).example_batch(config)._replace(labels=np.zeros(2, np.int32))
     state = jax.eval_shape(lambda: byol.init(learner, 0, batch))
     after, metrics = jax.eval_shape(lambda s, b: byol.update(learner, s, b), state, batch)
     floats = [x for x in jax.tree.leaves((after, metrics)) if jnp.issubdtype(x.dtype, np.floating)]

@@ -127,7 +127,7 @@ def test_images_that_do_not_fit_are_refused():
         convnext.embed_dense(np.zeros((1, 16, 40, 3), np.uint8))
     with pytest.raises(DataError, match="embed_dense takes uint8 images"):
         vit.embed_dense(np.zeros((1, 32, 32, 3), np.float32))
-    message = "images of 24 x 24 pixels, but this encoder has weights for each position of 16 x 16"
+    message = r"images of shape \(24, 24, .\), but this encoder has weights for \(16, 16, .\)"
     with pytest.raises(DataError, match=message):
         CONVNET.embed(np.zeros((1, 24, 24, 1), np.uint8))
     learned = tiny_vit(positions="learned", image_size=16)

@@ -9,8 +9,7 @@ from PIL import Image
 from tiny import tiny_resnet_config
 
 from byol_jax.errors import CheckpointError, ConfigError, DataError
-from byol_jax.runs import config as config_lib
-from byol_jax.runs import inputs
+from byol_jax.runs import inputs, tree
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.resolve import resolve
 
@@ -41,7 +40,7 @@ def run_on(source, **settings):
     config = tiny_resnet_config()
     config.data.source = source
     for key, value in settings.items():
-        config_lib.put(config, key.replace("__", "."), value)
+        tree.put(config, key.replace("__", "."), value)
     config, _ = resolve(config)
     return run_lib.make_run(config, inputs.open_split(config, "train"))
 

@@ -72,12 +72,16 @@ def config_with(name):
     return resolve(config)[0]
 
 
+def load_augmentation(name):
+    return user_code.load_augmentation(config_with(name), [(16, 16, 1)])
+
+
 def test_without_a_name_there_is_no_function():
-    assert user_code.load_augmentation(config_with("")) is None
+    assert load_augmentation("") is None
 
 
 def test_a_file_in_the_current_folder_is_found(in_folder):
-    function = user_code.load_augmentation(config_with("own_views:half"))
+    function = load_augmentation("own_views:half")
     out = function(jax.random.key(0), jnp.full((16, 16, 1), 0.5))
     np.testing.assert_allclose(out, 0.25, atol=2e-6)
 
@@ -104,7 +108,7 @@ def test_a_file_in_the_current_folder_is_found(in_folder):
 )
 def test_a_mistake_is_one_line_with_the_key(in_folder, name, message):
     with pytest.raises(ConfigError, match=f"^config.augment.function={name}{message}") as caught:
-        user_code.load_augmentation(config_with(name))
+        load_augmentation(name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from byol_jax.runs import config as config_lib
+from byol_jax.runs import tree
 from byol_jax.runs.resolve import resolve
 from byol_jax.train import health
 
@@ -84,7 +84,7 @@ def monitor(patience, collapsed_checks=0, **settings):
     config = tiny_config()
     config.health.patience = patience
     for key, value in settings.items():
-        config_lib.put(config, key.replace("__", "."), value)
+        tree.put(config, key.replace("__", "."), value)
     return health.CollapseMonitor(resolve(config)[0], collapsed_checks)
 
 

@@ -14,8 +14,7 @@ from tiny import tiny_resnet_config
 from byol_jax import byol
 from byol_jax.errors import UserError
 from byol_jax.export.convert import timm, torchvision
-from byol_jax.runs import build, paths
-from byol_jax.runs import config as config_lib
+from byol_jax.runs import build, kinds, paths, tree
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.resolve import resolve
@@ -44,7 +43,7 @@ def halfway(finished, tmp_path_factory):
 
 def placeholders(learner, config):
     """0.5 everywhere, because random initial weights take seconds to compile."""
-    batch = build.example_batch(config)
+    batch = kinds.of(config).example_batch(config)
     shapes = jax.eval_shape(lambda: byol.init(learner, config.seed, batch))
     state = jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), shapes)
     return state._replace(seed=jnp.asarray(config.seed, jnp.uint32))
@@ -55,7 +54,7 @@ def started(num_classes=10, **settings):
     config = tiny_resnet_config()
     for key, value in settings.items():
         parent, _, leaf = key.replace("__", ".").rpartition(".")
-        (config_lib.get(config, parent) if parent else config)[leaf] = value
+        (tree.get(config, parent) if parent else config)[leaf] = value
     config, _ = resolve(config)
     learner = build.make_learner(config, lambda step: 0.1, 6, num_classes, axis_name=None)
     with pytest.MonkeyPatch.context() as patch:

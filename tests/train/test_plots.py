@@ -13,6 +13,7 @@ from tiny import tiny_config, tiny_resnet_config
 
 from byol_jax import byol, parallel
 from byol_jax.runs import build
+from byol_jax.runs.kinds.images import Images
 from byol_jax.runs.resolve import resolve
 from byol_jax.train import plots
 
@@ -43,7 +44,7 @@ def test_adversarial_views_are_drawn_as_the_online_network_sees_them(monkeypatch
     drawn = {}
     monkeypatch.setattr(plots, "draw_rows", lambda path, rows: drawn.update(rows))
     on_devices = parallel.device_put_batch(batch)
-    plots.first_views(tmp_path, learner, parallel.replicate(state), on_devices)
+    plots.first_views(tmp_path, Images(), learner, parallel.replicate(state), on_devices)
     few = parallel.first_rows(on_devices, plots.VIEWS)
     augment = jax.jit(functools.partial(byol.augment_batch, learner))
     for i, clean in enumerate(augment(byol.step_key(state), few), 1):
@@ -67,7 +68,7 @@ def test_local_views_are_drawn_below_the_others(monkeypatch, tmp_path):
     drawn = {}
     monkeypatch.setattr(plots, "draw_rows", lambda path, rows: drawn.update(rows))
     state, on_devices = parallel.replicate(blank), parallel.device_put_batch(batch)
-    plots.first_views(tmp_path, learner, state, on_devices)
+    plots.first_views(tmp_path, Images(), learner, state, on_devices)
     assert list(drawn) == ["crop 1", "view 1", "crop 2", "view 2", "local 1", "local 2"]
     few = parallel.first_rows(on_devices, plots.VIEWS).examples  # nothing changes their pixels
     flipped = few["global"][:, 0, ::-1] / 255

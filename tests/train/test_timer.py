@@ -8,7 +8,7 @@ import pytest
 
 from byol_jax import data
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import inputs
+from byol_jax.runs import kinds
 from byol_jax.train import console, timer
 
 
@@ -132,7 +132,7 @@ def test_summary_of_an_input_bound_run(device, placement, source, advice):
     read(device, config.batch_size)
     summary = console.throughput_summary(device.clock, config, source)
     assert "21% of the time waiting for input: the run was input-bound." in summary
-    assert inputs.input_bound_hint(config, source) in summary and advice in summary
+    assert kinds.of(config).input_bound_hint(config, source) in summary and advice in summary
 
 
 def test_summary_of_a_run_that_is_not_input_bound(device):

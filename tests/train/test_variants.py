@@ -10,9 +10,9 @@ from tiny import tiny_config
 
 import byol_jax
 from byol_jax import models, objectives
-from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import run as run_lib
+from byol_jax.runs import tree
 from byol_jax.train import loop
 
 NO_CONVNET = {"encoder.channels": None, "encoder.features": None}
@@ -57,7 +57,7 @@ def variant(**settings):
     config.steps, config.checkpoint.every_steps, config.evaluation.every_steps = 4, 1, 0
     config.checkpoint.keep = 4
     for key, value in settings.items():
-        config_lib.put(config, key, value)
+        tree.put(config, key, value)
     return config
 
 

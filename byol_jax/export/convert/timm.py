@@ -23,6 +23,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import models
@@ -93,7 +94,9 @@ def from_state_dict(
     kind = models.ViT if "patch_size" in settings else models.ConvNeXt
     try:
         module = kind(**settings, **({"heads": 1} if kind is models.ViT else {}))
-        shapes = models.variable_shapes(module, *image)["params"]
+        size, channels = image
+        view = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+        shapes = models.variable_shapes(module, view)["params"]
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The weights are not those of a {kind.__name__}: {error}") from error
     wanted = {

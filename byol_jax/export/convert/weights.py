@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from byol_jax import models
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import CheckpointError
@@ -57,13 +60,14 @@ def _resnet(variables: dict[str, Any]) -> dict[str, Any]:
     params = variables["params"]
     width, first = params["conv1"]["kernel"].shape[-1], params["layer1_0"]
     blocks = sum(name.startswith("layer") for name in params)
+    view = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
     for name in models.ENCODERS:
         usual = models.make_encoder(name)
         if not isinstance(usual, models.ResNet) or sum(usual.stage_sizes) != blocks:
             continue
         settings = {"name": name, "width_multiplier": width / usual.stem_channels}
         settings["first_shortcut"] = "downsample_conv" in first and "conv3" not in first
-        wanted = models.variable_shapes(models.make_encoder(**settings), IMAGE_SIZE, channels=3)
+        wanted = models.variable_shapes(models.make_encoder(**settings), view)
         if not manifest.difference(variables, wanted):
             return settings
     raise CheckpointError(

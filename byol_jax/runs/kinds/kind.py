@@ -1,0 +1,167 @@
+"""The interface of a kind of data."""
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from byol_jax import byol, data
+
+Tree = Any  # a pytree of arrays
+OnDecodeError = Callable[[int, str], None] | None
+
+
+class Kind(abc.ABC):
+    """What a run needs to know about its examples.
+
+    Attributes:
+      name: of `config.data.kind`.
+      unit: what examples are called in messages, such as "images".
+      input_meaning: what numbers an `Encoder` takes.
+      choices: values that settings of this kind can have, by key; "views.*" is both views.
+      at_least: smallest values, likewise, where that is not 0.
+      at_most: largest values, likewise.
+      before_the_key: settings of runs from before their key existed, where they behaved otherwise.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    input_meaning: ClassVar[str]
+    choices: ClassVar[dict[str, tuple]] = {}
+    at_least: ClassVar[dict[str, float]] = {}
+    at_most: ClassVar[dict[str, float]] = {}
+    before_the_key: ClassVar[dict[str, Any]] = {}
+
+    # The config.
+
+    @abc.abstractmethod
+    def add_settings(self, config: ConfigDict) -> None:
+        """Adds the settings that only this kind has, with their defaults."""
+
+    @abc.abstractmethod
+    def resolve(self, config: ConfigDict, encoder: nn.Module) -> None:
+        """Fills in settings of this kind, and raises ConfigError for what cannot work."""
+
+    @abc.abstractmethod
+    def fit_to(self, config: ConfigDict, source: data.Source) -> None:
+        """Fills in what depends on the training data; raises ConfigError for what cannot work."""
+
+    def check_encoder(self, config: ConfigDict, encoder: nn.Module) -> None:
+        """Raises ValueError, beginning with a setting, if an encoder cannot take the views."""
+        del config, encoder
+
+    def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:
+        """The encoder of an `encoder_record`, from a function that makes one."""
+        del record
+        return make()
+
+    def without_user_code(self, config: ConfigDict) -> None:
+        """Takes out the names of functions whose import would run code."""
+        del config
+
+    def num_local_views(self, config: ConfigDict) -> int:
+        """How many views there are beside the two, for the online network alone."""
+        del config
+        return 0
+
+    @abc.abstractmethod
+    def view_shapes(self, config: ConfigDict) -> list[Tree]:
+        """Shapes of one example in a view, float32, without the batch: the different ones."""
+
+    @abc.abstractmethod
+    def describe(self, config: ConfigDict) -> str:
+        """What the views are, in a few words for the log."""
+
+    # Data.
+
+    @abc.abstractmethod
+    def open_split(self, config: ConfigDict, split: str) -> data.Source:
+        """A split of the config's source; raises DataError if it cannot be opened."""
+
+    @abc.abstractmethod
+    def train_batches(
+        self,
+        config: ConfigDict,
+        source: data.Source,
+        start_step: int,
+        total_steps: int,
+        on_decode_error: OnDecodeError,
+    ) -> Iterator[byol.Batch]:
+        """As `inputs.train_batches`."""
+
+    @abc.abstractmethod
+    def eval_batches(
+        self,
+        config: ConfigDict,
+        source: data.Source,
+        batch_size: int,
+        limit: int | None,
+        on_decode_error: OnDecodeError,
+    ) -> Iterator[tuple[Tree, np.ndarray | None]]:
+        """Examples for `preprocess` and labels, once each, in an order that never changes."""
+
+    def input_bound_hint(self, config: ConfigDict, source: data.Source) -> str:
+        """What would make the training batches of a run come faster."""
+        del config, source
+        return "Give it more processor cores."
+
+    # Views.
+
+    @abc.abstractmethod
+    def example_batch(self, config: ConfigDict) -> byol.Batch:
+        """Two blank examples of the shapes that a run trains on."""
+
+    @abc.abstractmethod
+    def policy(self, config: ConfigDict) -> Callable[[jax.Array, Tree], tuple[Tree, ...]]:
+        """(key, example) -> views; its `preprocess` is that of `byol.Learner`."""
+
+    def perturb(self, config: ConfigDict) -> Callable | None:
+        """What changes the views of the online network; None: nothing does."""
+        del config
+        return None
+
+    @abc.abstractmethod
+    def pictures(
+        self,
+        policy: Callable[[jax.Array, Tree], tuple[Tree, ...]],
+        examples: Tree,
+        views: Sequence[Tree],
+    ) -> dict[str, np.ndarray]:
+        """Pictures of a few examples and of their views, for people.
+
+        Args:
+          policy: as of `policy`.
+          examples: a batch of n examples, as the policy takes them.
+          views: the views of the batch.
+
+        Returns:
+          By the name of a row, float (n, height, width, channels) in 0..1.
+        """
+
+    # An `Encoder`, whose `config` is a dictionary.
+
+    @abc.abstractmethod
+    def encoder_record(self, config: ConfigDict) -> dict[str, Any]:
+        """What an `Encoder` has to know about its inputs, for its `config`."""
+
+    @abc.abstractmethod
+    def config_of_record(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The parts of a run's config that are in an `Encoder`'s; raises LookupError, TypeError."""
+
+    @abc.abstractmethod
+    def check_inputs(
+        self, record: dict[str, Any], module: nn.Module, name: str, given: Any
+    ) -> Tree:
+        """What a user gave to a method `name`, as arrays; raises DataError if it cannot be used."""
+
+    @abc.abstractmethod
+    def preprocess(self, record: dict[str, Any], examples: Tree) -> Tree:
+        """A batch of examples as the encoder's module takes it."""
+
+    @abc.abstractmethod
+    def blank(self, record: dict[str, Any], n: Any) -> Tree:
+        """The shape of n examples, as `jax.ShapeDtypeStruct`."""

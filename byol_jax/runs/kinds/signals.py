@@ -1,0 +1,273 @@
+"""Signals and tables: arrays of numbers of any shape, one for each example, or two that belong
+together, such as two sensors of one movement.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, config_dict
+
+from byol_jax import byol, models, parallel
+from byol_jax.augment import signals as augment
+from byol_jax.data import indexed
+from byol_jax.data.signals import SignalSource, open_signals
+from byol_jax.errors import ConfigError, DataError, describe
+from byol_jax.runs.kinds.kind import Kind, OnDecodeError, Tree
+from byol_jax.runs.limits import MIN_POSITIVE, limit
+
+PREFIX = "npz:"
+DIGITS = 4  # of means and standard deviations, so that another machine finds the same ones
+PICTURE = 1.2  # inches
+
+
+class Signals(Kind):
+    """float32 arrays by name, in memory."""
+
+    name = "signals"
+    unit = "signals"
+    input_meaning = "not normalised"
+    at_least = limit(MIN_POSITIVE, "views.*.window_min views.*.window_max")
+    at_most = limit(
+        1, "views.*.window_min views.*.window_max views.*.mask_share views.*.drop_share"
+    )
+
+    def add_settings(self, config):  # noqa: D102 (see Kind, here and below)
+        # Names of one or two arrays of the source, "acc" or "acc,gyro": of one, both views are
+        # taken; of two, one view of each. Empty: the only one that there is.
+        config.data.arrays = ""
+        config.data.shapes = ""  # of an example of each array, "256x3,256x3"; from the data
+        view = dataclasses.asdict(augment.View())
+        config.views = ConfigDict({"view1": view, "view2": view})
+        # Of each channel (the last axis) of one array after the other; None: from the data.
+        config.views.mean = config_dict.placeholder(tuple)
+        config.views.std = config_dict.placeholder(tuple)
+
+    def resolve(self, config, encoder):  # noqa: D102
+        del encoder
+        if len(_names(config)) > 2:
+            raise ConfigError(
+                f"config.data.arrays={config.data.arrays} must name one array, or two whose "
+                "examples belong together."
+            )
+        if config.data.shapes:
+            _shapes(config)
+
+    def fit_to(self, config: ConfigDict, source: SignalSource) -> None:  # noqa: D102
+        arrays = source.arrays
+        config.data.arrays = ",".join(arrays)
+        if len(arrays) > 2:
+            raise ConfigError(
+                f"{source.name} holds the arrays {', '.join(arrays)}: name one, or two whose "
+                "examples belong together, by --config.data.arrays."
+            )
+        shapes = {key: array.shape[1:] for key, array in arrays.items()}
+        config.data.shapes = ",".join("x".join(map(str, shape)) for shape in shapes.values())
+        count = sum(shape[-1] for shape in shapes.values())
+        for key, function in (("mean", np.mean), ("std", np.std)):
+            if config.views[key] is None:
+                config.views[key] = tuple(
+                    float(f"{x:.{DIGITS}g}")
+                    for array in arrays.values()
+                    for x in function(array, axis=tuple(range(array.ndim - 1)), dtype=np.float64)
+                )
+            if len(config.views[key]) != count:
+                raise ConfigError(
+                    f"config.views.{key} has {len(config.views[key])} numbers: give {count}, one "
+                    "for each channel, or leave it out."
+                )
+        # A channel that is constant stays 0.
+        config.views.std = tuple(std or 1.0 for std in config.views.std)
+        for name, shape in shapes.items():
+            _check_encoder(config, name, shape)
+
+    def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:  # noqa: D102
+        names = [*record["arrays"]]
+        return make() if len(names) == 1 else models.ByArray({name: make() for name in names})
+
+    def view_shapes(self, config):  # noqa: D102
+        return [*_shapes(config).values()] if config.data.shapes else []
+
+    def describe(self, config):  # noqa: D102
+        shapes = _shapes(config).items()
+        arrays = (f"{name} ({' x '.join(map(str, shape))})" for name, shape in shapes)
+        return " and ".join(arrays)
+
+    def open_split(self, config: ConfigDict, split: str) -> SignalSource:  # noqa: D102
+        spec = config.data.source
+        if not spec.startswith(PREFIX):
+            raise ConfigError(
+                f"config.data.source={spec} must be npz:PATH: a preset of signals reads archives "
+                "that numpy.savez(FILE, NAME=ARRAY, labels=LABELS) writes."
+            )
+        return open_signals(spec.removeprefix(PREFIX), split, _names(config))
+
+    def train_batches(
+        self,
+        config: ConfigDict,
+        source: SignalSource,
+        start_step: int,
+        total_steps: int,
+        on_decode_error: OnDecodeError,
+    ) -> Iterator[byol.Batch]:
+        """As `inputs.train_batches`."""
+        del on_decode_error
+        batches = indexed.train_batches(
+            source,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            num_steps=total_steps,
+            start_step=start_step,
+            rows=parallel.rows(config.batch_size, config.accum_steps),
+        )
+        return (parallel.device_put_batch(batch, config.accum_steps) for batch in batches)
+
+    def eval_batches(self, config, source, batch_size, limit, on_decode_error):  # noqa: D102
+        del config, on_decode_error
+        return indexed.eval_batches(source, batch_size=batch_size, limit=limit)
+
+    def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
+        shapes = _shapes(config).items()
+        examples = {name: np.zeros((2, *shape), np.float32) for name, shape in shapes}
+        return byol.Batch(examples, None, np.arange(2, dtype=np.int32))
+
+    def policy(self, config: ConfigDict) -> augment.Policy:  # noqa: D102
+        arrays = self.encoder_record(config)["arrays"]
+        return augment.Policy(
+            augment.View(**config.views.view1),
+            augment.View(**config.views.view2),
+            {name: tuple(array["mean"]) for name, array in arrays.items()},
+            {name: tuple(array["std"]) for name, array in arrays.items()},
+        )
+
+    def pictures(
+        self, policy: augment.Policy, examples: dict[str, np.ndarray], views: Sequence[Tree]
+    ) -> dict[str, np.ndarray]:
+        """Curves by sample, one for each channel: examples, normalised, and both views."""
+        rows = policy.normalize(jax.tree.map(np.asarray, examples))
+        for number, view in enumerate(views, start=1):
+            named = view.items() if isinstance(view, Mapping) else [("", view)]
+            rows |= {f"view {number} {name}".rstrip(): array for name, array in named}
+        return {name: _curves(np.asarray(array)) for name, array in rows.items()}
+
+    def encoder_record(self, config: ConfigDict) -> dict[str, Any]:  # noqa: D102
+        arrays, start = {}, 0
+        for name, shape in _shapes(config).items():
+            stop = start + shape[-1]
+            arrays[name] = {"shape": list(shape)}
+            arrays[name] |= {key: list(config.views[key][start:stop]) for key in ("mean", "std")}
+            start = stop
+        return {"kind": self.name, "arrays": arrays}
+
+    def config_of_record(self, record: dict[str, Any]) -> dict[str, Any]:  # noqa: D102
+        arrays = record["arrays"]
+        shapes = ("x".join(map(str, array["shape"])) for array in arrays.values())
+        joined = {
+            key: tuple(x for array in arrays.values() for x in array[key])
+            for key in ("mean", "std")
+        }
+        return {
+            "data": {"arrays": ",".join(arrays), "shapes": ",".join(shapes)},
+            "views": joined,
+        }
+
+    def check_inputs(self, record, module, name, given):
+        """Returns float32 (n, ...), or where the encoder takes two arrays, one or both by name."""
+        del module
+        arrays = record["arrays"]
+        is_named = isinstance(given, Mapping)
+        if not is_named and len(arrays) > 1:
+            raise DataError(f"{name} takes a dictionary of {' and '.join(arrays)}, or one of them.")
+        found = dict(given) if is_named else dict.fromkeys(arrays, given)
+        unknown = found.keys() - arrays.keys()
+        if unknown or not found:
+            wanted = ", ".join(arrays)
+            raise DataError(f"{name} was given {', '.join(unknown) or 'nothing'}: give {wanted}.")
+        for key, array in found.items():
+            found[key] = _checked(name, key, array, tuple(arrays[key]["shape"]))
+        if len({len(array) for array in found.values()}) > 1:
+            raise DataError(f"{name} was given different numbers of {' and '.join(found)}.")
+        return found if len(arrays) > 1 else found[next(iter(arrays))]
+
+    def preprocess(self, record, examples):  # noqa: D102
+        def normalize(name: str, array: jax.Array) -> jax.Array:
+            mean, std = (jnp.asarray(record["arrays"][name][key]) for key in ("mean", "std"))
+            return (array - mean.astype(jnp.float32)) / std.astype(jnp.float32)
+
+        if isinstance(examples, Mapping):
+            return {name: normalize(name, array) for name, array in examples.items()}
+        return normalize(next(iter(record["arrays"])), examples)
+
+    def blank(self, record, n):  # noqa: D102
+        shapes = {
+            name: jax.ShapeDtypeStruct((n, *array["shape"]), np.float32)
+            for name, array in record["arrays"].items()
+        }
+        return shapes if len(shapes) > 1 else next(iter(shapes.values()))
+
+
+def _names(config: ConfigDict) -> tuple[str, ...]:
+    return tuple(filter(None, config.data.arrays.replace(" ", "").split(",")))
+
+
+def _shapes(config: ConfigDict) -> dict[str, tuple[int, ...]]:
+    """The shape of an example, by array; raises ConfigError if the setting is garbled."""
+    names, texts = _names(config), config.data.shapes.split(",")
+    try:
+        shapes = [tuple(int(side) for side in text.split("x")) for text in texts]
+        if len(shapes) == len(names) and all(min(shape) >= 1 for shape in shapes):
+            return dict(zip(names, shapes, strict=True))
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"config.data.shapes={config.data.shapes} is no list of shapes, one for each of "
+        f"config.data.arrays={config.data.arrays}: leave it out, as the data has them."
+    )
+
+
+def _check_encoder(config: ConfigDict, name: str, shape: tuple[int, ...]) -> None:
+    """Raises ConfigError if the encoder cannot take an array of this shape."""
+    encoder = models.make_encoder(**config.encoder)
+    try:
+        models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    except Exception as error:  # whatever the module raises
+        raise ConfigError(
+            f"config.encoder.name={config.encoder.name} cannot take the array {name} of shape "
+            f"{shape} ({describe(error)}): conv1d takes (time, channels), dense any shape."
+        ) from error
+
+
+def _checked(name: str, key: str, array: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A user's array as float32 (n, *shape), or DataError."""
+    try:
+        array = np.asarray(array, np.float32)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{name}: {key} must be numbers {('n', *shape)}, all of one size."
+        ) from None
+    if array.ndim != len(shape) + 1 or array.shape[-1] != shape[-1] or not prod(array.shape[1:]):
+        raise DataError(f"{name}: {key} must have a shape like {('n', *shape)}, not {array.shape}.")
+    return array
+
+
+def _curves(arrays: np.ndarray) -> np.ndarray:
+    """Pictures of arrays (n, time, ...): float (n, height, width, 3) in 0..1."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: takes time
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(PICTURE * len(arrays), PICTURE), dpi=80)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(arrays), squeeze=False, sharey=True)[0]
+    for axis, array in zip(axes, arrays, strict=True):
+        axis.plot(array.reshape(len(array), -1), linewidth=0.8)
+        axis.set_axis_off()
+    figure.subplots_adjust(0, 0.02, 1, 0.98, 0.05)
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())[..., :3] / 255
+    side = picture.shape[1] // len(arrays)
+    return np.stack([picture[:, i * side : (i + 1) * side] for i in range(len(arrays))])
