@@ -17,12 +17,11 @@ from ml_collections import ConfigDict
 
 import byol_jax
 from byol_jax import byol, data, evaluate, parallel
-from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError, DataError, UserError
 from byol_jax.evaluate import label_free
 from byol_jax.export.convert.weights import open_weights
 from byol_jax.runs import encoder as encoder_lib
-from byol_jax.runs import inputs, paths
+from byol_jax.runs import inputs, kinds, paths
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.kinds import images
 
@@ -32,29 +31,39 @@ ESTIMATED_BATCHES = 4  # of `estimate`
 class Row(NamedTuple):
     """An encoder that is evaluated: a row of the table."""
 
-    embed: Callable[[np.ndarray], np.ndarray]  # uint8 (n, size, size, channels) -> float32 (n, d)
-    view: data.CentralView  # what it sees of an image
-    encoder: encoder_lib.Encoder | None = None  # raw pixels have none
+    embed: Callable[[byol.Tree], np.ndarray]  # a batch of n examples -> float32 (n, d)
+    view: Any  # what it sees of an example: of an image, a data.CentralView
+    encoder: encoder_lib.Encoder | None = None  # the examples themselves, and a part, have none
 
 
 def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
-    """The run's encoder, "byol", and baselines: "random", the same with other weights; "pixels"."""
+    """The run's encoder, "byol", and baselines: "random", the same with other weights; "pixels".
+
+    Of a kind that has parts, also the encoder of each part. Other kinds than images have "raw" in
+    place of "pixels".
+    """
     config = trained.run.config
+    kind = kinds.of(config)
     embed_with = parallel.embedder(trained.learner)
     batch_size = inputs.eval_batch_size(config)
-    view = data.CentralView(config.data.image_size, config.crop.test_fraction)
-
-    def row(state: byol.State) -> Row:
+    states = {"byol": trained.state}
+    if "random" in baselines:
+        states["random"] = run_lib.initial_state(trained.learner, config)
+    rows = {}
+    for name, state in states.items():
         embed = embed_with(state)  # sends the state to the devices: once, not for every batch
         encoder = encoder_lib.Model(trained._replace(state=state))
-        return Row(lambda images: embed(images, batch_size), view, encoder)
-
-    rows = {"byol": row(trained.state)}
-    if "random" in baselines:
-        rows["random"] = row(run_lib.initial_state(trained.learner, config))
-    if "pixels" in baselines:
-        rows["pixels"] = Row(evaluate.pixels, view)
+        view = kind.eval_view(encoder.config)
+        rows[name] = Row(partial(embed, batch_size=batch_size), view, encoder)
+        for part, take in kind.parts(config).items():
+            rows[f"{name}, {part}"] = Row(partial(_embed_part, embed, take, batch_size), view)
+    if {"pixels", "raw"} & set(baselines):
+        rows[kind.raw_name] = Row(kind.raw, view)
     return rows
+
+
+def _embed_part(embed: Callable, take: Callable, batch_size: int, examples: Any) -> np.ndarray:
+    return embed(take(examples), batch_size)
 
 
 def of_path(path: str, config: ConfigDict) -> Row:
@@ -67,16 +76,17 @@ def of_path(path: str, config: ConfigDict) -> Row:
         encoder = byol_jax.load(path) if is_folder else open_weights(path)
     except UserError as error:
         raise UserError(f"--against={path}: {error}") from error
-    if encoder.config["channels"] != config.data.channels:
+    kind = kinds.of(config)
+    if encoder.kind is not kind:
         raise ConfigError(
-            f"--against={path} takes images of {encoder.config['channels']} channels, but the "
-            f"run's have {config.data.channels}: name an encoder of as many channels."
+            f"--against={path} takes {encoder.kind.unit}, but the run's data are {kind.unit}: name "
+            "an encoder of the same kind."
         )
+    kind.check_same_inputs(f"--against={path}", config, encoder.config)
     encoder = encoder.encoder
     embed = parallel.embedder(encoder, _embed, _all)(encoder.variables)
     batch_size = inputs.eval_batch_size(config)
-    view = data.CentralView(encoder.config["image_size"], encoder.crop_fraction)
-    return Row(lambda images: embed(images, batch_size), view, encoder)
+    return Row(partial(embed, batch_size=batch_size), kind.eval_view(encoder.config), encoder)
 
 
 def _embed(encoder: encoder_lib.Encoder, variables: dict[str, Any], images: jax.Array) -> jax.Array:
@@ -101,18 +111,15 @@ def features(
     in files of `directory` with this dtype, if it is given, which stay until somebody removes them.
     """
     views = list(dict.fromkeys(row.view for row in rows.values()))
-    batches = data.eval_views(
-        source,
-        views,
-        batch_size=inputs.eval_batch_size(config),
-        on_decode_error=_skipping(config, left_out),
+    batches = kinds.of(config).eval_views(
+        config, source, views, inputs.eval_batch_size(config), _skipping(config, left_out)
     )
-    with progress(source.name, source.num_examples) as shown:
+    with progress(source.name, source.num_examples, kinds.of(config).unit) as shown:
 
         def embed(seen: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
             images = dict(zip(views, seen, strict=True))
             found = {name: row.embed(images[row.view]) for name, row in rows.items()}
-            shown.update(len(seen[0]))
+            shown.update(len(next(iter(found.values()))))
             return found
 
         if directory is None:
@@ -144,11 +151,8 @@ def estimate(
     Measured on a few batches, after one that is compiled; of fewer images, with the compilation.
     """
     views = list(dict.fromkeys(row.view for row in rows.values()))
-    batches = data.eval_views(
-        source,
-        views,
-        batch_size=inputs.eval_batch_size(config),
-        on_decode_error=_skipping(config, {}),
+    batches = kinds.of(config).eval_views(
+        config, source, views, inputs.eval_batch_size(config), _skipping(config, {})
     )
     sizes, images, start = {}, 0, time.perf_counter()
     for number, (seen, _) in enumerate(itertools.islice(batches, ESTIMATED_BATCHES + 1)):
@@ -157,45 +161,68 @@ def estimate(
         of_view = dict(zip(views, seen, strict=True))
         for name, row in rows.items():
             sizes[name] = row.embed(of_view[row.view]).shape[1]
-        images += len(seen[0])
+        images += len(next(iter(jax.tree.leaves(seen))))
     return images / (time.perf_counter() - start), sizes
 
 
 def views(
     rows: dict[str, Row],
-    policy: image_augment.Policy,
+    policy: Any,
     config: ConfigDict,
     source: data.Source,
     left_out: dict[str, None],
 ) -> dict[str, np.ndarray]:
-    """Features of several views of some images: by encoder, float32 (images, views, d).
+    """Features of several views of some examples: by encoder, float32 (examples, views, d).
 
-    Views are augmented by the policy, half of them as its first view and half as its second.
+    Views are augmented by the policy, half of them as its first view and half as its second. Of a
+    kind that has parts, rows that take one part alone, or the examples themselves, are left out.
     """
-    count = min(label_free.IMAGES, source.num_examples)
+    kind, count = kinds.of(config), min(label_free.IMAGES, source.num_examples)
     batch_size = min(50, count)
     steps = count // batch_size
+    if kind.parts(config):
+        rows = {name: row for name, row in rows.items() if row.encoder is not None}
 
     @jax.jit
-    def augment(step: jax.Array, pairs: jax.Array) -> jax.Array:
-        """uint8 (n, 2, size, size, channels) crops -> (n, 2, ...) views, likewise."""
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step), len(pairs))
-        seen = jnp.stack(jax.vmap(policy)(keys, pairs), axis=1)
-        seen = seen * jnp.array(policy.std) + jnp.array(policy.mean)
-        return jnp.clip(jnp.round(255 * seen), 0, 255).astype(jnp.uint8)
+    def augment(step: jax.Array, examples: byol.Tree) -> list[byol.Tree]:
+        """A batch of examples, as the policy takes them -> two views, as encoders take them."""
+        count = len(jax.tree.leaves(examples)[0])
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step), count)
+        return [kind.as_inputs(policy, view) for view in jax.vmap(policy)(keys, examples)[:2]]
 
     found: dict[str, list[np.ndarray]] = {name: [] for name in rows}
-    for size, mine in by_size(rows):
-        batches = train_crops(config, source, size, batch_size, steps, label_free.VIEWS, left_out)
-        with progress(f"{label_free.VIEWS} views", steps * batch_size) as shown:
-            for step, (crops, *_) in enumerate(batches):
-                pairs = crops.reshape(-1, 2, *crops.shape[2:])
-                seen = np.asarray(augment(step, pairs)).reshape(-1, *crops.shape[2:])
+    for view in dict.fromkeys(row.view for row in rows.values()):
+        mine = {name: row for name, row in rows.items() if row.view == view}
+        batches = _pairs(config, source, view, batch_size, steps, left_out)
+        with progress(f"{label_free.VIEWS} views", steps * batch_size, kind.unit) as shown:
+            for step, examples in enumerate(batches):
+                both = jax.tree.map(np.asarray, augment(step, examples))
                 for name, row in mine.items():
-                    embedded = row.embed(seen)
+                    embedded = np.stack([row.embed(seen) for seen in both], axis=1)
                     found[name].append(embedded.reshape(batch_size, label_free.VIEWS, -1))
                 shown.update(batch_size)
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _pairs(
+    config: ConfigDict,
+    source: data.Source,
+    view: Any,
+    batch_size: int,
+    steps: int,
+    left_out: dict[str, None],
+) -> Iterator[byol.Tree]:
+    """Batches for the policy: each of `batch_size` examples label_free.VIEWS / 2 times in a row."""
+    times = label_free.VIEWS // 2
+    if isinstance(view, data.CentralView):
+        size = view.image_size
+        crops = train_crops(config, source, size, batch_size, steps, label_free.VIEWS, left_out)
+        for images, *_ in crops:
+            yield images.reshape(-1, 2, *images.shape[2:])
+        return
+    batches = kinds.of(config).eval_batches(config, source, batch_size, batch_size * steps, None)
+    for examples, _ in batches:
+        yield jax.tree.map(lambda x: np.repeat(x, times, axis=0), examples)
 
 
 def train_crops(
@@ -234,6 +261,6 @@ def _skipping(config: ConfigDict, left_out: dict[str, None]) -> Callable[[int, s
     return lambda _, message: left_out.setdefault(message)
 
 
-def progress(name: str, images: int) -> tqdm.tqdm:
+def progress(name: str, count: int, unit: str = "images") -> tqdm.tqdm:
     """A bar, in a terminal."""
-    return tqdm.tqdm(desc=name, total=images, unit="image", unit_scale=True, disable=None)
+    return tqdm.tqdm(desc=name, total=count, unit=f" {unit}", unit_scale=True, disable=None)

@@ -135,6 +135,12 @@ def main() -> int:
 
     trained = run_lib.restore(paths.path(CHECKPOINT.value), STEP.value)
     config = trained.run.config.copy_and_resolve_references()
+    of_images = {LINEAR, DENSE, FINETUNE} & set(PROTOCOL.value)
+    if of_images and config.data.kind != "images":
+        raise ConfigError(
+            f"--protocol={min(of_images)} is for images, and the run's data are "
+            f"{config.data.kind}: choose logistic or knn."
+        )
     if DENSE not in PROTOCOL.value:
         sources = _open_sources(config)
     rows = encoders.of_run(trained, BASELINES.value)
@@ -189,9 +195,10 @@ def _prepare(
 
 
 def _log_sizes(rows: dict[str, Any]) -> None:
-    for size in sorted({row.view.image_size for row in rows.values()}):
-        names = [name for name, row in rows.items() if row.view.image_size == size]
-        _log(f"computing features of {', '.join(names)} at {size} pixels")
+    for view in dict.fromkeys(row.view for row in rows.values()):
+        names = [name for name, row in rows.items() if row.view == view]
+        size = "" if view is None else f" at {view.image_size} pixels"
+        _log(f"computing features of {', '.join(names)}{size}")
 
 
 def _estimate(rate: float, sizes: dict[str, int], examples: list[int], images: int) -> list[str]:
@@ -251,14 +258,14 @@ def _run(
 
     from byol_jax import evaluate
     from byol_jax.cli import encoders, finetune_rows, linear_rows
-    from byol_jax.runs import paths
+    from byol_jax.runs import kinds, paths
     from byol_jax.train import signals
 
     counts = [
         source.num_examples if labels is None else len(labels)
         for source, (_, labels) in zip(sources, splits, strict=True)
     ]
-    step = int(trained.state.step)
+    step, unit = int(trained.state.step), kinds.of(config).unit
 
     def report(protocol: str, found: dict[str, dict[str, Any]]) -> None:
         """Prints the table of a protocol and writes its file."""
@@ -272,7 +279,7 @@ def _run(
             evaluated = 1
         record["details"] = found
         name, count = sources[evaluated].name, counts[evaluated]
-        print(f"{protocol} on {name}: {count} images, step {step}")
+        print(f"{protocol} on {name}: {count} {unit}, step {step}")
         for line in evaluate.table(found):
             print(line)
         print(f"written to {_write(record, sources[-1].name)}", flush=True)
@@ -407,7 +414,7 @@ def _evaluate(
             _log(f"{protocol}: {rows} x {columns} features of {name}")
             try:
                 if protocol == LABEL_FREE:
-                    found = evaluate.label_free.measures(arrays[0], views[name])
+                    found = evaluate.label_free.measures(arrays[0], views.get(name))
                 elif protocol == PROBE:
                     kernel, bias = _probe(trained, source)
                     found = evaluate.linear.classify(kernel, bias, *arrays[2:])
@@ -472,7 +479,10 @@ def _open_sources(config: Any) -> list[Any]:
     from byol_jax.runs import inputs
 
     config.data.source = DATA.value or config.data.source
-    config.data.dir = DATA_DIR.value or config.data.dir
+    if DATA_DIR.value:
+        if "dir" not in config.data:
+            raise ConfigError(f"--data_dir is for tfds:NAME, not for {config.data.kind}.")
+        config.data.dir = DATA_DIR.value
     config.data.on_decode_error = ON_DECODE_ERROR.value or config.data.on_decode_error
     train_source = inputs.open_split(config, TRAIN_SPLIT.value or config.data.train_split)
     if set(PROTOCOL.value) == {LABEL_FREE}:

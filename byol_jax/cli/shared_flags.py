@@ -34,12 +34,14 @@ def use_cpu_devices(holder: flags.FlagHolder) -> None:
 def define_baselines(default: list[str]) -> flags.FlagHolder:
     """Defines --baselines; its value is a list of names."""
     holder = flags.DEFINE_list(
-        "baselines", default, "What to compare with: random, pixels, both or none."
+        "baselines",
+        default,
+        "What to compare with: random, pixels (or raw: the examples themselves), both or none.",
     )
     flags.register_validator(
         "baselines",
-        lambda names: names == ["none"] or {"random", "pixels"}.issuperset(names),
-        "name random, pixels, both or none.",
+        lambda names: names == ["none"] or {"random", "pixels", "raw"}.issuperset(names),
+        "name random, pixels (or raw: the examples themselves), both or none.",
     )
     return holder
 

@@ -66,8 +66,7 @@ class Encoder:
     @property
     def crop_fraction(self) -> float:
         """Side of the central crop in evaluation, as a share of the image's shorter side."""
-        training = self.config["training"].get("config") or config_lib.default().to_dict()
-        return float(training["crop"]["test_fraction"])
+        return self.kind.eval_view(self.config).crop_fraction
 
     def embed(self, images: Tree, batch_size: int = 256) -> np.ndarray:
         """Embeddings f(x) of images, or of examples of another kind.

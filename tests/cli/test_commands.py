@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = "--config=quickstart"
 PRESETS = (
     "cifar10, cifar100, cifar10_small, cifar10_vit, folder, folder_small, imagenet, "
-    "imagenet_512, imagenet_vit_s16, imagenette, quickstart"
+    "imagenet_512, imagenet_vit_s16, imagenette, quickstart, signals"
 )
 
 

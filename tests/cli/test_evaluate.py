@@ -313,7 +313,7 @@ def test_unknown_protocols_raise_one_line(evaluate, protocol, message):
 
 
 def test_unknown_baselines_are_a_wrong_flag(evaluate):
-    with pytest.raises(flags.IllegalFlagValueError, match="name random, pixels, both or"):
+    with pytest.raises(flags.IllegalFlagValueError, match=r"name random, pixels \(or raw"):
         evaluate("--protocol=knn", "--baselines=pixel")
 
 

@@ -41,6 +41,7 @@ AT_MOST = {
     **limit(100, "augment.adversarial_iterations"),  # each takes time to compile
 }
 # Where runs from before a key existed did not behave as its default today.
+TEST_FRACTION = 0.875
 BEFORE_THE_KEY = {"crop.fit": "retry"}
 # The parts of the augmentation that config.disable_augmentations can name, and the keys that each
 # of them sets; figure 3b of the paper, then what the paper does not have.
@@ -98,7 +99,7 @@ def add(config: ConfigDict) -> None:
     config.crop.local_size = 96  # pixels: height and width
     config.crop.local_area_min = 0.05  # share of the image
     config.crop.local_area_max = 0.14
-    config.crop.test_fraction = 0.875  # centre crop in evaluation, of the shorter side
+    config.crop.test_fraction = TEST_FRACTION  # centre crop in evaluation, of the shorter side
 
     # The photometric half, and what is off by default: the fields of image_augment.Policy. mean and
     # std are those of each channel, for values in 0..1.

@@ -5,14 +5,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from byol_jax import adversarial, byol, data, models, parallel
+from byol_jax import adversarial, byol, data, evaluate, models, parallel
 from byol_jax.augment import crops
 from byol_jax.augment import image as image_augment
 from byol_jax.data import on_device
-from byol_jax.errors import DataError
+from byol_jax.errors import ConfigError, DataError
 from byol_jax.runs import user_code
 from byol_jax.runs.kinds import image_settings
 from byol_jax.runs.kinds.kind import Kind, OnDecodeError, Tree
@@ -24,6 +25,7 @@ class Images(Kind):
     name = "images"
     unit = "images"
     input_meaning = "0 to 255, not normalised"
+    raw_name = "pixels"
     choices = image_settings.CHOICES
     at_least = image_settings.AT_LEAST
     at_most = image_settings.AT_MOST
@@ -100,6 +102,28 @@ class Images(Kind):
             on_decode_error=on_decode_error,
         )
 
+    def eval_view(self, record: dict[str, Any]) -> data.CentralView:
+        """The central crop."""
+        training = record["training"].get("config")
+        fraction = training["crop"]["test_fraction"] if training else image_settings.TEST_FRACTION
+        return data.CentralView(record["image_size"], float(fraction))
+
+    def eval_views(self, config, source, views, batch_size, on_decode_error):  # noqa: D102
+        del config
+        return data.eval_views(
+            source, views, batch_size=batch_size, on_decode_error=on_decode_error
+        )
+
+    def check_same_inputs(self, given, config, record):  # noqa: D102
+        if record["channels"] != config.data.channels:
+            raise ConfigError(
+                f"{given} takes images of {record['channels']} channels, but the run's have "
+                f"{config.data.channels}: name an encoder of as many channels."
+            )
+
+    def raw(self, examples):  # noqa: D102
+        return evaluate.pixels(examples)
+
     def input_bound_hint(self, config, source):  # noqa: D102
         if config.data.placement == "device":
             return (
@@ -136,6 +160,10 @@ class Images(Kind):
         if not chosen.adversarial_norm:
             return None
         return adversarial.perturb(chosen.adversarial_norm, chosen.adversarial_iterations)
+
+    def as_inputs(self, policy: image_augment.Policy, views: jax.Array) -> jax.Array:  # noqa: D102
+        views = views * jnp.array(policy.std) + jnp.array(policy.mean)
+        return jnp.clip(jnp.round(255 * views), 0, 255).astype(jnp.uint8)
 
     def pictures(
         self, policy: image_augment.Policy, examples: Tree, views: Sequence[jax.Array]

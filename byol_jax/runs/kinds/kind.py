@@ -20,6 +20,7 @@ class Kind(abc.ABC):
 
     Attributes:
       name: of `config.data.kind`.
+      raw_name: of the baseline without encoder.
       unit: what examples are called in messages, such as "images".
       input_meaning: what numbers an `Encoder` takes.
       choices: values that settings of this kind can have, by key; "views.*" is both views.
@@ -31,6 +32,7 @@ class Kind(abc.ABC):
     name: ClassVar[str]
     unit: ClassVar[str]
     input_meaning: ClassVar[str]
+    raw_name: ClassVar[str]
     choices: ClassVar[dict[str, tuple]] = {}
     at_least: ClassVar[dict[str, float]] = {}
     at_most: ClassVar[dict[str, float]] = {}
@@ -104,6 +106,38 @@ class Kind(abc.ABC):
     ) -> Iterator[tuple[Tree, np.ndarray | None]]:
         """Examples for `preprocess` and labels, once each, in an order that never changes."""
 
+    def eval_view(self, record: dict[str, Any]) -> Any:
+        """What an encoder with this `encoder_record` sees of an example; hashable."""
+        del record
+        return None
+
+    def eval_views(
+        self,
+        config: ConfigDict,
+        source: data.Source,
+        views: Sequence[Any],
+        batch_size: int,
+        on_decode_error: OnDecodeError,
+    ) -> Iterator[tuple[tuple[Tree, ...], np.ndarray | None]]:
+        """As `eval_batches`, of all examples, with a batch for each of some `eval_view`s."""
+        for examples, labels in self.eval_batches(
+            config, source, batch_size, None, on_decode_error
+        ):
+            yield (examples,) * len(views), labels
+
+    def parts(self, config: ConfigDict) -> dict[str, Callable[[Tree], Tree]]:
+        """Functions from examples to a part of each that an encoder takes too, by name."""
+        del config
+        return {}
+
+    def check_same_inputs(self, given: str, config: ConfigDict, record: dict[str, Any]) -> None:
+        """Raises ConfigError, which begins with `given`, if an encoder takes other examples."""
+        del given, config, record
+
+    @abc.abstractmethod
+    def raw(self, examples: Tree) -> np.ndarray:
+        """The examples themselves as float32 (n, d): a baseline without encoder."""
+
     def input_bound_hint(self, config: ConfigDict, source: data.Source) -> str:
         """What would make the training batches of a run come faster."""
         del config, source
@@ -123,6 +157,10 @@ class Kind(abc.ABC):
         """What changes the views of the online network; None: nothing does."""
         del config
         return None
+
+    @abc.abstractmethod
+    def as_inputs(self, policy: Any, views: Tree) -> Tree:
+        """Views of a batch, as an `Encoder` takes examples: not normalised."""
 
     @abc.abstractmethod
     def pictures(

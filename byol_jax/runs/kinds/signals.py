@@ -4,6 +4,7 @@ together, such as two sensors of one movement.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -32,6 +33,7 @@ class Signals(Kind):
     name = "signals"
     unit = "signals"
     input_meaning = "not normalised"
+    raw_name = "raw"
     at_least = limit(MIN_POSITIVE, "views.*.window_min views.*.window_max")
     at_most = limit(
         1, "views.*.window_min views.*.window_max views.*.mask_share views.*.drop_share"
@@ -131,6 +133,23 @@ class Signals(Kind):
         del config, on_decode_error
         return indexed.eval_batches(source, batch_size=batch_size, limit=limit)
 
+    def parts(self, config):
+        """Each of two arrays alone."""
+        names = _names(config)
+        return {name: partial(_only, name) for name in names} if len(names) > 1 else {}
+
+    def check_same_inputs(self, given, config, record):  # noqa: D102
+        has = {name: tuple(array["shape"][-1:]) for name, array in record["arrays"].items()}
+        wanted = {name: shape[-1:] for name, shape in _shapes(config).items()}
+        if has != wanted:
+            raise ConfigError(
+                f"{given} takes other arrays ({', '.join(has)}) than the run "
+                f"({', '.join(wanted)}): name an encoder of the same arrays and channels."
+            )
+
+    def raw(self, examples):  # noqa: D102
+        return np.concatenate([x.reshape(len(x), -1) for x in examples.values()], axis=1)
+
     def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
         shapes = _shapes(config).items()
         examples = {name: np.zeros((2, *shape), np.float32) for name, shape in shapes}
@@ -144,6 +163,13 @@ class Signals(Kind):
             {name: tuple(array["mean"]) for name, array in arrays.items()},
             {name: tuple(array["std"]) for name, array in arrays.items()},
         )
+
+    def as_inputs(self, policy: augment.Policy, views: Tree) -> dict[str, jax.Array]:  # noqa: D102
+        named = views if isinstance(views, Mapping) else {next(iter(policy.mean)): views}
+        return {
+            name: x * jnp.array(policy.std[name]) + jnp.array(policy.mean[name])
+            for name, x in named.items()
+        }
 
     def pictures(
         self, policy: augment.Policy, examples: dict[str, np.ndarray], views: Sequence[Tree]
@@ -211,6 +237,10 @@ class Signals(Kind):
         return shapes if len(shapes) > 1 else next(iter(shapes.values()))
 
 
+def _only(name: str, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: examples[name]}
+
+
 def _names(config: ConfigDict) -> tuple[str, ...]:
     return tuple(filter(None, config.data.arrays.replace(" ", "").split(",")))
 
@@ -243,15 +273,16 @@ def _check_encoder(config: ConfigDict, name: str, shape: tuple[int, ...]) -> Non
 
 
 def _checked(name: str, key: str, array: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A user's array as float32 (n, *shape), or DataError."""
+    """A user's array as float32 (n, *shape), or DataError; a signal may have another length."""
+    wanted = f"(n, {', '.join(map(str, shape))})"
     try:
         array = np.asarray(array, np.float32)
     except (TypeError, ValueError):
-        raise DataError(
-            f"{name}: {key} must be numbers {('n', *shape)}, all of one size."
-        ) from None
+        raise DataError(f"{name}: {key} must be numbers of shape {wanted}.") from None
     if array.ndim != len(shape) + 1 or array.shape[-1] != shape[-1] or not prod(array.shape[1:]):
-        raise DataError(f"{name}: {key} must have a shape like {('n', *shape)}, not {array.shape}.")
+        raise DataError(f"{name}: {key} must have a shape like {wanted}, not {array.shape}.")
+    if not np.isfinite(array).all():
+        raise DataError(f"{name}: {key} has NaN or infinity.")
     return array
 
 

@@ -1,0 +1,116 @@
+"""Archives of signals, and batches of sources that NumPy loads by index."""
+
+import numpy as np
+import pytest
+
+from byol_jax.data import indexed
+from byol_jax.data.signals import SignalSource, open_signals
+from byol_jax.errors import ConfigError, DataError
+
+A = np.arange(10 * 4 * 2, dtype=np.float64).reshape(10, 4, 2)
+B = np.arange(10 * 3, dtype=np.int16).reshape(10, 3)
+LABELS = np.arange(10) % 3
+
+
+def archive(folder, **arrays):
+    np.savez(folder / "train.npz", **arrays)
+    return str(folder)
+
+
+def batches(source, **kwargs):
+    settings = {"batch_size": 4, "seed": 1, "num_steps": 5, "rows": np.arange(4)} | kwargs
+    return list(indexed.train_batches(source, **settings))
+
+
+def test_arrays_are_chosen_by_name(tmp_path):
+    path = archive(tmp_path, a=A, b=B, labels=LABELS, class_names=np.array(["x", "y", "z"]))
+    source = open_signals(path, "train", ("b", "a"))
+    assert [*source.arrays] == ["b", "a"] and source.num_examples == 10
+    assert source.class_names == ("x", "y", "z")
+    np.testing.assert_array_equal(source.labels, LABELS)
+    loaded = source.load(np.array([3, 1]))
+    np.testing.assert_array_equal(loaded["a"], A[[3, 1]])
+    assert loaded["b"].dtype == np.float32 and source.fingerprint()
+    assert source.describe(3) == f"example 3 of npz:{path}/train"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "names", "message"),
+    [
+        ({"a": A, "b": B}, (), "holds the arrays a, b: choose one, or two"),
+        ({"labels": LABELS}, (), r"holds the arrays \(none\)"),
+        ({"a": A}, ("c",), "holds no array 'c'; it has a"),
+        ({"a": A, "b": B[:9]}, ("a", "b"), "different numbers of examples"),
+        ({"a": A[:, 0, 0]}, ("a",), "needs examples first, then at least one axis"),
+        ({"a": np.zeros((10, 0))}, ("a",), "axis that is not empty"),
+        ({"a": A > 3, "b": A.astype("U3")}, ("b",), "must hold real numbers"),
+        ({"a": np.where(A == 50, np.nan, A)}, ("a",), "in 1 examples, the first of index 6"),
+        ({"a": A, "labels": LABELS[:9]}, ("a",), "one for each example"),
+        ({"a": A[:0]}, ("a",), "holds no examples"),
+    ],
+)
+def test_unusable_content_is_one_line(tmp_path, arrays, names, message):
+    with pytest.raises(DataError, match=message) as raised:
+        open_signals(archive(tmp_path, **arrays), "train", names)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_split_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"has no split 'test' \(it has train\)"):
+        open_signals(archive(tmp_path, a=A), "test", ())
+
+
+def test_every_example_is_seen_once_in_an_epoch():
+    source = SignalSource("mine", {"a": A}, LABELS)
+    first, second = (batches(source)[i : i + 2] for i in (0, 2))
+    orders = []
+    for epoch in (first, second):
+        seen = np.concatenate([batch.examples["a"] for batch in epoch])[:, 0, 0] // 8
+        assert len(set(seen)) == 8  # of 10: the incomplete last batch is left out
+        np.testing.assert_array_equal(
+            np.concatenate([batch.labels for batch in epoch]), LABELS[seen.astype(int)]
+        )
+        orders.append(list(seen))
+    assert orders[0] != orders[1]
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    source = SignalSource("mine", {"a": A})
+    complete = batches(source)
+    assert len(complete) == 5 and complete[0].labels is None
+    late = batches(source, start_step=3)
+    for got, want in zip(late, complete[3:], strict=True):
+        np.testing.assert_array_equal(got.examples["a"], want.examples["a"])
+    other = batches(source, seed=2)
+    assert any(
+        (got.examples["a"] != want.examples["a"]).any()
+        for got, want in zip(other, complete, strict=True)
+    )
+
+
+def test_processes_have_their_rows_of_the_same_batch():
+    source = SignalSource("mine", {"a": A})
+    rows = np.array([1, 3])
+    for part, whole in zip(batches(source, rows=rows), batches(source), strict=True):
+        np.testing.assert_array_equal(part.examples["a"], whole.examples["a"][rows])
+        np.testing.assert_array_equal(part.positions, rows)
+
+
+def test_an_error_while_loading_reaches_the_loop():
+    class Broken(SignalSource):
+        def load(self, indices):
+            raise DataError("example 7 is broken")
+
+    with pytest.raises(DataError, match="example 7 is broken"):
+        batches(Broken("mine", {"a": A}))
+
+
+def test_evaluation_sees_every_example_in_order():
+    source = SignalSource("mine", {"a": A}, LABELS)
+    found = list(indexed.eval_batches(source, batch_size=4))
+    np.testing.assert_array_equal(np.concatenate([batch["a"] for batch, _ in found]), A)
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in found]), LABELS)
+    some = [batch["a"] for batch, _ in indexed.eval_batches(source, batch_size=4, limit=5)]
+    assert len(np.unique(np.concatenate(some)[:, 0, 0])) == 5
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        indexed.eval_batches(source, batch_size=0)
