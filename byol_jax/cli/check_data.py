@@ -41,9 +41,10 @@ def main() -> None:
         )
     # Imported here, so that wrong flags are answered at once.
     from byol_jax.runs import config as config_lib
-    from byol_jax.runs import inputs
+    from byol_jax.runs import inputs, kinds
 
     config = (CONFIG.value or config_lib.default()).copy_and_resolve_references()
+    kinds.require_images(config.data.kind, "check-data")
     config.data.source = DATA.value or config.data.source
     config.data.dir = DATA_DIR.value or config.data.dir
     # The embedded images are gray.

@@ -114,7 +114,7 @@ def main() -> int:
         if protocol not in known:
             raise ConfigError(f"--protocol={protocol} is not one of {', '.join(known)}.")
     for path in AGAINST.value:
-        if path in ("", "byol", "random", "pixels"):
+        if path in ("", "byol", "random", "pixels", "raw"):
             raise ConfigError(
                 f"--against={path} is not a path of its own: name a folder or a file, such as "
                 f"./{path or 'PATH'}."
@@ -130,21 +130,21 @@ def main() -> int:
     import_flag.apply(IMPORT)
 
     from byol_jax.cli import encoders
-    from byol_jax.runs import paths
+    from byol_jax.runs import kinds, paths
     from byol_jax.runs import run as run_lib
 
     trained = run_lib.restore(paths.path(CHECKPOINT.value), STEP.value)
     config = trained.run.config.copy_and_resolve_references()
     of_images = {LINEAR, DENSE, FINETUNE} & set(PROTOCOL.value)
-    if of_images and config.data.kind != "images":
-        raise ConfigError(
-            f"--protocol={min(of_images)} is for images, and the run's data are "
-            f"{config.data.kind}: choose logistic or knn."
-        )
+    if of_images:
+        kinds.require_images(config.data.kind, f"--protocol={min(of_images)}")
     if DENSE not in PROTOCOL.value:
         sources = _open_sources(config)
     rows = encoders.of_run(trained, BASELINES.value)
-    rows |= {path: encoders.of_path(path, config) for path in AGAINST.value}
+    for path in AGAINST.value:
+        if path in rows:
+            raise ConfigError(f"--against={path} is the name of another row: name ./{path}.")
+        rows[path] = encoders.of_path(path, config)
     if DENSE in PROTOCOL.value:
         _dense(rows, config.data.channels, int(trained.state.step))
         return 0

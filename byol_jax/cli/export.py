@@ -81,7 +81,9 @@ def main() -> None:
     encoder, output = byol_jax.load(CHECKPOINT.value, STEP.value), Path(OUTPUT.value)
     if WHAT.value == "features":
         from byol_jax.export import features
+        from byol_jax.runs import kinds
 
+        kinds.require_images(encoder.kind.name, "--what=features")
         features.save(
             encoder,
             output,

@@ -174,8 +174,10 @@ def _sources(encoder: Any) -> tuple[Any, Any, Any]:
 
     from byol_jax import data
     from byol_jax.runs import config as config_lib
+    from byol_jax.runs import kinds
     from byol_jax.runs.kinds import images
 
+    kinds.require_images(encoder.kind.name, "finetune")
     record = encoder.config["training"].get("config") or {}
     of_run = record.get("data", {})
     spec = DATA.value or of_run.get("source")

@@ -68,7 +68,7 @@ def main() -> int:
     import_flag.apply(IMPORT)
 
     from byol_jax.cli import encoders
-    from byol_jax.runs import paths
+    from byol_jax.runs import kinds, paths
     from byol_jax.runs import run as run_lib
     from byol_jax.train import signals
     from byol_jax.train.finetune.choices import TRANSFER
@@ -78,6 +78,7 @@ def main() -> int:
     workdir = paths.path(CHECKPOINT.value)
     trained = run_lib.restore(workdir, STEP.value)
     config = trained.run.config.copy_and_resolve_references()
+    kinds.require_images(config.data.kind, "transfer")
     config.data.on_decode_error = ON_DECODE_ERROR.value or config.data.on_decode_error
     fine_tunes = PROTOCOL.value == "finetune"
     rows = encoders.of_run(trained, BASELINES.value)

@@ -1,24 +1,17 @@
 """A folder of image files as a source: JPEG, PNG, GIF, BMP and WebP.
 
-The root is PATH/<split>/ if that folder exists; otherwise PATH itself stands for the split "train".
-Each folder at the top of the root is a class, with all images at any depth below it, and labels
-follow the sorted names of the classes that hold images. Two layouts have no labels: images directly
-in the root (all images below are taken), and a single folder at the top (one class says nothing).
-Files and folders whose name starts with a dot are skipped, such as the "._" files of macOS.
+files.py says which files below a folder are taken, and what their labels are.
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from byol_jax.data import files
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.decode import decode
 from byol_jax.data.source import RandomAccessSource
-from byol_jax.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "unlabeled"}
 
 
 class FolderSource(RandomAccessSource):
@@ -40,16 +33,11 @@ class FolderSource(RandomAccessSource):
 
     def names(self):
         """The path of each image below the root, such as "cat/1.png"."""
-        return list(map(_printable, self._paths_below_root()))
+        return list(map(files.printable, files.below(self.root, self.paths())))
 
     def fingerprint(self):
         """SHA-256, in hex, of the paths below the root, in order, and of the labels."""
-        parts = [*self._paths_below_root(), self.labels.astype("<i4").tobytes()]
-        return hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-    def _paths_below_root(self) -> list[bytes]:
-        root = os.path.join(os.fsencode(self.root), b"")
-        return [path.removeprefix(root) for path in self._paths.numpy()]
+        return files.fingerprint(self.root, self.paths(), self.labels)
 
     def paths(self) -> list[str]:
         """The path of each image."""
@@ -62,126 +50,17 @@ class FolderSource(RandomAccessSource):
         return tf.io.read_file(self._paths[raw[0]])
 
     def describe(self, index):  # noqa: D102 (see Source)
-        return _printable(self._paths[index].numpy())
+        return files.printable(self._paths[index].numpy())
 
 
 def open_folder(path: str, split: str, channels: int) -> FolderSource:
-    """A source of the images below `path`, in one of the layouts described above.
+    """A source of the images below `path`.
 
     Raises:
       DataError: if the folder or the split does not exist, cannot be read or holds no images.
     """
-    if "://" in path:
-        raise DataError(
-            f"folder:{path} is in a bucket, where folders are not read: copy it to a disk, or "
-            "make a TFDS dataset of it, which --config.data.dir (of evaluate and export: "
-            "--data_dir) may look for there."
-        )
-    name = f"folder:{path}/{split}"
-    root = _root(Path(path).expanduser(), split)
-    broken: list[str] = []  # broken links, and what has the name of an image but is no file
-    entries = _entries(root)
-    flat = [entry.path for entry in entries if _is_image(entry, broken)]
-    real = Path(os.path.realpath(root))
-    above = {str(folder) for folder in (real, *real.parents)}  # links to these would be circular
-    by_class = {e.name: list(_images(e.path, {*above}, broken)) for e in entries if _is(e.is_dir)}
-    empty = [folder for folder, paths in by_class.items() if not paths]
-    by_class = {folder: paths for folder, paths in by_class.items() if paths}
-    splits = [folder for folder in by_class if folder.lower() in SPLITS]
-    if splits and len(splits) == len(by_class):
-        raise DataError(
-            f"{root} holds the splits {', '.join(splits)}, not classes; name one of them with "
-            "--config.data.train_split (of evaluate: --train_split, of export: --split), or point "
-            "folder: at it."
-        )
-    warnings = []
-    if not flat and len(by_class) > 1:
-        class_names = tuple(map(_printable, by_class))
-        pairs = [(p, i) for i, paths in enumerate(by_class.values()) for p in paths]
-        if empty:
-            warnings.append(f"No classes, as they hold no images: {_first_few(empty)}.")
-    else:
-        class_names = None
-        pairs = [(p, -1) for p in flat + [p for paths in by_class.values() for p in paths]]
-    if not pairs:
-        raise DataError(f"{root} holds no images; put {', '.join(EXTENSIONS)} files into it.")
-    if broken:
-        warnings.append(f"Skipped, as they are broken links or no files: {_first_few(broken)}.")
-    paths, labels = zip(*pairs, strict=True)
-    source = FolderSource(name, root, list(paths), list(labels), class_names, channels)
-    source.warnings += warnings
+    found = files.find(path, split, EXTENSIONS, "images")
+    name, labels, class_names = f"folder:{path}/{split}", found.labels, found.class_names
+    source = FolderSource(name, found.root, found.paths, labels, class_names, channels)
+    source.warnings += found.warnings
     return source
-
-
-def _printable(path: str | bytes) -> str:
-    """A path as text on one line: invalid UTF-8 and control characters are escaped."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _first_few(paths: list[str], limit: int = 5) -> str:
-    """The first paths of a list, and how many more there are."""
-    more = f" and {len(paths) - limit} more" if len(paths) > limit else ""
-    return ", ".join(map(_printable, paths[:limit])) + more
-
-
-def _root(path: Path, split: str) -> Path:
-    if not path.exists():
-        raise DataError(f"the folder {path} does not exist; check the path after 'folder:'.")
-    if not path.is_dir():
-        raise DataError(f"{path} is not a folder; name the folder that holds the images.")
-    if (path / split).is_dir():
-        others = [e.name for e in _entries(path) if _is(e.is_dir) and e.name.lower() not in SPLITS]
-        if split.lower() in SPLITS and others:
-            raise DataError(
-                f"{path / split} looks like a split and {others[0]!r} next to it like a class; "
-                "move one of them elsewhere."
-            )
-        return path / split
-    if split == "train":
-        return path
-    raise DataError(
-        f"{path} has no split {split!r}: put its images into {path / split}, or name another split."
-    )
-
-
-def _entries(folder: str | Path) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((e for e in entries if e.name[0] != "."), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(
-            f"the folder {_printable(os.fspath(folder))} cannot be read ({error.strerror}); fix "
-            "this, or move it elsewhere."
-        ) from error
-
-
-def _is(question: Callable[[], bool]) -> bool:
-    """The result of DirEntry.is_dir or is_file; False for a link to itself, where they raise."""
-    try:
-        return question()
-    except OSError:
-        return False
-
-
-def _is_image(entry: os.DirEntry, broken: list[str]) -> bool:
-    """Whether it is a file named like an image; if only the name is, it is added to `broken`."""
-    if not entry.name.lower().endswith(EXTENSIONS) or _is(entry.is_dir):
-        return False
-    if not _is(entry.is_file):
-        broken.append(entry.path)
-        return False
-    return True
-
-
-def _images(folder: str, visited: set[str], broken: list[str]) -> Iterator[str]:
-    """Paths of all images below a folder, sorted. Links are followed, but no folder twice."""
-    real = os.path.realpath(folder)
-    if real in visited:
-        return
-    visited.add(real)
-    for entry in _entries(folder):
-        if _is(entry.is_dir):
-            yield from _images(entry.path, visited, broken)
-        elif _is_image(entry, broken):
-            yield entry.path

@@ -50,6 +50,9 @@ class SignalSource(IndexedSource):
         counts = {key: len(array) if np.ndim(array) else 0 for key, array in arrays.items()}
         if len(set(counts.values())) > 1:
             raise DataError(f"{name}: arrays have different numbers of examples: {counts}.")
+        for key in arrays:
+            if set(key) & set(",/"):
+                raise DataError(f"{name}: rename the array {key!r}, without comma and slash.")
         self.arrays = {key: _float32(name, key, array) for key, array in arrays.items()}
         (count,) = set(counts.values())
         class_names = check_labels(name, count, labels, class_names)
@@ -98,7 +101,8 @@ def open_signals(path: str, split: str, names: tuple[str, ...]) -> SignalSource:
     """
     name = f"npz:{path}/{split}"
     file = npz.split_file(Path(path).expanduser(), split)
-    arrays, fingerprint = npz.read(file, "NAME=ARRAY")
+    known = (*names, *NOT_SIGNALS) if names else ()
+    arrays, fingerprint = npz.read(file, "NAME=ARRAY", known)
     labels, class_names = (arrays.pop(key, None) for key in NOT_SIGNALS)
     if not names:
         names = tuple(arrays)
@@ -109,7 +113,8 @@ def open_signals(path: str, split: str, names: tuple[str, ...]) -> SignalSource:
             )
     for key in names:
         if key not in arrays:
-            raise DataError(f"{file} holds no array {key!r}; it has {', '.join(arrays)}.")
+            has = [name for name in npz.read(file, "NAME=ARRAY")[0] if name not in NOT_SIGNALS]
+            raise DataError(f"{file} holds no array {key!r}; it has {', '.join(has)}.")
     if class_names is not None:
         class_names = tuple(map(str, class_names.ravel()))
     return SignalSource(name, {key: arrays[key] for key in names}, labels, class_names, fingerprint)

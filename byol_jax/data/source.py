@@ -227,13 +227,14 @@ def check_labels(
         raise DataError(
             f"{name}: labels must have shape ({count},), one for each example, not {labels.shape}."
         )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+    highest = int(labels.max(initial=-1))
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
         raise DataError(f"{name}: labels must be integers from 0 up.")
     if class_names is None:
-        class_names = tuple(str(label) for label in range(int(labels.max()) + 1))
-    if labels.max() >= len(class_names):
+        class_names = tuple(map(str, range(highest + 1)))
+    if highest >= len(class_names):
         raise DataError(
-            f"{name}: label {labels.max()} has no name among the {len(class_names)} class names."
+            f"{name}: label {highest} has no name among the {len(class_names)} class names."
         )
     return tuple(class_names)
 

@@ -5,7 +5,7 @@ A family of encoders is a file here, such as resnet.py; encoders.py gives its me
 the target network. Nothing here reads a config, a file or data, or knows about devices.
 """
 
-from byol_jax.models.by_array import ByArray
+from byol_jax.models.audio_ntt import AudioNTT
 from byol_jax.models.conv1d import Conv1D, DenseEncoder
 from byol_jax.models.convnet import ConvNet
 from byol_jax.models.convnext import ConvNeXt, ConvNeXtS, ConvNeXtT
@@ -21,6 +21,7 @@ from byol_jax.models.encoders import (
 )
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
 from byol_jax.models.networks import (
+    ByArray,
     Classifier,
     OnlineNetwork,
     Outputs,
@@ -48,6 +49,7 @@ from byol_jax.models.vit import ViT, ViTB, ViTS, ViTTi
 __all__ = [
     "ENCODERS",
     "MLP",
+    "AudioNTT",
     "BasicBlock",
     "BatchNorm",
     "Bottleneck",

@@ -43,13 +43,16 @@ class Conv1D(nn.Module):
                 raise ValueError(f"{key}={numbers} must be as many as channels={self.channels}.")
         super().__post_init__()
 
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raises ValueError: it takes no images."""
+        raise ValueError("name='conv1d' takes signals, not images: choose a preset of signals.")
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Float (batch, time, channels), or (batch, time) -> float32 (batch, features)."""
-        if x.ndim not in (2, 3):
-            raise ValueError(f"a convolution along time takes (time, channels), not {x.shape[1:]}.")
-        x = x.reshape(x.shape[0], 1, x.shape[1], -1)  # images of one row, which oneDNN convolves
-        x = x.astype(self.dtype)
+        """Float (batch, time, channels) -> float32 (batch, features)."""
+        if x.ndim != 3:
+            raise ValueError(f"it takes (time, channels), not {x.shape[1:]}: add an axis")
+        x = x[:, None].astype(self.dtype)  # images of one row, which oneDNN convolves
         layers = zip(self.channels, self.kernel_sizes, self.strides, strict=True)
         for layer, (channels, size, stride) in enumerate(layers, start=1):
             x = nn.Conv(

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import OwnEncoderError, describe
-from byol_jax.models import conv1d, convnet, convnext, resnet, vit
+from byol_jax.models import audio_ntt, conv1d, convnet, convnext, resnet, vit
 
 ENCODERS = {
     "resnet8": resnet.ResNet8,
@@ -43,6 +43,7 @@ ENCODERS = {
     "convnext_s": convnext.ConvNeXtS,
     "conv1d": conv1d.Conv1D,
     "dense": conv1d.DenseEncoder,
+    "audio_ntt": audio_ntt.AudioNTT,
 }
 LARGEST = 1e12  # of any number in a setting
 SIMPLE = bool | int | float | str  # types of settings, besides tuples of them

@@ -30,6 +30,7 @@ class BatchNorm(nn.Module):
       scale_init: initial scale.
       decay: of the running averages; .9 in the authors' implementation.
       epsilon: added to the variance.
+      learned: whether there is a scale and an offset.
     """
 
     use_running_average: bool
@@ -38,13 +39,16 @@ class BatchNorm(nn.Module):
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     decay: float = 0.9
     epsilon: float = 1e-5
+    learned: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises (batch, ..., channels) over all axes but the last."""
         shape = x.shape[-1:]
-        scale = self.param("scale", self.scale_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        scale, bias = jnp.ones(shape), jnp.zeros(shape)
+        if self.learned:
+            scale = self.param("scale", self.scale_init, shape, jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         # Updates so far: a float, because replicas average all statistics.

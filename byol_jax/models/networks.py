@@ -90,11 +90,29 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_classes, name="head")(encode(self.encoder, view, train))
 
 
+class ByArray(nn.Module):
+    """An encoder for each array of an example, such as each sensor of a device.
+
+    Their embeddings share projector and predictor.
+
+    Attributes:
+      encoders: modules as of `encode`, whose features are of one size.
+    """
+
+    encoders: dict[str, nn.Module]
+
+    @nn.compact
+    def __call__(self, view: dict[str, Any], train: bool) -> jax.Array:
+        """Any of the arrays by name -> the mean of their embeddings, float32 (batch, features)."""
+        found = [encode(self.encoders[name], view[name], train) for name in sorted(view)]
+        return jnp.mean(jnp.stack(found), axis=0)
+
+
 def with_fields(module: nn.Module, **fields: Any) -> nn.Module:
     """An encoder, or a module around some, with other values for the fields that they have."""
     if isinstance(module, Classifier):
         return module.clone(encoder=with_fields(module.encoder, **fields))
-    if hasattr(module, "encoders"):  # a ByArray
+    if isinstance(module, ByArray):
         inner = {name: with_fields(one, **fields) for name, one in module.encoders.items()}
         return module.clone(encoders=inner)
     has = {field.name for field in dataclasses.fields(module)}

@@ -36,7 +36,11 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
 def optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer, which leaves what the encoder freezes as it is."""
     chosen = _optimizer(config, schedule)
-    frozen = [("encoder", name) for name in getattr(encoder(config), "frozen", ())]
+    module = encoder(config)
+    by_path = {("encoder",): module}
+    if isinstance(module, models.ByArray):
+        by_path = {("encoder", f"encoders_{key}"): one for key, one in module.encoders.items()}
+    frozen = [(*path, name) for path, one in by_path.items() for name in getattr(one, "frozen", ())]
     return optim.freeze(chosen, *frozen) if frozen else chosen
 
 

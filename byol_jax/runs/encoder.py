@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.numpy
 
 from byol_jax import backend, byol, models
+from byol_jax.byol import Tree
 from byol_jax.errors import CheckpointError, ConfigError, DataError, OwnEncoderError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import kinds, manifest, paths
@@ -29,7 +30,6 @@ if TYPE_CHECKING:  # it imports Orbax
     from byol_jax.runs.run import Trained
 
 FORMAT = "byol_jax.encoder.3"
-Tree = Any  # a pytree of arrays
 
 
 class Encoder:

@@ -29,10 +29,15 @@ def open_split(config: ConfigDict, split: str) -> data.Source:
 def open_sources(config: ConfigDict) -> tuple[data.Source, data.Source | None]:
     """The training examples, and the held-out ones for kNN if both have labels."""
     source = open_split(config, config.data.train_split)
+    return source, open_test(config, source)
+
+
+def open_test(config: ConfigDict, source: data.Source) -> data.Source | None:
+    """The held-out examples for kNN, if they and the training examples have labels."""
     split = config.data.test_split if config.evaluation.every_steps else ""
     if source.num_classes is None or not split:
-        return source, None
-    return source, data.match_classes(source, open_split(config, split))
+        return None
+    return data.match_classes(source, open_split(config, split))
 
 
 def train_batches(

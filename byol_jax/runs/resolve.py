@@ -77,8 +77,8 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     _check_values(config)
     if not config.data.source:
         raise ConfigError(
-            "config.data.source is empty: name the images, such as "
-            "--config.data.source=folder:PATH or tfds:NAME."
+            "config.data.source is empty: name the data, such as --config.data.source=folder:PATH "
+            "or tfds:NAME."
         )
     if (
         config.batch_size % config.accum_steps
@@ -86,7 +86,7 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     ):
         raise ConfigError(
             f"config.accum_steps={config.accum_steps} must divide config.batch_size="
-            f"{config.batch_size} into micro-batches of {MIN_BATCH_SIZE} images or more."
+            f"{config.batch_size} into micro-batches of {MIN_BATCH_SIZE} examples or more."
         )
     if (config.epochs > 0) == (config.steps > 0):
         raise ConfigError(
@@ -96,8 +96,9 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
         )
     encoder = _resolve_encoder(config, "encoder")
     _resolve_objective(config)
-    kinds.of(config).resolve(config, encoder)
+    kinds.of(config).resolve(config)
     _check_own_encoders(config)
+    kinds.of(config).check(config, encoder)
     if config.heads.predictor_hidden_size is None:
         config.heads.predictor_hidden_size = config.heads.hidden_size
     if config.evaluation.patience and not config.evaluation.every_steps:
@@ -147,7 +148,13 @@ def _check_values(config: ConfigDict) -> None:
         if key.startswith(("encoder.", "target.encoder.", "objective.")):
             continue
         section, _, leaf = key.rpartition(".")
-        value, kind = tree.get(config, key), tree.get(usual, section).get_type(leaf)
+        try:
+            value, kind = tree.get(config, key), tree.get(usual, section).get_type(leaf)
+        except KeyError:
+            raise ConfigError(
+                f"config.data.kind={kind_of_data.name} needs config.{key}, which this config "
+                "lacks: choose a preset of that kind."
+            ) from None
         if value is None and open_value is None:
             continue
         key_of_both = key.replace("view1", "*").replace("view2", "*")

@@ -14,7 +14,7 @@ from byol_jax.runs import manifest, paths, tree
 from byol_jax.runs import run as run_lib
 
 # Settings that change what an encoder computes, but not the shapes of its weights.
-SHAPELESS_SETTINGS = ("stem", "padding", "pool", "positions", "heads")
+SHAPELESS_SETTINGS = ("stem", "padding", "pool", "positions", "heads", "strides")
 # Settings that a state must share with the run that it came from.
 STATE_SETTINGS = ("optimizer.name", "optimizer.clip", "target.rule", "target.encoder.name")
 

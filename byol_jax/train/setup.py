@@ -127,11 +127,16 @@ def run_context(
         _use_cpu_devices(config, workdir, cpu_devices)
         on_all(lambda: backend.check_convolution(config.cpu_convolution, config.dtype))
         parallel.check_devices(config.batch_size, config.accum_steps)
-        if source is None:
-            source, test_source = on_all(lambda: inputs.open_sources(config))
+        kind, is_given = kinds.of(config), source is not None
+        if not is_given:
+            source = on_all(lambda: inputs.open_split(config, config.data.train_split))
+        on_all(lambda: kind.fit_to(config, source))
+        config, _ = resolve(config)  # what it filled in must work, too
+        if not is_given:
+            test_source = on_all(lambda: inputs.open_test(config, source))
         elif test_source is not None:
+            on_all(lambda: kind.check_source(config, test_source))
             test_source = on_all(lambda: data.match_classes(source, test_source))
-        on_all(lambda: kinds.of(config).fit_to(config, source))
         run = run_lib.make_run(config, source)
         processes.check_same("settings or data", run_lib.fingerprint(run))
         learner = on_all(lambda: run.learner(parallel.AXIS, for_training=True))

@@ -136,7 +136,7 @@ def test_the_broken_one_of_two_files_is_named(table, tmp_path):
         ("first,second\na.png,\n", "train", "row 1 of the split 'train' of .* lacks a file"),
         ("first,second\na,b\n", "val", "has no split 'val', as it has no column 'split'"),
         ("first,second,split\na,b,train\n", "val", "has no split 'val'; it has 'train'"),
-        ("first,second\n", "train", "holds no images"),
+        ("first,second\n", "train", "holds no examples"),
     ],
 )
 def test_a_mistake_in_a_table_is_one_line(table, text, split, message):

@@ -46,7 +46,8 @@ def test_arrays_are_chosen_by_name(tmp_path):
         ({"a": A > 3, "b": A.astype("U3")}, ("b",), "must hold real numbers"),
         ({"a": np.where(A == 50, np.nan, A)}, ("a",), "in 1 examples, the first of index 6"),
         ({"a": A, "labels": LABELS[:9]}, ("a",), "one for each example"),
-        ({"a": A[:0]}, ("a",), "holds no examples"),
+        ({"a": A[:0], "labels": LABELS[:0]}, ("a",), "holds no examples"),
+        ({"a,b": A}, (), "rename the array 'a,b', without comma and slash"),
     ],
 )
 def test_unusable_content_is_one_line(tmp_path, arrays, names, message):

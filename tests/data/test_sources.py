@@ -342,7 +342,7 @@ def test_invalid_tfds_names(tmp_path):
         open_source("tfds:cifar10", "val", data_dir=data_dir)
     with pytest.raises(DataError, match="no split 'train"):
         open_source("tfds:cifar10", "train[:1", data_dir=data_dir)
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="holds no examples"):
         open_source("tfds:cifar10", "train[:0]", data_dir=data_dir)
     with pytest.raises(DataError, match=r"set --config\.data\.channels=3"):
         open_source("tfds:cifar10", "test", data_dir=data_dir, channels=1)

@@ -2,7 +2,6 @@
 
 import json
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +11,12 @@ from commands import imported
 
 import byol_jax
 from byol_jax import models
+from byol_jax.data.signals import SignalSource
 from byol_jax.errors import CheckpointError, ConfigError, DataError
 from byol_jax.export import stablehlo
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
+from byol_jax.runs import kinds
 from byol_jax.runs.resolve import resolve
 from byol_jax.train import loop
 
@@ -126,6 +127,12 @@ def test_features_are_those_of_the_module(run, folder):
         np.testing.assert_allclose(alone, found[1], atol=1e-5)
 
 
+def test_projections_and_predictions(run, folder):
+    _, _, model = run
+    given = signals(folder, model)
+    assert model.project(given).shape == model.predict(given).shape == (12, 4)
+
+
 def test_an_export_has_the_same_features(run, folder, tmp_path, monkeypatch):
     _, _, model = run
     given = signals(folder, model)
@@ -158,6 +165,9 @@ def test_the_command_evaluates_it(run, capsys):
     out = capsys.readouterr().out
     assert "knn on npz:" in out and "12 signals" in out
     found = json.loads((workdir / "eval" / "logistic.json").read_text())["top1"]
+    evaluate(workdir, "--protocol=knn", f"--against={workdir}")
+    compared = json.loads((workdir / "eval" / "knn.json").read_text())["top1"]
+    assert compared[str(workdir)] == compared["byol"]
     parts = ["byol, acc", "byol, gyro"] if "," in config.data.arrays else []
     assert {"byol", "random", "raw", *parts} <= found.keys()
     lidar = json.loads((workdir / "eval" / "label_free.json").read_text())["details"]
@@ -186,6 +196,8 @@ def test_the_command_evaluates_it(run, capsys):
             "window_max=0.1 must be at least config.views.view1.window_min",
         ),
         ({"encoder.kernel_sizes": (3,)}, r"kernel_sizes=\(3,\) must be as many as channels"),
+        ({"views.std": (1.0, 0.0, 1.0)}, r"config.views.std=\(1.0, 0.0, 1.0\) must be finite numb"),
+        ({"data.kind": "images"}, "config.data.kind=images needs config.* which this config lacks: choose"),
         ({"encoder.name": "resnet8"}, "cannot take the array acc of shape"),
         ({"batch_size": 32}, "has 24 examples, fewer than a batch of 32"),
     ],
@@ -194,11 +206,46 @@ def test_a_mistake_is_one_line(folder, tmp_path, changes, message):
     config = config_for(folder, "acc")
     if "encoder.name" in changes:
         config.encoder.channels = config.encoder.kernel_sizes = config.encoder.strides = None
-    flat = flax.traverse_util.flatten_dict({}, sep=".")
-    config.update_from_flattened_dict(flat | changes)
+    config.update_from_flattened_dict(changes)
     with pytest.raises((ConfigError, DataError), match=message) as raised:
         loop.train(config, tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_other_data_than_the_run_has_is_one_line(folder, tmp_path):
+    with np.load(folder / "test.npz") as archive:
+        np.savez(tmp_path / "train.npz", acc=archive["acc"], labels=archive["labels"])
+        np.savez(tmp_path / "test.npz", acc=archive["acc"][..., :1], labels=archive["labels"])
+    config = config_for(tmp_path, "")
+    with pytest.raises(
+        DataError, match=r"has the arrays acc of the shapes 16x1, and the run's are"
+    ):
+        loop.train(config, tmp_path / "run")
+    with pytest.raises(DataError, match=r"holds no signals, as config.data.kind says"):
+        images = byol_jax.data.from_arrays(np.zeros((8, 4, 4, 1), np.uint8))
+        loop.train(config, tmp_path / "run", images)
+
+
+def test_means_are_rounded_by_the_spread():
+    pressure = 101_325 + 5 * np.random.default_rng(0).normal(size=(50, 20, 1))
+    constant = np.full((50, 20, 1), 3.0)
+    source = SignalSource("mine", {"a": np.concatenate([pressure, constant], axis=2)})
+    config = config_for("x", "")
+    kinds.of(config).fit_to(config, source)
+    np.testing.assert_allclose(config.views.mean, [pressure.mean(), 3], atol=0.005)
+    np.testing.assert_allclose(config.views.std, [pressure.std(), 1], rtol=1e-3)
+
+
+def test_a_table_is_trained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    config = config_lib.default("signals")
+    config.batch_size, config.steps, config.optimizer.warmup_epochs = 8, 1, 0.0
+    config.encoder.name, config.encoder.widths = "dense", (8,)
+    config.heads.hidden_size = config.heads.output_size = 4
+    config.views.view1.drop_share = config.views.view2.drop_share = 0.3
+    config.evaluation.every_steps = 0
+    loop.train(config, tmp_path, SignalSource("rows", {"row": rng.normal(size=(8, 5))}))
+    assert byol_jax.load(tmp_path).embed(rng.normal(size=(3, 5))).shape == (3, 8)
 
 
 def test_the_kind_has_to_exist():

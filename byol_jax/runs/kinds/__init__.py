@@ -17,7 +17,7 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (Images(), Signals())}
 
 def get(name: str) -> Kind:
     """The kind of this name; raises ConfigError if there is none."""
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise ConfigError(f"config.data.kind={name!r} is not one of {', '.join(KINDS)}.")
     return KINDS[name]
 
@@ -32,4 +32,10 @@ def of_record(record: dict) -> Kind:
     return get(record.get("kind", Images.name))
 
 
-__all__ = ["KINDS", "Kind", "get", "of", "of_record"]
+def require_images(kind: str, what: str) -> None:
+    """Raises ConfigError, which begins with `what`, for other data than images."""
+    if kind != Images.name:
+        raise ConfigError(f"{what} is for images, and this encoder's data are {kind}.")
+
+
+__all__ = ["KINDS", "Kind", "get", "of", "of_record", "require_images"]

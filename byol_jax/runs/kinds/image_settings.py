@@ -126,7 +126,7 @@ def _fields(policy: image_augment.Policy) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(policy).items() if k != "function"}
 
 
-def resolve(config: ConfigDict, encoder: nn.Module) -> None:
+def resolve(config: ConfigDict) -> None:
     """Fills in what `config.disable_augmentations` stands for; raises ConfigError."""
     for key in ("mean", "std"):
         values, low = config.views[key], MIN_POSITIVE if key == "std" else 0
@@ -138,6 +138,10 @@ def resolve(config: ConfigDict, encoder: nn.Module) -> None:
                 f"--config.views.{key}={','.join(['0.5'] * config.data.channels)}."
             )
     _disable_augmentations(config)
+
+
+def check(config: ConfigDict, encoder: nn.Module) -> None:
+    """Raises ConfigError for settings that do not fit each other."""
     _check_views(config, config.data.image_size, "data.image_size")
     if config.crop.local_views:
         _check_local_views(config, encoder)

@@ -26,6 +26,7 @@ class Images(Kind):
     unit = "images"
     input_meaning = "0 to 255, not normalised"
     raw_name = "pixels"
+    source_type = data.ImageSource
     choices = image_settings.CHOICES
     at_least = image_settings.AT_LEAST
     at_most = image_settings.AT_MOST
@@ -34,10 +35,14 @@ class Images(Kind):
     def add_settings(self, config):  # noqa: D102 (see Kind, here and below)
         image_settings.add(config)
 
-    def resolve(self, config, encoder):  # noqa: D102
-        image_settings.resolve(config, encoder)
+    def resolve(self, config):  # noqa: D102
+        image_settings.resolve(config)
+
+    def check(self, config, encoder):  # noqa: D102
+        image_settings.check(config, encoder)
 
     def fit_to(self, config, source):  # noqa: D102
+        self.check_source(config, source)
         config.data.placement = on_device.placement(config, source)
 
     def check_encoder(self, config, encoder):  # noqa: D102

@@ -10,8 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from byol_jax import byol, data
+from byol_jax.byol import Tree
+from byol_jax.errors import DataError
 
-Tree = Any  # a pytree of arrays
 OnDecodeError = Callable[[int, str], None] | None
 
 
@@ -20,6 +21,7 @@ class Kind(abc.ABC):
 
     Attributes:
       name: of `config.data.kind`.
+      source_type: class of its sources.
       raw_name: of the baseline without encoder.
       unit: what examples are called in messages, such as "images".
       input_meaning: what numbers an `Encoder` takes.
@@ -33,6 +35,7 @@ class Kind(abc.ABC):
     unit: ClassVar[str]
     input_meaning: ClassVar[str]
     raw_name: ClassVar[str]
+    source_type: ClassVar[type[data.Source]]
     choices: ClassVar[dict[str, tuple]] = {}
     at_least: ClassVar[dict[str, float]] = {}
     at_most: ClassVar[dict[str, float]] = {}
@@ -44,13 +47,23 @@ class Kind(abc.ABC):
     def add_settings(self, config: ConfigDict) -> None:
         """Adds the settings that only this kind has, with their defaults."""
 
+    def resolve(self, config: ConfigDict) -> None:
+        """Fills in settings of this kind; raises ConfigError for what cannot work."""
+        del config
+
     @abc.abstractmethod
-    def resolve(self, config: ConfigDict, encoder: nn.Module) -> None:
-        """Fills in settings of this kind, and raises ConfigError for what cannot work."""
+    def check(self, config: ConfigDict, encoder: nn.Module) -> None:
+        """Raises ConfigError for settings that cannot work."""
 
     @abc.abstractmethod
     def fit_to(self, config: ConfigDict, source: data.Source) -> None:
-        """Fills in what depends on the training data; raises ConfigError for what cannot work."""
+        """Fills in what depends on the training data; raises UserError for what cannot work."""
+
+    def check_source(self, config: ConfigDict, source: data.Source) -> None:
+        """Raises DataError unless the examples of a source are such as a run was trained on."""
+        del config
+        if not isinstance(source, self.source_type):
+            raise DataError(f"{source.name} holds no {self.unit}, as config.data.kind says.")
 
     def check_encoder(self, config: ConfigDict, encoder: nn.Module) -> None:
         """Raises ValueError, beginning with a setting, if an encoder cannot take the views."""

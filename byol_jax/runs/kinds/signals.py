@@ -20,10 +20,10 @@ from byol_jax.data import indexed
 from byol_jax.data.signals import SignalSource, open_signals
 from byol_jax.errors import ConfigError, DataError, describe
 from byol_jax.runs.kinds.kind import Kind, OnDecodeError, Tree
-from byol_jax.runs.limits import MIN_POSITIVE, limit
+from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
 
 PREFIX = "npz:"
-DIGITS = 4  # of means and standard deviations, so that another machine finds the same ones
+DIGITS = 4  # of standard deviations, and of means relative to them
 PICTURE = 1.2  # inches
 
 
@@ -34,6 +34,7 @@ class Signals(Kind):
     unit = "signals"
     input_meaning = "not normalised"
     raw_name = "raw"
+    source_type = SignalSource
     at_least = limit(MIN_POSITIVE, "views.*.window_min views.*.window_max")
     at_most = limit(
         1, "views.*.window_min views.*.window_max views.*.mask_share views.*.drop_share"
@@ -50,43 +51,47 @@ class Signals(Kind):
         config.views.mean = config_dict.placeholder(tuple)
         config.views.std = config_dict.placeholder(tuple)
 
-    def resolve(self, config, encoder):  # noqa: D102
+    def check(self, config, encoder):  # noqa: D102
         del encoder
         if len(_names(config)) > 2:
             raise ConfigError(
                 f"config.data.arrays={config.data.arrays} must name one array, or two whose "
                 "examples belong together."
             )
+        for key in ("mean", "std"):
+            values = config.views[key]
+            if values is not None and not all(_is_fit(key, value) for value in values):
+                raise ConfigError(
+                    f"config.views.{key}={tuple(values)} must be finite numbers"
+                    f"{' above 0' if key == 'std' else ''}: leave it out, as the data has them."
+                )
         if config.data.shapes:
-            _shapes(config)
+            _check_shapes(config)
 
     def fit_to(self, config: ConfigDict, source: SignalSource) -> None:  # noqa: D102
+        super().check_source(config, source)
         arrays = source.arrays
-        config.data.arrays = ",".join(arrays)
         if len(arrays) > 2:
             raise ConfigError(
                 f"{source.name} holds the arrays {', '.join(arrays)}: name one, or two whose "
                 "examples belong together, by --config.data.arrays."
             )
-        shapes = {key: array.shape[1:] for key, array in arrays.items()}
-        config.data.shapes = ",".join("x".join(map(str, shape)) for shape in shapes.values())
-        count = sum(shape[-1] for shape in shapes.values())
-        for key, function in (("mean", np.mean), ("std", np.std)):
+        config.data.arrays = ",".join(arrays)
+        config.data.shapes = _text(source)
+        moments = [_moments(array) for array in arrays.values()]
+        for key, values in zip(("mean", "std"), zip(*moments, strict=True), strict=True):
             if config.views[key] is None:
-                config.views[key] = tuple(
-                    float(f"{x:.{DIGITS}g}")
-                    for array in arrays.values()
-                    for x in function(array, axis=tuple(range(array.ndim - 1)), dtype=np.float64)
-                )
-            if len(config.views[key]) != count:
-                raise ConfigError(
-                    f"config.views.{key} has {len(config.views[key])} numbers: give {count}, one "
-                    "for each channel, or leave it out."
-                )
-        # A channel that is constant stays 0.
-        config.views.std = tuple(std or 1.0 for std in config.views.std)
-        for name, shape in shapes.items():
-            _check_encoder(config, name, shape)
+                config.views[key] = tuple(x for of_array in values for x in of_array)
+
+    def check_source(self, config, source):
+        """Raises DataError unless a source has the arrays of the run, of the same shapes."""
+        super().check_source(config, source)
+        if ",".join(source.arrays) != config.data.arrays or _text(source) != config.data.shapes:
+            raise DataError(
+                f"{source.name} has the arrays {','.join(source.arrays)} of the shapes "
+                f"{_text(source)}, and the run's are {config.data.arrays} of {config.data.shapes}: "
+                "name data of the same kind."
+            )
 
     def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:  # noqa: D102
         names = [*record["arrays"]]
@@ -107,7 +112,10 @@ class Signals(Kind):
                 f"config.data.source={spec} must be npz:PATH: a preset of signals reads archives "
                 "that numpy.savez(FILE, NAME=ARRAY, labels=LABELS) writes."
             )
-        return open_signals(spec.removeprefix(PREFIX), split, _names(config))
+        source = open_signals(spec.removeprefix(PREFIX), split, _names(config))
+        if config.data.shapes:
+            self.check_source(config, source)
+        return source
 
     def train_batches(
         self,
@@ -139,12 +147,12 @@ class Signals(Kind):
         return {name: partial(_only, name) for name in names} if len(names) > 1 else {}
 
     def check_same_inputs(self, given, config, record):  # noqa: D102
-        has = {name: tuple(array["shape"][-1:]) for name, array in record["arrays"].items()}
-        wanted = {name: shape[-1:] for name, shape in _shapes(config).items()}
+        has = {name: tuple(array["shape"]) for name, array in record["arrays"].items()}
+        wanted = _shapes(config)
         if has != wanted:
             raise ConfigError(
-                f"{given} takes other arrays ({', '.join(has)}) than the run "
-                f"({', '.join(wanted)}): name an encoder of the same arrays and channels."
+                f"{given} takes arrays of the shapes {has}, and the run's are {wanted}: name an "
+                "encoder of the same arrays."
             )
 
     def raw(self, examples):  # noqa: D102
@@ -156,13 +164,8 @@ class Signals(Kind):
         return byol.Batch(examples, None, np.arange(2, dtype=np.int32))
 
     def policy(self, config: ConfigDict) -> augment.Policy:  # noqa: D102
-        arrays = self.encoder_record(config)["arrays"]
-        return augment.Policy(
-            augment.View(**config.views.view1),
-            augment.View(**config.views.view2),
-            {name: tuple(array["mean"]) for name, array in arrays.items()},
-            {name: tuple(array["std"]) for name, array in arrays.items()},
-        )
+        views = (augment.View(**config.views[name]) for name in ("view1", "view2"))
+        return _policy(*views, self.encoder_record(config)["arrays"])
 
     def as_inputs(self, policy: augment.Policy, views: Tree) -> dict[str, jax.Array]:  # noqa: D102
         named = views if isinstance(views, Mapping) else {next(iter(policy.mean)): views}
@@ -192,6 +195,8 @@ class Signals(Kind):
 
     def config_of_record(self, record: dict[str, Any]) -> dict[str, Any]:  # noqa: D102
         arrays = record["arrays"]
+        if not isinstance(arrays, dict) or not arrays:
+            raise TypeError("'arrays' is not an object")
         shapes = ("x".join(map(str, array["shape"])) for array in arrays.values())
         joined = {
             key: tuple(x for array in arrays.values() for x in array[key])
@@ -203,7 +208,7 @@ class Signals(Kind):
         }
 
     def check_inputs(self, record, module, name, given):
-        """Returns float32 (n, ...), or where the encoder takes two arrays, one or both by name."""
+        """Returns float32 (n, ...) by name: the only array, or one or both of two."""
         del module
         arrays = record["arrays"]
         is_named = isinstance(given, Mapping)
@@ -218,16 +223,14 @@ class Signals(Kind):
             found[key] = _checked(name, key, array, tuple(arrays[key]["shape"]))
         if len({len(array) for array in found.values()}) > 1:
             raise DataError(f"{name} was given different numbers of {' and '.join(found)}.")
-        return found if len(arrays) > 1 else found[next(iter(arrays))]
+        return found
 
-    def preprocess(self, record, examples):  # noqa: D102
-        def normalize(name: str, array: jax.Array) -> jax.Array:
-            mean, std = (jnp.asarray(record["arrays"][name][key]) for key in ("mean", "std"))
-            return (array - mean.astype(jnp.float32)) / std.astype(jnp.float32)
-
-        if isinstance(examples, Mapping):
-            return {name: normalize(name, array) for name, array in examples.items()}
-        return normalize(next(iter(record["arrays"])), examples)
+    def preprocess(self, record, examples):
+        """Normalises arrays by name; one array may come without its name, as in an export."""
+        arrays = record["arrays"]
+        if not isinstance(examples, Mapping):
+            examples = dict.fromkeys(arrays, examples)
+        return _policy(augment.View(), augment.View(), arrays).preprocess(examples)
 
     def blank(self, record, n):  # noqa: D102
         shapes = {
@@ -242,7 +245,40 @@ def _only(name: str, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _names(config: ConfigDict) -> tuple[str, ...]:
-    return tuple(filter(None, config.data.arrays.replace(" ", "").split(",")))
+    return tuple(filter(None, map(str.strip, config.data.arrays.split(","))))
+
+
+def _text(source: SignalSource) -> str:
+    """The shapes of a source's arrays, as `config.data.shapes` has them."""
+    shapes = (array.shape[1:] for array in source.arrays.values())
+    return ",".join("x".join(map(str, shape)) for shape in shapes)
+
+
+def _moments(array: np.ndarray) -> tuple[list[float], list[float]]:
+    """Means and standard deviations of channels, rounded by the standard deviation.
+
+    So another machine, whose sums differ in the last bits, nearly always finds the same. A channel
+    that is constant has a standard deviation of 1.
+    """
+    axes = tuple(range(array.ndim - 1))
+    stds = [float(f"{std:.{DIGITS}g}") or 1.0 for std in array.std(axes, dtype=np.float64)]
+    means = array.mean(axes, dtype=np.float64)
+    steps = [std * 10.0**-DIGITS for std in stds]
+    rounded = (round(mean / step) * step for mean, step in zip(means, steps, strict=True))
+    return [float(f"{mean:.12g}") for mean in rounded], stds
+
+
+def _is_fit(key: str, value: Any) -> bool:
+    """Whether it can be a mean, or a standard deviation."""
+    is_number = isinstance(value, int | float) and abs(value) <= MAX_FINITE
+    return is_number and (key == "mean" or value > 0)
+
+
+def _policy(view1: augment.View, view2: augment.View, arrays: dict[str, Any]) -> augment.Policy:
+    moments = (
+        {name: tuple(array[key]) for name, array in arrays.items()} for key in ("mean", "std")
+    )
+    return augment.Policy(view1, view2, *moments)
 
 
 def _shapes(config: ConfigDict) -> dict[str, tuple[int, ...]]:
@@ -260,16 +296,27 @@ def _shapes(config: ConfigDict) -> dict[str, tuple[int, ...]]:
     )
 
 
-def _check_encoder(config: ConfigDict, name: str, shape: tuple[int, ...]) -> None:
-    """Raises ConfigError if the encoder cannot take an array of this shape."""
-    encoder = models.make_encoder(**config.encoder)
-    try:
-        models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
-    except Exception as error:  # whatever the module raises
-        raise ConfigError(
-            f"config.encoder.name={config.encoder.name} cannot take the array {name} of shape "
-            f"{shape} ({describe(error)}): conv1d takes (time, channels), dense any shape."
-        ) from error
+def _check_shapes(config: ConfigDict) -> None:
+    """Raises ConfigError unless means, standard deviations and encoders fit the shapes."""
+    shapes = _shapes(config)
+    count = sum(shape[-1] for shape in shapes.values())
+    for key in ("mean", "std"):
+        if config.views[key] is not None and len(config.views[key]) != count:
+            raise ConfigError(
+                f"config.views.{key} has {len(config.views[key])} numbers: give {count}, one for "
+                "each channel, or leave it out."
+            )
+    sections = {"encoder": config.encoder, "target.encoder": config.target.encoder}
+    for section, settings in sections.items():
+        for name, shape in shapes.items() if settings.name else ():
+            encoder = models.make_encoder(**settings)
+            try:
+                models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+            except Exception as error:  # whatever the module raises
+                raise ConfigError(
+                    f"config.{section}.name={settings.name} cannot take the array {name} of shape "
+                    f"{shape} ({describe(error)}): conv1d takes (time, channels), dense any shape."
+                ) from error
 
 
 def _checked(name: str, key: str, array: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,106 @@
+"""A folder of sound files as a source: WAV, FLAC, OGG and MP3, by soundfile and soxr.
+
+files.py says which files below a folder are taken, and what their labels are. A file is read
+whenever it is used, and only the part that is needed; channels are averaged, and another sample
+rate is converted.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from byol_jax.data import files
+from byol_jax.data.indexed import IndexedSource
+from byol_jax.errors import DataError, UserError
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
+
+
+class AudioSource(IndexedSource):
+    """Parts of equal length of sound files.
+
+    Examples are float32 (samples,) in -1..1, called "audio": in training a random part of a file,
+    and "background", a random part of a random file; else the central part. A shorter file is
+    followed by zeros.
+    """
+
+    def __init__(self, name: str, found: files.Files, sample_rate: int, samples: int):
+        """Keeps the files; use `open_audio`."""
+        super().__init__(name, np.asarray(found.labels), found.class_names)
+        self.sample_rate, self.samples = sample_rate, samples
+        self.warnings += found.warnings
+        self._root, self._paths = found.root, found.paths
+
+    def fingerprint(self):  # noqa: D102 (see Source)
+        return files.fingerprint(self._root, self._paths, self.labels)
+
+    def names(self):  # noqa: D102 (see Source)
+        return list(map(files.printable, files.below(self._root, self._paths)))
+
+    def describe(self, index):  # noqa: D102 (see Source)
+        return files.printable(self._paths[index])
+
+    def load(self, indices):  # noqa: D102 (see IndexedSource)
+        return {"audio": np.stack([self._read(index, 0.5) for index in indices])}
+
+    def load_random(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]):  # noqa: D102
+        draws = [np.random.default_rng(seed).random(3) for seed in seeds]
+        others = [int(draw[1] * self.num_examples) for draw in draws]
+        rows = zip(indices, others, draws, strict=True)
+        pairs = [(self._read(i, draw[0]), self._read(j, draw[2])) for i, j, draw in rows]
+        audio, background = map(np.stack, zip(*pairs, strict=True))
+        return {"audio": audio, "background": background}
+
+    def _read(self, index: int, where: float) -> np.ndarray:
+        """A part of a file, float32 (samples,); `where` 0 is its beginning and 1 its end.
+
+        Raises:
+          DataError: the file cannot be read, or is empty.
+        """
+        soundfile, soxr = _packages()
+        try:
+            with soundfile.SoundFile(os.fsdecode(self._paths[index])) as file:
+                rate = file.samplerate
+                wanted = -(-self.samples * rate // self.sample_rate)
+                file.seek(int(where * max(0, file.frames - wanted)))
+                read = file.read(wanted, dtype="float32", always_2d=True)
+        except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise DataError(f"{self.describe(index)} cannot be read ({reason}).") from error
+        wave = read.mean(axis=1)
+        if not len(wave) or not np.isfinite(wave).all():
+            raise DataError(f"{self.describe(index)} has no samples, or such as are not finite.")
+        if rate != self.sample_rate:
+            wave = soxr.resample(wave, rate, self.sample_rate)
+        wave = wave[: self.samples]
+        return np.pad(wave, (0, self.samples - len(wave))).astype(np.float32)
+
+
+def open_audio(path: str, split: str, sample_rate: int, samples: int) -> AudioSource:
+    """A source of the sound files below `path`.
+
+    Args:
+      path: of a folder.
+      split: "train", "test" or the name of another folder below it.
+      sample_rate: Hz, of the examples.
+      samples: of each example.
+
+    Raises:
+      DataError: if the folder or the split does not exist, cannot be read or holds no sound files.
+      UserError: a package is missing.
+    """
+    _packages()
+    found = files.find(path, split, EXTENSIONS, "sound files")
+    return AudioSource(f"folder:{path}/{split}", found, sample_rate, samples)
+
+
+def _packages() -> tuple:
+    try:
+        import soundfile
+        import soxr
+    except ImportError as error:
+        raise UserError(
+            f"sound files need more packages ({error}): pip install 'byol_jax[audio]'."
+        ) from error
+    return soundfile, soxr
