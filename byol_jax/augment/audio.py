@@ -205,8 +205,9 @@ class Policy:
         views = zip((self.view1, self.view2), keys, strict=True)
         return tuple(augment(view, k, sound, background)[..., None] for view, k in views)
 
-    def preprocess(self, waves: jax.Array) -> jax.Array:
-        """Float32 (..., samples) -> normalised spectrograms (..., n_mels, frames, 1)."""
+    def preprocess(self, waves: jax.Array | dict[str, jax.Array]) -> jax.Array:
+        """Float32 (..., samples), or "audio" of that -> normalised (..., n_mels, frames, 1)."""
+        waves = waves["audio"] if isinstance(waves, dict) else waves
         of_one = functools.partial(log_mel, self.spectrogram)
         flat = waves.reshape(-1, waves.shape[-1])
         mels = jax.vmap(of_one)(flat).reshape(*waves.shape[:-1], self.spectrogram.n_mels, -1)

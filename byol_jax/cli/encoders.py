@@ -180,6 +180,8 @@ def views(
     kind, count = kinds.of(config), min(label_free.IMAGES, source.num_examples)
     batch_size = min(50, count)
     steps = count // batch_size
+    if not kind.views_are_inputs:
+        return {}
     if kind.parts(config):
         rows = {name: row for name, row in rows.items() if row.encoder is not None}
 

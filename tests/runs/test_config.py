@@ -66,7 +66,11 @@ PRESETS = Path(__file__).parents[2] / "byol_jax" / "presets"
         ("batch_size", 16.5, r"batch_size=16.5 must be of type int"),
         ("accum_steps", 0, r"accum_steps=0 must be at least 1"),
         ("accum_steps", 3, r"accum_steps=3 must divide config.batch_size=16 into micro-batches of"),
-        ("accum_steps", 8, r"accum_steps=8 must divide .* into micro-batches of 4 examples or more"),
+        (
+            "accum_steps",
+            8,
+            r"accum_steps=8 must divide .* into micro-batches of 4 examples or more",
+        ),
         (
             "target.tau_schedule",
             "linear",

@@ -197,7 +197,10 @@ def test_the_command_evaluates_it(run, capsys):
         ),
         ({"encoder.kernel_sizes": (3,)}, r"kernel_sizes=\(3,\) must be as many as channels"),
         ({"views.std": (1.0, 0.0, 1.0)}, r"config.views.std=\(1.0, 0.0, 1.0\) must be finite numb"),
-        ({"data.kind": "images"}, "config.data.kind=images needs config.* which this config lacks: choose"),
+        (
+            {"data.kind": "images"},
+            "config.data.kind=images needs config.* which this config lacks: choose",
+        ),
         ({"encoder.name": "resnet8"}, "cannot take the array acc of shape"),
         ({"batch_size": 32}, "has 24 examples, fewer than a batch of 32"),
     ],

@@ -8,11 +8,12 @@ encoders in models/, and its settings in a preset.
 from ml_collections import ConfigDict
 
 from byol_jax.errors import ConfigError
+from byol_jax.runs.kinds.audio import Audio
 from byol_jax.runs.kinds.images import Images
 from byol_jax.runs.kinds.kind import Kind
 from byol_jax.runs.kinds.signals import Signals
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Images(), Signals())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Images(), Signals(), Audio())}
 
 
 def get(name: str) -> Kind:

@@ -22,6 +22,7 @@ class Kind(abc.ABC):
     Attributes:
       name: of `config.data.kind`.
       source_type: class of its sources.
+      views_are_inputs: whether there is `as_inputs`.
       raw_name: of the baseline without encoder.
       unit: what examples are called in messages, such as "images".
       input_meaning: what numbers an `Encoder` takes.
@@ -36,6 +37,7 @@ class Kind(abc.ABC):
     input_meaning: ClassVar[str]
     raw_name: ClassVar[str]
     source_type: ClassVar[type[data.Source]]
+    views_are_inputs: ClassVar[bool] = True
     choices: ClassVar[dict[str, tuple]] = {}
     at_least: ClassVar[dict[str, float]] = {}
     at_most: ClassVar[dict[str, float]] = {}
@@ -124,6 +126,7 @@ class Kind(abc.ABC):
         del record
         return None
 
+    @abc.abstractmethod
     def eval_views(
         self,
         config: ConfigDict,
@@ -133,10 +136,6 @@ class Kind(abc.ABC):
         on_decode_error: OnDecodeError,
     ) -> Iterator[tuple[tuple[Tree, ...], np.ndarray | None]]:
         """As `eval_batches`, of all examples, with a batch for each of some `eval_view`s."""
-        for examples, labels in self.eval_batches(
-            config, source, batch_size, None, on_decode_error
-        ):
-            yield (examples,) * len(views), labels
 
     def parts(self, config: ConfigDict) -> dict[str, Callable[[Tree], Tree]]:
         """Functions from examples to a part of each that an encoder takes too, by name."""
@@ -171,9 +170,12 @@ class Kind(abc.ABC):
         del config
         return None
 
-    @abc.abstractmethod
     def as_inputs(self, policy: Any, views: Tree) -> Tree:
-        """Views of a batch, as an `Encoder` takes examples: not normalised."""
+        """Views of a batch, as an `Encoder` takes examples: not normalised.
+
+        Only where `views_are_inputs`.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def pictures(

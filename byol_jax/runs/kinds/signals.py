@@ -3,7 +3,7 @@ together, such as two sensors of one movement.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, config_dict
 
-from byol_jax import byol, models, parallel
+from byol_jax import byol, models
 from byol_jax.augment import signals as augment
-from byol_jax.data import indexed
+from byol_jax.byol import Tree
 from byol_jax.data.signals import SignalSource, open_signals
 from byol_jax.errors import ConfigError, DataError, describe
-from byol_jax.runs.kinds.kind import Kind, OnDecodeError, Tree
+from byol_jax.runs.kinds.indexed_kind import IndexedKind
 from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
 
 PREFIX = "npz:"
@@ -27,7 +27,7 @@ DIGITS = 4  # of standard deviations, and of means relative to them
 PICTURE = 1.2  # inches
 
 
-class Signals(Kind):
+class Signals(IndexedKind):
     """float32 arrays by name, in memory."""
 
     name = "signals"
@@ -116,30 +116,6 @@ class Signals(Kind):
         if config.data.shapes:
             self.check_source(config, source)
         return source
-
-    def train_batches(
-        self,
-        config: ConfigDict,
-        source: SignalSource,
-        start_step: int,
-        total_steps: int,
-        on_decode_error: OnDecodeError,
-    ) -> Iterator[byol.Batch]:
-        """As `inputs.train_batches`."""
-        del on_decode_error
-        batches = indexed.train_batches(
-            source,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            num_steps=total_steps,
-            start_step=start_step,
-            rows=parallel.rows(config.batch_size, config.accum_steps),
-        )
-        return (parallel.device_put_batch(batch, config.accum_steps) for batch in batches)
-
-    def eval_batches(self, config, source, batch_size, limit, on_decode_error):  # noqa: D102
-        del config, on_decode_error
-        return indexed.eval_batches(source, batch_size=batch_size, limit=limit)
 
     def parts(self, config):
         """Each of two arrays alone."""

@@ -1,0 +1,213 @@
+"""Sound: parts of sound files, and log-mel spectrograms as views (BYOL-A, arXiv 2103.06695)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.fft
+from ml_collections import ConfigDict, config_dict
+
+from byol_jax import byol, models
+from byol_jax.augment import audio as augment
+from byol_jax.byol import Tree
+from byol_jax.data.audio import AudioSource, open_audio
+from byol_jax.errors import ConfigError, DataError, describe
+from byol_jax.runs.kinds.indexed_kind import IndexedKind
+from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
+
+PREFIX = "folder:"
+MEASURED = 512  # examples that mean and standard deviation are measured on
+DIGITS = 3  # of mean and standard deviation, so that another machine finds the same ones
+COEFFICIENTS = 20  # of the baseline of mel-frequency cepstra
+SIZES = "time_min time_max frequency_min frequency_max"
+
+
+class Audio(IndexedKind):
+    """float32 (samples,) in -1..1."""
+
+    name = "audio"
+    unit = "sounds"
+    input_meaning = "-1 to 1, at the sample rate of config.json"
+    raw_name = "mfcc"
+    source_type = AudioSource
+    views_are_inputs = False
+    at_least = (
+        limit(1, "data.sample_rate data.n_fft data.hop_length data.n_mels")
+        | limit(MIN_POSITIVE, "data.seconds views.std")
+        | limit(-MAX_FINITE, "views.mean")
+        | limit(MIN_POSITIVE, " ".join(f"views.*.{key}" for key in SIZES.split()))
+    )
+    at_most = (
+        limit(1, "views.*.mixup_ratio")
+        | limit(2**16, "data.n_fft data.n_mels")
+        | limit(10, " ".join(f"views.*.{key}" for key in SIZES.split()))
+    )
+
+    def add_settings(self, config):  # noqa: D102 (see Kind, here and below)
+        config.data.seconds = 0.95  # length of an example; shorter files are followed by zeros
+        config.data.update(dataclasses.asdict(augment.Spectrogram()))
+        view = dataclasses.asdict(augment.View())
+        config.views = ConfigDict({"view1": view, "view2": view})
+        config.views.mean = config_dict.placeholder(float)  # of log-mel spectrograms; None: from
+        config.views.std = config_dict.placeholder(float)  # the data
+
+    def check(self, config, encoder):  # noqa: D102
+        chosen = config.data
+        if chosen.hop_length > chosen.n_fft or chosen.n_fft % 2:
+            raise ConfigError(
+                f"config.data.n_fft={chosen.n_fft} must be even, and at least config.data."
+                f"hop_length={chosen.hop_length}."
+            )
+        if not chosen.fmin < chosen.fmax <= chosen.sample_rate / 2:
+            raise ConfigError(
+                f"config.data.fmax={chosen.fmax:g} must be above config.data.fmin={chosen.fmin:g} "
+                f"and at most {chosen.sample_rate / 2:g}, half of config.data.sample_rate."
+            )
+        shape = self.view_shapes(config)[0]
+        sections = {"encoder": config.encoder, "target.encoder": config.target.encoder}
+        for section, settings in sections.items():
+            if settings.name and not models.is_own(settings.name):
+                _check_encoder(section, settings, shape)
+
+    def fit_to(self, config: ConfigDict, source: AudioSource) -> None:  # noqa: D102
+        self.check_source(config, source)
+        if None not in (config.views.mean, config.views.std):
+            return
+        count = min(MEASURED, source.num_examples)
+        indices = np.random.default_rng(0).permutation(source.num_examples)[:count]
+        waves, last = [], None
+        for index in indices:
+            try:
+                waves.append(source.load([index])["audio"])
+            except DataError as error:
+                last = error
+        if not waves:
+            raise last
+        spectrogram = _spectrogram(config)
+        log_mel = jax.jit(jax.vmap(lambda wave: augment.log_mel(spectrogram, wave)))
+        mels = np.asarray(log_mel(np.concatenate(waves)), np.float64)
+        for key, value in (("mean", mels.mean()), ("std", mels.std())):
+            if config.views[key] is None:
+                config.views[key] = float(f"{value:.{DIGITS}g}")
+        config.views.std = config.views.std or 1.0
+
+    def view_shapes(self, config):  # noqa: D102
+        frames = _spectrogram(config).frames(_samples(config))
+        return [(config.data.n_mels, frames, 1)]
+
+    def describe(self, config):  # noqa: D102
+        mels, frames, _ = self.view_shapes(config)[0]
+        return f"{config.data.seconds:g} s, {mels} mels x {frames} frames"
+
+    def open_split(self, config: ConfigDict, split: str) -> AudioSource:  # noqa: D102
+        spec = config.data.source
+        if not spec.startswith(PREFIX):
+            raise ConfigError(
+                f"config.data.source={spec} must be folder:PATH: a preset of sound reads files."
+            )
+        rate = config.data.sample_rate
+        return open_audio(spec.removeprefix(PREFIX), split, rate, _samples(config))
+
+    def raw(self, examples: dict[str, np.ndarray]) -> np.ndarray:
+        """Means and standard deviations in time of mel-frequency cepstral coefficients."""
+        spectrogram = augment.Spectrogram()
+        mels = jax.vmap(lambda wave: augment.log_mel(spectrogram, wave))(examples["audio"])
+        cepstra = scipy.fft.dct(np.asarray(mels), axis=1, norm="ortho")[:, :COEFFICIENTS]
+        return np.concatenate([cepstra.mean(axis=2), cepstra.std(axis=2)], axis=1)
+
+    def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
+        blank = np.zeros((2, _samples(config)), np.float32)
+        return byol.Batch({"audio": blank, "background": blank}, None, np.arange(2, dtype=np.int32))
+
+    def policy(self, config: ConfigDict) -> augment.Policy:  # noqa: D102
+        return augment.Policy(
+            _spectrogram(config),
+            augment.View(**config.views.view1),
+            augment.View(**config.views.view2),
+            config.views.mean,
+            config.views.std,
+        )
+
+    def pictures(
+        self, policy: augment.Policy, examples: dict[str, np.ndarray], views: Sequence[Tree]
+    ) -> dict[str, np.ndarray]:
+        """Spectrograms, low frequencies below: sounds, backgrounds, and both views."""
+        rows = {
+            name: policy.preprocess(jnp.asarray(examples[name])) for name in ("audio", "background")
+        }
+        rows |= {f"view {number}": view for number, view in enumerate(views, start=1)}
+        # From -2 to 2 standard deviations.
+        return {name: (np.asarray(row)[:, ::-1] + 2) / 4 for name, row in rows.items()}
+
+    def encoder_record(self, config: ConfigDict) -> dict[str, Any]:  # noqa: D102
+        keys = ("seconds", *dataclasses.asdict(augment.Spectrogram()))
+        record = {key: config.data[key] for key in keys}
+        return record | {"kind": self.name, "mean": config.views.mean, "std": config.views.std}
+
+    def config_of_record(self, record: dict[str, Any]) -> dict[str, Any]:  # noqa: D102
+        keys = ("seconds", *dataclasses.asdict(augment.Spectrogram()))
+        return {
+            "data": {key: record[key] for key in keys},
+            "views": {"mean": record["mean"], "std": record["std"]},
+        }
+
+    def check_same_inputs(self, given, config, record):  # noqa: D102
+        here = self.encoder_record(config)
+        for key in ("sample_rate", "seconds"):
+            if record[key] != here[key]:
+                raise ConfigError(
+                    f"{given} takes sounds with {key}={record[key]}, and the run's have "
+                    f"{here[key]}: name an encoder of the same."
+                )
+
+    def check_inputs(self, record, module, name, given):
+        """Returns float32 (n, samples), by the name "audio"."""
+        del module
+        try:
+            waves = np.asarray(given["audio"] if isinstance(given, dict) else given, np.float32)
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{name} takes sounds of one length, float (n, samples).") from None
+        if waves.ndim != 2 or not waves.shape[1] or not np.abs(waves).max(initial=0) <= 2:
+            raise DataError(
+                f"{name} takes finite sounds (n, samples) from -1 to 1, at {record['sample_rate']} "
+                f"Hz, not {waves.shape}{' with larger values' if waves.ndim == 2 else ''}."
+            )
+        return {"audio": waves}
+
+    def preprocess(self, record, examples):
+        """Spectrograms of sounds, with or without their name."""
+        keys = dataclasses.asdict(augment.Spectrogram())
+        spectrogram = augment.Spectrogram(**{key: record[key] for key in keys})
+        view = augment.View()
+        policy = augment.Policy(spectrogram, view, view, record["mean"], record["std"])
+        return policy.preprocess(examples)
+
+    def blank(self, record, n):  # noqa: D102
+        samples = round(record["seconds"] * record["sample_rate"])
+        return jax.ShapeDtypeStruct((n, samples), np.float32)
+
+
+def _samples(config: ConfigDict) -> int:
+    """Samples of an example."""
+    return round(config.data.seconds * config.data.sample_rate)
+
+
+def _spectrogram(config: ConfigDict) -> augment.Spectrogram:
+    keys = dataclasses.asdict(augment.Spectrogram())
+    return augment.Spectrogram(**{key: config.data[key] for key in keys})
+
+
+def _check_encoder(section: str, settings: ConfigDict, shape: tuple[int, ...]) -> nn.Module:
+    """Raises ConfigError if an encoder cannot take a spectrogram."""
+    encoder = models.make_encoder(**settings)
+    try:
+        models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    except Exception as error:  # whatever the module raises
+        raise ConfigError(
+            f"config.{section}.name={settings.name} cannot take spectrograms of shape {shape} "
+            f"({describe(error)}): choose audio_ntt."
+        ) from error

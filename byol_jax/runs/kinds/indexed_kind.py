@@ -1,0 +1,63 @@
+"""What the kinds have in common whose sources NumPy loads by index."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from byol_jax import byol, parallel
+from byol_jax.byol import Tree
+from byol_jax.data import indexed
+from byol_jax.runs.kinds.kind import Kind, OnDecodeError
+
+
+class IndexedKind(Kind):
+    """Batches of an `indexed.IndexedSource`."""
+
+    def train_batches(
+        self,
+        config: ConfigDict,
+        source: indexed.IndexedSource,
+        start_step: int,
+        total_steps: int,
+        on_decode_error: OnDecodeError,
+    ) -> Iterator[byol.Batch]:
+        """As `inputs.train_batches`."""
+        batches = indexed.train_batches(
+            source,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            num_steps=total_steps,
+            start_step=start_step,
+            rows=parallel.rows(config.batch_size, config.accum_steps),
+            on_decode_error=on_decode_error,
+        )
+        return (parallel.device_put_batch(batch, config.accum_steps) for batch in batches)
+
+    def eval_batches(
+        self,
+        config: ConfigDict,
+        source: indexed.IndexedSource,
+        batch_size: int,
+        limit: int | None,
+        on_decode_error: OnDecodeError,
+    ) -> Iterator[tuple[Tree, np.ndarray | None]]:
+        """As of `Kind`."""
+        del config
+        return indexed.eval_batches(
+            source, batch_size=batch_size, limit=limit, on_decode_error=on_decode_error
+        )
+
+    def eval_views(
+        self,
+        config: ConfigDict,
+        source: indexed.IndexedSource,
+        views: Any,
+        batch_size: int,
+        on_decode_error: OnDecodeError,
+    ) -> Iterator[tuple[tuple[Tree, ...], np.ndarray | None]]:
+        """As of `Kind`: every encoder sees the same."""
+        batches = self.eval_batches(config, source, batch_size, None, on_decode_error)
+        for examples, labels in batches:
+            yield (examples,) * len(views), labels
