@@ -17,6 +17,7 @@ EXTRAS = {  # packages that a plain install lacks, and the extra that has them
     **dict.fromkeys(("PIL", "matplotlib", "orbax", "sklearn", "tensorboard", "tqdm"), "train"),
     **dict.fromkeys(("tensorflow", "tensorflow_datasets"), "train"),
     "pyarrow": "export",
+    **dict.fromkeys(("soundfile", "soxr"), "audio"),
 }
 
 

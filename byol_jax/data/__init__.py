@@ -1,8 +1,8 @@
-"""From stored images to batches; the only room that imports TensorFlow.
+"""From stored data to batches; the only room that imports TensorFlow.
 
-A source (source.py; opened by open.py) gives raw examples and decodes them; subset.py takes a part
+A source of images (source.py; opened by open.py) gives raw examples and decodes them; subset.py takes a part
 of it. pipeline.py makes training batches on the host, on_device.py on the devices; eval.py makes
-evaluation batches. A new kind of source is a file here and a line in open.py. No networks, no
+evaluation batches. Sources of other data (indexed.py) load examples by NumPy. A new kind of source is a file here and a line in open.py. No networks, no
 training. TensorFlow is imported where it is first needed: arrays, `npz:` and `embedded` do without.
 """
 

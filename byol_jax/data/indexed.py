@@ -117,10 +117,12 @@ def _load(
             raise
     examples, chosen = [], chosen.copy()
     for row, seed in enumerate(seeds):
-        others = np.random.default_rng((*seed, 1)).integers(source.num_examples, size=REPLACEMENTS)
-        for index in (chosen[row], *others):
+        others = np.random.default_rng((*seed, 0)).integers(source.num_examples, size=REPLACEMENTS)
+        for attempt, index in enumerate((chosen[row], *others)):
+            # Another seed, too: the random part may be what cannot be read.
+            of_attempt = (*seed, attempt) if attempt else seed
             try:
-                examples.append(source.load_random(np.array([index]), [seed]))
+                examples.append(source.load_random(np.array([index]), [of_attempt]))
             except DataError as error:
                 report(str(error))
                 last = error

@@ -1,6 +1,7 @@
 """Signals through a run's whole life: training, resuming, evaluation, export, and mistakes."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -84,24 +85,13 @@ def test_means_are_those_of_the_data(run, folder):
     assert saved["data"]["kind"] == "signals" and saved["data"]["shapes"].startswith("16x3")
 
 
-def test_a_run_resumes_to_the_bit(run, tmp_path):
-    config, _, model = run
-    for steps in (2, STEPS):  # the first attempt ends where the second begins
-        part = config.copy_and_resolve_references()
-        with pytest.MonkeyPatch.context() as patch:
-            if steps == 2:
-                patch.setattr(
-                    loop.RunContext,
-                    "request",
-                    lambda self: (
-                        loop.parallel.STOP
-                        if self.checkpoints.latest_step() == 2
-                        else loop.parallel.NO_REQUEST
-                    ),
-                )
-            loop.train(part, tmp_path)
-    resumed = byol_jax.load(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, resumed.state, model.state)
+def test_a_run_resumes_to_the_bit(run, tmp_path, capsys):
+    config, workdir, model = run
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints" / str(STEPS))
+    loop.train(config, copy)
+    assert "Resuming from the checkpoint of step 2" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, byol_jax.load(copy).state, model.state)
 
 
 def test_features_are_those_of_the_module(run, folder):
