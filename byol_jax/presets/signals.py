@@ -1,13 +1,13 @@
-"""Your own signals or tables, such as sensors: two views of one array, or one of each of two.
+"""Your own signals, such as those of sensors: two views of one array, or one view of each of two.
 
     byol-jax pretrain --config=signals --workdir=DIR --config.data.source=npz:PATH \
         [--config.data.arrays=NAME1,NAME2]
 
 `PATH/train.npz` (and `PATH/test.npz`, with --config.data.test_split=test) as numpy.savez writes
 them: an array (examples, time, channels), or two whose examples belong together, and `labels` if
-there are any. A table is (examples, numbers), with --config.encoder.name=dense. Not the paper's
-setting: a small network, AdamW, and a target that is replaced 200 times (docs/ablations.md, "Short
-runs"); for another length set --config.target.tau_base to 1 - 200 / steps.
+there are any. Not the paper's setting: a small network, AdamW, and a target that is replaced 200
+times (docs/ablations.md, "Short runs"); for another length set --config.target.tau_base to
+1 - 200 / steps.
 """
 
 from ml_collections import ConfigDict

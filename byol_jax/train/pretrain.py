@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from byol_jax import data
+from byol_jax.data.signals import SignalSource
 from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
@@ -21,7 +22,7 @@ SMALL_EPOCHS = 200  # with this length
 
 
 def pretrain(
-    source: str | Path | np.ndarray | data.Source,
+    source: str | Path | np.ndarray | dict[str, np.ndarray] | data.Source,
     workdir: str | paths.AnyPath,
     *,
     test_source: data.Source | None = None,
@@ -35,12 +36,14 @@ def pretrain(
 
     Args:
       source: a folder of images, or a name such as "tfds:NAME" or "npz:PATH"; a uint8 array (n,
-        height, width, channels); or a source, such as `data.from_arrays(images, labels)`.
+        height, width, channels); a dictionary of one or two arrays of signals (docs/modalities.md);
+        or a source, such as `data.from_arrays(images, labels)`.
       workdir: the folder of the run.
       test_source: held-out images with labels, for kNN and the probe during training, if `source`
         is a source with labels too.
       config: a preset, such as "folder" or "imagenet:300", or a complete config. By default
-        "folder", or for arrays of up to 64 pixels "cifar10" with 200 epochs.
+        "folder", or for arrays of up to 64 pixels "cifar10" with 200 epochs; "signals" for a
+        dictionary.
       **settings: changes to the config, such as steps=100 or optimizer={"name": "adamw"}; see
         runs/config.py. A preset is adapted further: size, channels, mean and standard deviation
         are those of the array, a batch is at most the data, and the warm-up a tenth of the run.
@@ -53,8 +56,11 @@ def pretrain(
       UserError: as `loop.train`.
     """
     if isinstance(source, np.ndarray):
-        digest = hashlib.sha256(np.ascontiguousarray(source)).hexdigest()
-        source = data.from_arrays(source, fingerprint=digest)
+        source = data.from_arrays(source, fingerprint=_digest(source))
+    if isinstance(source, dict):
+        arrays = {name: np.asarray(array) for name, array in source.items()}
+        digest = " ".join(f"{name}:{_digest(array)}" for name, array in arrays.items())
+        source, config = SignalSource("arrays", arrays, fingerprint=digest), config or "signals"
     spec = ""
     if not isinstance(source, data.Source):
         spec, source = str(source), None
@@ -66,6 +72,10 @@ def pretrain(
         config = _adapted_preset(config, source, settings)
     loop.train(config, workdir, source, test_source)
     return encoder_lib.load(workdir)
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
 def _changed(config: ConfigDict, settings: dict[str, Any]) -> ConfigDict:

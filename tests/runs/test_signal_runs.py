@@ -231,14 +231,14 @@ def test_means_are_rounded_by_the_spread():
 
 def test_a_table_is_trained_on(tmp_path):
     rng = np.random.default_rng(0)
-    config = config_lib.default("signals")
-    config.batch_size, config.steps, config.optimizer.warmup_epochs = 8, 1, 0.0
-    config.encoder.name, config.encoder.widths = "dense", (8,)
-    config.heads.hidden_size = config.heads.output_size = 4
-    config.views.view1.drop_share = config.views.view2.drop_share = 0.3
-    config.evaluation.every_steps = 0
-    loop.train(config, tmp_path, SignalSource("rows", {"row": rng.normal(size=(8, 5))}))
-    assert byol_jax.load(tmp_path).embed(rng.normal(size=(3, 5))).shape == (3, 8)
+    rows, heads = rng.normal(size=(8, 5)), {"hidden_size": 4, "output_size": 4}
+    settings = {"steps": 1, "encoder": {"widths": (8,)}, "heads": heads}
+    model = byol_jax.pretrain({"rows": rows}, tmp_path, config="tables", **settings)
+    assert model.embed(rng.normal(size=(3, 5))).shape == (3, 8)
+    again = byol_jax.pretrain({"rows": rows}, tmp_path, config="tables", **settings)
+    np.testing.assert_array_equal(again.embed(rows), model.embed(rows))
+    with pytest.raises(DataError, match="are not those that the run"):
+        byol_jax.pretrain({"rows": rows[::-1]}, tmp_path, config="tables", **settings)
 
 
 def test_the_kind_has_to_exist():
