@@ -80,14 +80,16 @@ def train_batches(
     def order_of(epoch: int) -> np.ndarray:
         return np.random.default_rng((seed, epoch)).permutation(source.num_examples)
 
-    def load(step: int) -> Batch:
+    def load(step: int) -> tuple[Batch, list[str]]:
+        """The batch of a step, and an error for each example that could not be read."""
         epoch, step_of_epoch = divmod(step, epoch_steps)
         positions = step_of_epoch * batch_size + rows
         chosen, seeds = order_of(epoch)[positions], [(seed, epoch, int(i)) for i in positions]
-        report = on_decode_error and functools.partial(on_decode_error, step + 1)
+        errors: list[str] = []
+        report = on_decode_error and errors.append
         examples, chosen = _load(source, chosen, seeds, report)
         labels = None if source.num_classes is None else source.labels[chosen]
-        return Batch(examples, labels, rows.astype(np.int32))
+        return Batch(examples, labels, rows.astype(np.int32)), errors
 
     def batches() -> Iterator[Batch]:
         with concurrent.futures.ThreadPoolExecutor(AHEAD) as pool:
@@ -96,7 +98,10 @@ def train_batches(
                 for step in range(start_step, num_steps):
                     while len(pending) <= AHEAD and step + len(pending) < num_steps:
                         pending.append(pool.submit(load, step + len(pending)))
-                    yield pending.popleft().result()
+                    batch, errors = pending.popleft().result()
+                    for error in errors:  # here, and not in a thread that is ahead
+                        on_decode_error(step + 1, error)
+                    yield batch
             finally:
                 pool.shutdown(cancel_futures=True)
 
