@@ -101,7 +101,7 @@ def log_mel(config: Spectrogram, wave: jax.Array) -> jax.Array:
 
 def mixup(sound: jax.Array, background: jax.Array, share: jax.Array) -> jax.Array:
     """The logarithm of a mixture of powers: log((1 - share) e^sound + share e^background)."""
-    return jnp.log((1 - share) * jnp.exp(sound) + share * jnp.exp(background) + EPSILON)
+    return jnp.logaddexp(jnp.log1p(-share) + sound, jnp.log(share) + background)
 
 
 def cubic_matrix(start: jax.Array, length: jax.Array, full: int, size: int) -> jax.Array:
@@ -196,14 +196,15 @@ class Policy:
 
         Args:
           key: a PRNG key for this example alone.
-          example: float32 (samples,): "audio", and "background", that of another example.
+          example: float32 "audio" (samples,), and "background" (2, samples), other sounds for
+            view 1 and view 2.
         """
-        sound, background = (
-            self.preprocess(example[name])[..., 0] for name in ("audio", "background")
+        sound = self.preprocess(example["audio"])[..., 0]
+        backgrounds = self.preprocess(example["background"])[..., 0]
+        return tuple(
+            augment(view, jax.random.fold_in(key, i), sound, backgrounds[i])[..., None]
+            for i, view in enumerate((self.view1, self.view2))
         )
-        keys = (jax.random.fold_in(key, view) for view in range(2))
-        views = zip((self.view1, self.view2), keys, strict=True)
-        return tuple(augment(view, k, sound, background)[..., None] for view, k in views)
 
     def preprocess(self, waves: jax.Array | dict[str, jax.Array]) -> jax.Array:
         """Float32 (..., samples), or "audio" of that -> normalised (..., n_mels, frames, 1)."""

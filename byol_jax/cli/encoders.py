@@ -58,7 +58,7 @@ def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
         for part, take in kind.parts(config).items():
             rows[f"{name}, {part}"] = Row(partial(_embed_part, embed, take, batch_size), view)
     if {"pixels", "raw"} & set(baselines):
-        rows[kind.raw_name] = Row(kind.raw, view)
+        rows[kind.raw_name] = Row(partial(kind.raw, config), view)
     return rows
 
 

@@ -21,8 +21,8 @@ class AudioSource(IndexedSource):
     """Parts of equal length of sound files.
 
     Examples are float32 (samples,) in -1..1, called "audio": in training a random part of a file,
-    and "background", a random part of a random file; else the central part. A shorter file is
-    followed by zeros.
+    and "background", float32 (2, samples), random parts of two random files, one for each view;
+    else the central part. A shorter file is followed by zeros.
     """
 
     def __init__(self, name: str, found: files.Files, sample_rate: int, samples: int):
@@ -45,12 +45,13 @@ class AudioSource(IndexedSource):
         return {"audio": np.stack([self._read(index, 0.5) for index in indices])}
 
     def load_random(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]):  # noqa: D102
-        draws = [np.random.default_rng(seed).random(3) for seed in seeds]
-        others = [int(draw[1] * self.num_examples) for draw in draws]
-        rows = zip(indices, others, draws, strict=True)
-        pairs = [(self._read(i, draw[0]), self._read(j, draw[2])) for i, j, draw in rows]
-        audio, background = map(np.stack, zip(*pairs, strict=True))
-        return {"audio": audio, "background": background}
+        draws = [np.random.default_rng(seed).random(5) for seed in seeds]
+        audio = [self._read(i, draw[0]) for i, draw in zip(indices, draws, strict=True)]
+        background = [
+            [self._read(int(draw[k] * self.num_examples), draw[k + 1]) for k in (1, 3)]
+            for draw in draws
+        ]
+        return {"audio": np.stack(audio), "background": np.stack(background)}
 
     def _read(self, index: int, where: float) -> np.ndarray:
         """A part of a file, float32 (samples,); `where` 0 is its beginning and 1 its end.
@@ -60,7 +61,7 @@ class AudioSource(IndexedSource):
         """
         soundfile, soxr = _packages()
         try:
-            with soundfile.SoundFile(os.fsdecode(self._paths[index])) as file:
+            with soundfile.SoundFile(os.fsencode(self._paths[index])) as file:
                 rate = file.samplerate
                 wanted = -(-self.samples * rate // self.sample_rate)
                 file.seek(int(where * max(0, file.frames - wanted)))
@@ -99,7 +100,7 @@ def _packages() -> tuple:
     try:
         import soundfile
         import soxr
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: without the library libsndfile
         raise UserError(
             f"sound files need more packages ({error}): pip install 'byol_jax[audio]'."
         ) from error

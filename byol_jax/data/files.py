@@ -49,7 +49,7 @@ def find(path: str, split: str, extensions: tuple[str, ...], what: str) -> Files
             "--data_dir) may look for there."
         )
     root = _root(Path(path).expanduser(), split, what)
-    broken: list[str] = []  # broken links, and what has the name of an image but is no file
+    broken: list[str] = []  # broken links, and what has the name of such a file but is none
     entries = _entries(root)
     flat = [entry.path for entry in entries if _is_wanted(entry, extensions, broken)]
     real = Path(os.path.realpath(root))

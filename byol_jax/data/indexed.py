@@ -19,7 +19,8 @@ from byol_jax.data.source import Source, steps_per_epoch
 from byol_jax.errors import ConfigError, DataError
 
 REPLACEMENTS = 16  # other examples that are tried in place of one that cannot be read
-AHEAD = 2  # batches that are loaded while one is trained on
+AHEAD = 2  # batches that are loaded while one is trained on,
+WORKERS = 4  # by so many threads
 
 
 class IndexedSource(Source):
@@ -92,11 +93,11 @@ def train_batches(
         return Batch(examples, labels, rows.astype(np.int32)), errors
 
     def batches() -> Iterator[Batch]:
-        with concurrent.futures.ThreadPoolExecutor(AHEAD) as pool:
+        with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
             pending: collections.deque = collections.deque()
             try:
                 for step in range(start_step, num_steps):
-                    while len(pending) <= AHEAD and step + len(pending) < num_steps:
+                    while len(pending) <= max(AHEAD, WORKERS) and step + len(pending) < num_steps:
                         pending.append(pool.submit(load, step + len(pending)))
                     batch, errors = pending.popleft().result()
                     for error in errors:  # here, and not in a thread that is ahead
@@ -122,7 +123,9 @@ def _load(
             raise
     examples, chosen = [], chosen.copy()
     for row, seed in enumerate(seeds):
-        others = np.random.default_rng((*seed, 0)).integers(source.num_examples, size=REPLACEMENTS)
+        others = np.random.default_rng((*seed, REPLACEMENTS + 1)).integers(
+            source.num_examples, size=REPLACEMENTS
+        )
         for attempt, index in enumerate((chosen[row], *others)):
             # Another seed, too: the random part may be what cannot be read.
             of_attempt = (*seed, attempt) if attempt else seed

@@ -102,7 +102,9 @@ def _difference(encoder: Encoder, session: Any) -> float:
     Infinite if shapes or dtypes differ.
     """
     spec = inference.input_spec(encoder, max(BATCH_SIZES))
-    examples = np.random.default_rng(0).integers(0, 256, spec.shape).astype(spec.dtype)
+    rng, is_uint8 = np.random.default_rng(0), spec.dtype == np.uint8
+    drawn = rng.integers(0, 256, spec.shape) if is_uint8 else rng.uniform(-1, 1, spec.shape)
+    examples = drawn.astype(spec.dtype)
     want = np.asarray(jax.jit(inference.function(encoder))(encoder.variables, examples))
     differences = []
     for n in BATCH_SIZES:

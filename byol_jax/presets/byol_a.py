@@ -6,7 +6,8 @@ The paper pre-trains on AudioSet's 1,963,807 sounds for 100 epochs in batches of
 3e-4 and tau .99 (section IV-A). Version 2 (arXiv 2204.07402) has
 --config.encoder.convolutions=2 --config.encoder.features=3072 --config.encoder.stack=True, the
 fader (fader_gain=1 of both --config.views.view1 and view2) and mixup_ratio=0.2, where the first has
-0.4. AdamW without weight decay is Adam. Not run on AudioSet.
+0.4. AdamW without weight decay is Adam. Unlike the authors', the learning rate follows a cosine to
+0, and the second normalisation is of each batch of views, not of both. Not run on AudioSet.
 """
 
 from ml_collections import ConfigDict

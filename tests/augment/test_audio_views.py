@@ -102,11 +102,11 @@ def test_resizing_is_that_of_pytorch():
 def test_views_differ_and_are_normalised():
     policy = Policy(Spectrogram(), OFF, OFF, mean=-5.0, std=2.0)
     wave = jnp.float32(np.random.default_rng(2).normal(size=800))
-    first, second = policy(KEY, {"audio": wave, "background": wave})
+    first, second = policy(KEY, {"audio": wave, "background": jnp.stack([wave, wave])})
     want = (audio.log_mel(Spectrogram(), wave) + 5) / 2
     np.testing.assert_allclose(first[..., 0], want, atol=1e-5)
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(policy.preprocess({"audio": wave[None]})[0], first)
     random = Policy(Spectrogram(), View(), View(), -5.0, 2.0)
-    first, second = random(KEY, {"audio": wave, "background": wave[::-1]})
+    first, second = random(KEY, {"audio": wave, "background": jnp.stack([wave[::-1], 2 * wave])})
     assert np.abs(first - second).max() > 0.1

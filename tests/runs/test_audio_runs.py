@@ -1,6 +1,7 @@
 """Sound: files as a source, and a run's whole life."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -66,7 +67,15 @@ def test_a_long_file_gives_its_middle_or_a_random_part(tmp_path):
     assert len(set(starts)) > 10 and starts.min() >= 0 and starts.max() <= 0.9
     again = source.load_random(np.zeros(1, int), seeds[3:4])
     np.testing.assert_array_equal(again["audio"][0], parts["audio"][3])
-    assert not np.array_equal(parts["audio"], parts["background"])
+    assert parts["background"].shape == (20, 2, 100)
+    assert not np.array_equal(parts["background"][:, 0], parts["background"][:, 1])
+
+
+def test_any_file_name_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.ones(100) / 2, RATE)
+    os.rename(os.fsencode(tmp_path / "a.wav"), os.path.join(os.fsencode(tmp_path), b"\xff.wav"))
+    source = open_audio(str(tmp_path), "train", RATE, 100)
+    np.testing.assert_allclose(source.load([0])["audio"], 0.5, atol=1e-4)
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path):
@@ -129,8 +138,10 @@ def test_exports_have_the_same_features(run, folder, tmp_path, monkeypatch):
     names = {"sounds": waves}
     exec("\n".join(record["load"]), names)
     np.testing.assert_allclose(names["features"], features, atol=1e-5)
-    with pytest.raises(DataError, match=r"takes finite sounds \(n, samples\) from -1 to 1"):
+    with pytest.raises(DataError, match=r"takes sounds \(n, samples\) from -1 to 1"):
         model.embed(100 * waves)
+    with pytest.raises(DataError, match=r"cannot take sounds of 20 samples \(ValueError: conv"):
+        model.embed(waves[:, :20])
 
 
 def test_the_command_evaluates_it(run, capsys):

@@ -36,7 +36,7 @@ def of_record(record: dict) -> Kind:
 def require_images(kind: str, what: str) -> None:
     """Raises ConfigError, which begins with `what`, for other data than images."""
     if kind != Images.name:
-        raise ConfigError(f"{what} is for images, and this encoder's data are {kind}.")
+        raise ConfigError(f"{what} is for images, not for {kind}.")
 
 
 __all__ = ["KINDS", "Kind", "get", "of", "of_record", "require_images"]

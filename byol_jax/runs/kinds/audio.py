@@ -1,10 +1,10 @@
 """Sound: parts of sound files, and log-mel spectrograms as views (BYOL-A, arXiv 2103.06695)."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +36,8 @@ class Audio(IndexedKind):
     source_type = AudioSource
     views_are_inputs = False
     at_least = (
-        limit(1, "data.sample_rate data.n_fft data.hop_length data.n_mels")
+        limit(1, "data.sample_rate data.n_fft data.hop_length")
+        | limit(2, "data.n_mels")
         | limit(MIN_POSITIVE, "data.seconds views.std")
         | limit(-MAX_FINITE, "views.mean")
         | limit(MIN_POSITIVE, " ".join(f"views.*.{key}" for key in SIZES.split()))
@@ -44,6 +45,7 @@ class Audio(IndexedKind):
     at_most = (
         limit(1, "views.*.mixup_ratio")
         | limit(2**16, "data.n_fft data.n_mels")
+        | limit(3600, "data.seconds")
         | limit(10, " ".join(f"views.*.{key}" for key in SIZES.split()))
     )
 
@@ -78,22 +80,36 @@ class Audio(IndexedKind):
         if None not in (config.views.mean, config.views.std):
             return
         count = min(MEASURED, source.num_examples)
-        indices = np.random.default_rng(0).permutation(source.num_examples)[:count]
-        waves, last = [], None
-        for index in indices:
-            try:
-                waves.append(source.load([index])["audio"])
-            except DataError as error:
-                last = error
-        if not waves:
-            raise last
         spectrogram = _spectrogram(config)
-        log_mel = jax.jit(jax.vmap(lambda wave: augment.log_mel(spectrogram, wave)))
-        mels = np.asarray(log_mel(np.concatenate(waves)), np.float64)
-        for key, value in (("mean", mels.mean()), ("std", mels.std())):
+        log_mel = jax.jit(lambda wave: augment.log_mel(spectrogram, wave))
+        sums, last = [], None
+        for index in np.random.default_rng(0).permutation(source.num_examples)[:count]:
+            try:
+                (wave,) = source.load(np.array([index]))["audio"]
+            except DataError as error:
+                if config.data.on_decode_error == "error":
+                    raise
+                last = error
+                continue
+            mels = np.asarray(log_mel(wave), np.float64)
+            sums.append((mels.mean(), (mels**2).mean()))
+        if not sums:
+            raise last
+        mean, square = np.mean(sums, axis=0)
+        std = np.sqrt(max(square - mean**2, 0))
+        for key, value in (("mean", mean), ("std", std)):
             if config.views[key] is None:
                 config.views[key] = float(f"{value:.{DIGITS}g}")
         config.views.std = config.views.std or 1.0
+
+    def check_source(self, config, source):
+        """Raises DataError unless examples have the run's length and sample rate."""
+        super().check_source(config, source)
+        if (source.sample_rate, source.samples) != (config.data.sample_rate, _samples(config)):
+            raise DataError(
+                f"{source.name} was opened with {source.samples} samples at {source.sample_rate} "
+                f"Hz, and the run has {_samples(config)} at {config.data.sample_rate}."
+            )
 
     def view_shapes(self, config):  # noqa: D102
         frames = _spectrogram(config).frames(_samples(config))
@@ -112,16 +128,19 @@ class Audio(IndexedKind):
         rate = config.data.sample_rate
         return open_audio(spec.removeprefix(PREFIX), split, rate, _samples(config))
 
-    def raw(self, examples: dict[str, np.ndarray]) -> np.ndarray:
+    def raw(self, config: ConfigDict, examples: dict[str, np.ndarray]) -> np.ndarray:
         """Means and standard deviations in time of mel-frequency cepstral coefficients."""
-        spectrogram = augment.Spectrogram()
-        mels = jax.vmap(lambda wave: augment.log_mel(spectrogram, wave))(examples["audio"])
+        mels = _log_mels(_spectrogram(config), examples["audio"])
         cepstra = scipy.fft.dct(np.asarray(mels), axis=1, norm="ortho")[:, :COEFFICIENTS]
         return np.concatenate([cepstra.mean(axis=2), cepstra.std(axis=2)], axis=1)
 
     def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
-        blank = np.zeros((2, _samples(config)), np.float32)
-        return byol.Batch({"audio": blank, "background": blank}, None, np.arange(2, dtype=np.int32))
+        samples = _samples(config)
+        examples = {
+            "audio": np.zeros((2, samples), np.float32),
+            "background": np.zeros((2, 2, samples), np.float32),
+        }
+        return byol.Batch(examples, None, np.arange(2, dtype=np.int32))
 
     def policy(self, config: ConfigDict) -> augment.Policy:  # noqa: D102
         return augment.Policy(
@@ -136,9 +155,10 @@ class Audio(IndexedKind):
         self, policy: augment.Policy, examples: dict[str, np.ndarray], views: Sequence[Tree]
     ) -> dict[str, np.ndarray]:
         """Spectrograms, low frequencies below: sounds, backgrounds, and both views."""
-        rows = {
-            name: policy.preprocess(jnp.asarray(examples[name])) for name in ("audio", "background")
-        }
+        background = examples["background"]
+        waves = {"audio": examples["audio"]}
+        waves |= {f"background {i + 1}": background[:, i] for i in range(2)}
+        rows = {name: policy.preprocess(jnp.asarray(wave)) for name, wave in waves.items()}
         rows |= {f"view {number}": view for number, view in enumerate(views, start=1)}
         # From -2 to 2 standard deviations.
         return {name: (np.asarray(row)[:, ::-1] + 2) / 4 for name, row in rows.items()}
@@ -166,16 +186,23 @@ class Audio(IndexedKind):
 
     def check_inputs(self, record, module, name, given):
         """Returns float32 (n, samples), by the name "audio"."""
-        del module
         try:
             waves = np.asarray(given["audio"] if isinstance(given, dict) else given, np.float32)
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{name} takes sounds of one length, float (n, samples).") from None
-        if waves.ndim != 2 or not waves.shape[1] or not np.abs(waves).max(initial=0) <= 2:
+        if waves.ndim != 2 or not np.abs(waves).max(initial=0) <= 2:
             raise DataError(
-                f"{name} takes finite sounds (n, samples) from -1 to 1, at {record['sample_rate']} "
-                f"Hz, not {waves.shape}{' with larger values' if waves.ndim == 2 else ''}."
+                f"{name} takes sounds (n, samples) from -1 to 1, at {record['sample_rate']} Hz, "
+                f"not {waves.shape}{', other values or NaN' if waves.ndim == 2 else ''}."
             )
+        example = jax.ShapeDtypeStruct((1, waves.shape[1]), np.float32)
+        try:
+            view = jax.eval_shape(lambda x: self.preprocess(record, x), example)
+            models.variable_shapes(module, view)
+        except Exception as error:  # whatever the module raises
+            raise DataError(
+                f"{name} cannot take sounds of {waves.shape[1]} samples ({describe(error)})."
+            ) from error
         return {"audio": waves}
 
     def preprocess(self, record, examples):
@@ -201,7 +228,12 @@ def _spectrogram(config: ConfigDict) -> augment.Spectrogram:
     return augment.Spectrogram(**{key: config.data[key] for key in keys})
 
 
-def _check_encoder(section: str, settings: ConfigDict, shape: tuple[int, ...]) -> nn.Module:
+@functools.partial(jax.jit, static_argnums=0)
+def _log_mels(spectrogram: augment.Spectrogram, waves: jax.Array) -> jax.Array:
+    return jax.vmap(lambda wave: augment.log_mel(spectrogram, wave))(waves)
+
+
+def _check_encoder(section: str, settings: ConfigDict, shape: tuple[int, ...]) -> None:
     """Raises ConfigError if an encoder cannot take a spectrogram."""
     encoder = models.make_encoder(**settings)
     try:

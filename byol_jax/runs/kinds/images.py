@@ -126,7 +126,8 @@ class Images(Kind):
                 f"{config.data.channels}: name an encoder of as many channels."
             )
 
-    def raw(self, examples):  # noqa: D102
+    def raw(self, config, examples):  # noqa: D102
+        del config
         return evaluate.pixels(examples)
 
     def input_bound_hint(self, config, source):  # noqa: D102

@@ -147,7 +147,7 @@ class Kind(abc.ABC):
         del given, config, record
 
     @abc.abstractmethod
-    def raw(self, examples: Tree) -> np.ndarray:
+    def raw(self, config: ConfigDict, examples: Tree) -> np.ndarray:
         """The examples themselves as float32 (n, d): a baseline without encoder."""
 
     def input_bound_hint(self, config: ConfigDict, source: data.Source) -> str:

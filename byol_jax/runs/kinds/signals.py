@@ -131,7 +131,8 @@ class Signals(IndexedKind):
                 "encoder of the same arrays."
             )
 
-    def raw(self, examples):  # noqa: D102
+    def raw(self, config, examples):  # noqa: D102
+        del config
         return np.concatenate([x.reshape(len(x), -1) for x in examples.values()], axis=1)
 
     def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
