@@ -46,9 +46,8 @@ class View:
     time_max: float = 1.5
     frequency_min: float = 0.6
     frequency_max: float = 1.5
-    fader_gain: float = (
-        0.0  # of both ends of a slope in time, uniform in -gain..gain (version 2: 1)
-    )
+    # Both ends of a slope in time are uniform in -gain..gain; 1 in version 2.
+    fader_gain: float = 0.0
 
 
 AREA = 1.5  # length of the area that crops are taken from, by that of the spectrogram

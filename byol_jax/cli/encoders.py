@@ -178,10 +178,10 @@ def views(
     kind that has parts, rows that take one part alone, or the examples themselves, are left out.
     """
     kind, count = kinds.of(config), min(label_free.IMAGES, source.num_examples)
-    batch_size = min(50, count)
-    steps = count // batch_size
     if not kind.views_are_inputs:
         return {}
+    batch_size = min(50, count)
+    steps = count // batch_size
     if kind.parts(config):
         rows = {name: row for name, row in rows.items() if row.encoder is not None}
 
@@ -193,9 +193,8 @@ def views(
         return [kind.as_inputs(policy, view) for view in jax.vmap(policy)(keys, examples)[:2]]
 
     found: dict[str, list[np.ndarray]] = {name: [] for name in rows}
-    for view in dict.fromkeys(row.view for row in rows.values()):
-        mine = {name: row for name, row in rows.items() if row.view == view}
-        batches = _pairs(config, source, view, batch_size, steps, left_out)
+    for size, mine in by_size(rows):
+        batches = _pairs(config, source, size, batch_size, steps, left_out)
         with progress(f"{label_free.VIEWS} views", steps * batch_size, kind.unit) as shown:
             for step, examples in enumerate(batches):
                 both = jax.tree.map(np.asarray, augment(step, examples))
@@ -209,15 +208,14 @@ def views(
 def _pairs(
     config: ConfigDict,
     source: data.Source,
-    view: Any,
+    size: int | None,
     batch_size: int,
     steps: int,
     left_out: dict[str, None],
 ) -> Iterator[byol.Tree]:
     """Batches for the policy: each of `batch_size` examples label_free.VIEWS / 2 times in a row."""
     times = label_free.VIEWS // 2
-    if isinstance(view, data.CentralView):
-        size = view.image_size
+    if size is not None:
         crops = train_crops(config, source, size, batch_size, steps, label_free.VIEWS, left_out)
         for images, *_ in crops:
             yield images.reshape(-1, 2, *images.shape[2:])
@@ -251,10 +249,11 @@ def train_crops(
     )
 
 
-def by_size(rows: dict[str, Row]) -> Iterator[tuple[int, dict[str, Row]]]:
-    """The image sizes, ascending, and the encoders that see images of each."""
-    for size in sorted({row.view.image_size for row in rows.values()}):
-        yield size, {name: row for name, row in rows.items() if row.view.image_size == size}
+def by_size(rows: dict[str, Row]) -> Iterator[tuple[int | None, dict[str, Row]]]:
+    """The image sizes, ascending, and the encoders that see images of each; None: other data."""
+    sizes = {name: getattr(row.view, "image_size", None) for name, row in rows.items()}
+    for size in sorted({*sizes.values()}, key=lambda size: size or 0):
+        yield size, {name: row for name, row in rows.items() if sizes[name] == size}
 
 
 def _skipping(config: ConfigDict, left_out: dict[str, None]) -> Callable[[int, str], None] | None:

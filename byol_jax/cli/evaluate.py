@@ -195,10 +195,11 @@ def _prepare(
 
 
 def _log_sizes(rows: dict[str, Any]) -> None:
-    for view in dict.fromkeys(row.view for row in rows.values()):
-        names = [name for name, row in rows.items() if row.view == view]
-        size = "" if view is None else f" at {view.image_size} pixels"
-        _log(f"computing features of {', '.join(names)}{size}")
+    from byol_jax.cli import encoders
+
+    for size, mine in encoders.by_size(rows):
+        at = "" if size is None else f" at {size} pixels"
+        _log(f"computing features of {', '.join(mine)}{at}")
 
 
 def _estimate(rate: float, sizes: dict[str, int], examples: list[int], images: int) -> list[str]:

@@ -139,7 +139,7 @@ def _load(
                 break
         else:
             raise DataError(f"{last} Nor can {REPLACEMENTS} others drawn in its place.")
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *examples), chosen
+    return _joined(examples), chosen
 
 
 def eval_batches(
@@ -199,4 +199,9 @@ def _readable(
             on_decode_error(int(index), str(error))
     if not found:
         return None, np.array([], np.int64)
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *examples), np.array(found)
+    return _joined(examples), np.array(found)
+
+
+def _joined(batches: list[Tree]) -> Tree:
+    """One batch of several."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *batches)

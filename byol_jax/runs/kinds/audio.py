@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,13 +16,14 @@ from byol_jax.augment import audio as augment
 from byol_jax.byol import Tree
 from byol_jax.data.audio import AudioSource, open_audio
 from byol_jax.errors import ConfigError, DataError, describe
-from byol_jax.runs.kinds.indexed_kind import IndexedKind
+from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
 from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
 
 PREFIX = "folder:"
 MEASURED = 512  # examples that mean and standard deviation are measured on
 DIGITS = 3  # of mean and standard deviation, so that another machine finds the same ones
 COEFFICIENTS = 20  # of the baseline of mel-frequency cepstra
+SPECTROGRAM = tuple(field.name for field in dataclasses.fields(augment.Spectrogram))
 SIZES = "time_min time_max frequency_min frequency_max"
 
 
@@ -69,29 +70,25 @@ class Audio(IndexedKind):
                 f"config.data.fmax={chosen.fmax:g} must be above config.data.fmin={chosen.fmin:g} "
                 f"and at most {chosen.sample_rate / 2:g}, half of config.data.sample_rate."
             )
-        shape = self.view_shapes(config)[0]
-        sections = {"encoder": config.encoder, "target.encoder": config.target.encoder}
-        for section, settings in sections.items():
-            if settings.name and not models.is_own(settings.name):
-                _check_encoder(section, settings, shape)
+        (shape,) = self.view_shapes(config)
+        check_encoders(config, {"spectrograms": shape}, "choose audio_ntt")
 
     def fit_to(self, config: ConfigDict, source: AudioSource) -> None:  # noqa: D102
         self.check_source(config, source)
         if None not in (config.views.mean, config.views.std):
             return
         count = min(MEASURED, source.num_examples)
-        spectrogram = _spectrogram(config)
-        log_mel = jax.jit(lambda wave: augment.log_mel(spectrogram, wave))
+        spectrogram = _spectrogram(config.data)
         sums, last = [], None
         for index in np.random.default_rng(0).permutation(source.num_examples)[:count]:
             try:
-                (wave,) = source.load(np.array([index]))["audio"]
+                waves = source.load(np.array([index]))["audio"]
             except DataError as error:
                 if config.data.on_decode_error == "error":
                     raise
                 last = error
                 continue
-            mels = np.asarray(log_mel(wave), np.float64)
+            mels = np.asarray(_log_mels(spectrogram, waves), np.float64)
             sums.append((mels.mean(), (mels**2).mean()))
         if not sums:
             raise last
@@ -105,14 +102,14 @@ class Audio(IndexedKind):
     def check_source(self, config, source):
         """Raises DataError unless examples have the run's length and sample rate."""
         super().check_source(config, source)
-        if (source.sample_rate, source.samples) != (config.data.sample_rate, _samples(config)):
+        if (source.sample_rate, source.samples) != (config.data.sample_rate, _samples(config.data)):
             raise DataError(
                 f"{source.name} was opened with {source.samples} samples at {source.sample_rate} "
-                f"Hz, and the run has {_samples(config)} at {config.data.sample_rate}."
+                f"Hz, and the run has {_samples(config.data)} at {config.data.sample_rate}."
             )
 
     def view_shapes(self, config):  # noqa: D102
-        frames = _spectrogram(config).frames(_samples(config))
+        frames = _spectrogram(config.data).frames(_samples(config.data))
         return [(config.data.n_mels, frames, 1)]
 
     def describe(self, config):  # noqa: D102
@@ -126,16 +123,16 @@ class Audio(IndexedKind):
                 f"config.data.source={spec} must be folder:PATH: a preset of sound reads files."
             )
         rate = config.data.sample_rate
-        return open_audio(spec.removeprefix(PREFIX), split, rate, _samples(config))
+        return open_audio(spec.removeprefix(PREFIX), split, rate, _samples(config.data))
 
     def raw(self, config: ConfigDict, examples: dict[str, np.ndarray]) -> np.ndarray:
         """Means and standard deviations in time of mel-frequency cepstral coefficients."""
-        mels = _log_mels(_spectrogram(config), examples["audio"])
+        mels = _log_mels(_spectrogram(config.data), examples["audio"])
         cepstra = scipy.fft.dct(np.asarray(mels), axis=1, norm="ortho")[:, :COEFFICIENTS]
         return np.concatenate([cepstra.mean(axis=2), cepstra.std(axis=2)], axis=1)
 
     def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
-        samples = _samples(config)
+        samples = _samples(config.data)
         examples = {
             "audio": np.zeros((2, samples), np.float32),
             "background": np.zeros((2, 2, samples), np.float32),
@@ -144,7 +141,7 @@ class Audio(IndexedKind):
 
     def policy(self, config: ConfigDict) -> augment.Policy:  # noqa: D102
         return augment.Policy(
-            _spectrogram(config),
+            _spectrogram(config.data),
             augment.View(**config.views.view1),
             augment.View(**config.views.view2),
             config.views.mean,
@@ -164,14 +161,12 @@ class Audio(IndexedKind):
         return {name: (np.asarray(row)[:, ::-1] + 2) / 4 for name, row in rows.items()}
 
     def encoder_record(self, config: ConfigDict) -> dict[str, Any]:  # noqa: D102
-        keys = ("seconds", *dataclasses.asdict(augment.Spectrogram()))
-        record = {key: config.data[key] for key in keys}
+        record = {key: config.data[key] for key in ("seconds", *SPECTROGRAM)}
         return record | {"kind": self.name, "mean": config.views.mean, "std": config.views.std}
 
     def config_of_record(self, record: dict[str, Any]) -> dict[str, Any]:  # noqa: D102
-        keys = ("seconds", *dataclasses.asdict(augment.Spectrogram()))
         return {
-            "data": {key: record[key] for key in keys},
+            "data": {key: record[key] for key in ("seconds", *SPECTROGRAM)},
             "views": {"mean": record["mean"], "std": record["std"]},
         }
 
@@ -187,7 +182,7 @@ class Audio(IndexedKind):
     def check_inputs(self, record, module, name, given):
         """Returns float32 (n, samples), by the name "audio"."""
         try:
-            waves = np.asarray(given["audio"] if isinstance(given, dict) else given, np.float32)
+            waves = np.asarray(given["audio"] if isinstance(given, Mapping) else given, np.float32)
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{name} takes sounds of one length, float (n, samples).") from None
         if waves.ndim != 2 or not np.abs(waves).max(initial=0) <= 2:
@@ -207,39 +202,24 @@ class Audio(IndexedKind):
 
     def preprocess(self, record, examples):
         """Spectrograms of sounds, with or without their name."""
-        keys = dataclasses.asdict(augment.Spectrogram())
-        spectrogram = augment.Spectrogram(**{key: record[key] for key in keys})
-        view = augment.View()
-        policy = augment.Policy(spectrogram, view, view, record["mean"], record["std"])
+        view, moments = augment.View(), (record["mean"], record["std"])
+        policy = augment.Policy(_spectrogram(record), view, view, *moments)
         return policy.preprocess(examples)
 
     def blank(self, record, n):  # noqa: D102
-        samples = round(record["seconds"] * record["sample_rate"])
-        return jax.ShapeDtypeStruct((n, samples), np.float32)
+        return jax.ShapeDtypeStruct((n, _samples(record)), np.float32)
 
 
-def _samples(config: ConfigDict) -> int:
-    """Samples of an example."""
-    return round(config.data.seconds * config.data.sample_rate)
+def _samples(settings: Mapping[str, Any]) -> int:
+    """Samples of an example, by `config.data` or an `encoder_record`."""
+    return round(settings["seconds"] * settings["sample_rate"])
 
 
-def _spectrogram(config: ConfigDict) -> augment.Spectrogram:
-    keys = dataclasses.asdict(augment.Spectrogram())
-    return augment.Spectrogram(**{key: config.data[key] for key in keys})
+def _spectrogram(settings: Mapping[str, Any]) -> augment.Spectrogram:
+    """What a spectrogram is made with, likewise."""
+    return augment.Spectrogram(**{key: settings[key] for key in SPECTROGRAM})
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _log_mels(spectrogram: augment.Spectrogram, waves: jax.Array) -> jax.Array:
     return jax.vmap(lambda wave: augment.log_mel(spectrogram, wave))(waves)
-
-
-def _check_encoder(section: str, settings: ConfigDict, shape: tuple[int, ...]) -> None:
-    """Raises ConfigError if an encoder cannot take a spectrogram."""
-    encoder = models.make_encoder(**settings)
-    try:
-        models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
-    except Exception as error:  # whatever the module raises
-        raise ConfigError(
-            f"config.{section}.name={settings.name} cannot take spectrograms of shape {shape} "
-            f"({describe(error)}): choose audio_ntt."
-        ) from error

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from byol_jax import byol, parallel
+from byol_jax import byol, models, parallel
 from byol_jax.byol import Tree
 from byol_jax.data import indexed
+from byol_jax.errors import ConfigError, describe
 from byol_jax.runs.kinds.kind import Kind, OnDecodeError
 
 
@@ -61,3 +64,24 @@ class IndexedKind(Kind):
         batches = self.eval_batches(config, source, batch_size, None, on_decode_error)
         for examples, labels in batches:
             yield (examples,) * len(views), labels
+
+
+def check_encoders(config: ConfigDict, shapes: dict[str, tuple[int, ...]], advice: str) -> None:
+    """Raises ConfigError if an encoder of a config cannot take views.
+
+    Args:
+      config: of a run; also the target's encoder is checked, where it has its own.
+      shapes: of one example in a view, by what to call it.
+      advice: what to choose, the end of the message.
+    """
+    sections = {"encoder": config.encoder, "target.encoder": config.target.encoder}
+    for section, settings in sections.items():
+        for what, shape in shapes.items() if settings.name else ():
+            encoder = models.make_encoder(**settings)
+            try:
+                models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+            except Exception as error:  # whatever the module raises
+                raise ConfigError(
+                    f"config.{section}.name={settings.name} cannot take {what} of shape {shape} "
+                    f"({describe(error)}): {advice}."
+                ) from error

@@ -18,8 +18,8 @@ from byol_jax import byol, models
 from byol_jax.augment import signals as augment
 from byol_jax.byol import Tree
 from byol_jax.data.signals import SignalSource, open_signals
-from byol_jax.errors import ConfigError, DataError, describe
-from byol_jax.runs.kinds.indexed_kind import IndexedKind
+from byol_jax.errors import ConfigError, DataError
+from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
 from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
 
 PREFIX = "npz:"
@@ -283,17 +283,8 @@ def _check_shapes(config: ConfigDict) -> None:
                 f"config.views.{key} has {len(config.views[key])} numbers: give {count}, one for "
                 "each channel, or leave it out."
             )
-    sections = {"encoder": config.encoder, "target.encoder": config.target.encoder}
-    for section, settings in sections.items():
-        for name, shape in shapes.items() if settings.name else ():
-            encoder = models.make_encoder(**settings)
-            try:
-                models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
-            except Exception as error:  # whatever the module raises
-                raise ConfigError(
-                    f"config.{section}.name={settings.name} cannot take the array {name} of shape "
-                    f"{shape} ({describe(error)}): conv1d takes (time, channels), dense any shape."
-                ) from error
+    named = {f"the array {name}": shape for name, shape in shapes.items()}
+    check_encoders(config, named, "conv1d takes (time, channels), dense any shape")
 
 
 def _checked(name: str, key: str, array: Any, shape: tuple[int, ...]) -> np.ndarray:
