@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.fft
 import numpy as np
-import scipy.fft
 from ml_collections import ConfigDict, config_dict
 
 from byol_jax import byol, models
@@ -128,7 +128,7 @@ class Audio(IndexedKind):
     def raw(self, config: ConfigDict, examples: dict[str, np.ndarray]) -> np.ndarray:
         """Means and standard deviations in time of mel-frequency cepstral coefficients."""
         mels = _log_mels(_spectrogram(config.data), examples["audio"])
-        cepstra = scipy.fft.dct(np.asarray(mels), axis=1, norm="ortho")[:, :COEFFICIENTS]
+        cepstra = np.asarray(jax.scipy.fft.dct(mels, axis=1, norm="ortho"))[:, :COEFFICIENTS]
         return np.concatenate([cepstra.mean(axis=2), cepstra.std(axis=2)], axis=1)
 
     def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
