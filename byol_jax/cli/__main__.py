@@ -15,6 +15,7 @@ COMMANDS = {  # module and summary
     "evaluate": ("byol_jax.cli.evaluate", "measure an encoder on labelled images"),
     "transfer": ("byol_jax.cli.transfer", "measure an encoder on the paper's transfer data sets"),
     "finetune": ("byol_jax.cli.finetune", "train a classifier that starts from an encoder"),
+    "recommend": ("byol_jax.cli.recommend", "recommend items to users, or measure that"),
     "export": ("byol_jax.cli.export", "write an encoder or its features for use elsewhere"),
     "import-reference": (
         "byol_jax.cli.import_reference",

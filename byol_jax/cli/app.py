@@ -18,6 +18,7 @@ EXTRAS = {  # packages that a plain install lacks, and the extra that has them
     **dict.fromkeys(("tensorflow", "tensorflow_datasets"), "train"),
     "pyarrow": "export",
     **dict.fromkeys(("soundfile", "soxr"), "audio"),
+    "implicit": "recommendation",
 }
 
 

@@ -37,6 +37,10 @@ def _cells(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     elif "recall" in result:
         for k, recall in result["recall"].items():
             yield f"recall@{k}", _percent(recall)
+        for k, ndcg in result.get("ndcg", {}).items():
+            yield f"NDCG@{k}", _percent(ndcg)
+        for k, share in result.get("hit_rate", {}).items():
+            yield f"hit@{k}", _percent(share)
     elif "top1" in result:
         yield "top-1", _percent(result["top1"])
     if "interval" in result:

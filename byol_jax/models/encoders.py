@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import OwnEncoderError, describe
-from byol_jax.models import audio_ntt, conv1d, convnet, convnext, resnet, vit
+from byol_jax.models import audio_ntt, conv1d, convnet, convnext, lightgcn, resnet, vit
 
 ENCODERS = {
     "resnet8": resnet.ResNet8,
@@ -44,6 +44,7 @@ ENCODERS = {
     "conv1d": conv1d.Conv1D,
     "dense": conv1d.DenseEncoder,
     "audio_ntt": audio_ntt.AudioNTT,
+    "lightgcn": lightgcn.LightGCN,
 }
 LARGEST = 1e12  # of any number in a setting
 SIMPLE = bool | int | float | str  # types of settings, besides tuples of them

@@ -85,14 +85,14 @@ class MLP(nn.Module):
 
     Attributes:
       hidden_size: of all layers but the last.
-      output_size: of the last.
-      layers: dense layers, at least 1; 2 in the paper, whose appendix varies it.
+      output_size: of the last; None: that of the input.
+      layers: dense layers; 2 in the paper, whose appendix varies it. 0: the identity.
       dtype: what the dense layers compute in.
       axis_name: mapped axis over which batch statistics are averaged; None for one replica.
     """
 
     hidden_size: int = 4096
-    output_size: int = 256
+    output_size: int | None = 256
     layers: int = 2
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
@@ -100,13 +100,16 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(batch, features) -> (batch, output_size)."""
+        if not self.layers:
+            return x
+        output_size = self.output_size or x.shape[-1]
         for layer in range(1, self.layers):
             x = nn.Dense(self.hidden_size, dtype=self.dtype, name=f"dense{layer}")(x)
             # Normalised in float32 even when the dense layers compute in bfloat16.
             x = BatchNorm(not train, self.axis_name, name=f"bn{layer}")(x)
             x = nn.relu(x)
         last = f"dense{self.layers}"
-        return nn.Dense(self.output_size, use_bias=False, dtype=self.dtype, name=last)(x)
+        return nn.Dense(output_size, use_bias=False, dtype=self.dtype, name=last)(x)
 
 
 # Of ViT and ConvNeXt, as in timm.

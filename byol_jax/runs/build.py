@@ -94,8 +94,11 @@ def heads(config: ConfigDict, axis_name: str | None = None) -> tuple[models.MLP,
     """Projector and predictor."""
     chosen, dtype = config.heads, jnp.dtype(config.dtype)
 
+    # Without projector, predictions must be as long as embeddings.
+    output_size = chosen.output_size if chosen.projector_layers else None
+
     def head(hidden_size: int, layers: int) -> models.MLP:
-        return models.MLP(hidden_size, chosen.output_size, layers, dtype, axis_name)
+        return models.MLP(hidden_size, output_size, layers, dtype, axis_name)
 
     projector = head(chosen.hidden_size, chosen.projector_layers)
     if not chosen.predictor_layers:

@@ -83,6 +83,7 @@ def default(kind: str = "images") -> ConfigDict:
     config.heads.hidden_size = 4096
     config.heads.predictor_hidden_size = config_dict.placeholder(int)  # None: as hidden_size
     config.heads.output_size = 256
+    # 0: no projector, and output_size has no effect, as predictions are as long as embeddings.
     config.heads.projector_layers = 2
     # 0: no predictor (an ablation). None: 2, or 0 if the objective reads no predictions.
     config.heads.predictor_layers = config_dict.placeholder(int)

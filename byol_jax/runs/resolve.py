@@ -29,7 +29,7 @@ AT_LEAST = {
     **limit(MIN_BATCH_SIZE, "batch_size"),
     **limit(1, "accum_steps max_skipped_updates log_every_steps health.patience"),
     **limit(1, "heads.hidden_size heads.predictor_hidden_size heads.output_size"),
-    **limit(1, "heads.projector_layers checkpoint.every_steps checkpoint.keep target.every_steps"),
+    **limit(1, "checkpoint.every_steps checkpoint.keep target.every_steps"),
     **limit(1, "evaluation.train_examples evaluation.test_examples"),
     **limit(MIN_POSITIVE, "optimizer.trust_coefficient"),
 }

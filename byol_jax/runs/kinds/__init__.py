@@ -10,10 +10,13 @@ from ml_collections import ConfigDict
 from byol_jax.errors import ConfigError
 from byol_jax.runs.kinds.audio import Audio
 from byol_jax.runs.kinds.images import Images
+from byol_jax.runs.kinds.interactions import Interactions
 from byol_jax.runs.kinds.kind import Kind
 from byol_jax.runs.kinds.signals import Signals
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Images(), Signals(), Audio())}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (Images(), Signals(), Audio(), Interactions())
+}
 
 
 def get(name: str) -> Kind:
@@ -39,4 +42,4 @@ def require_images(kind: str, what: str) -> None:
         raise ConfigError(f"{what} is for images, not for {kind}.")
 
 
-__all__ = ["KINDS", "Kind", "get", "of", "of_record", "require_images"]
+__all__ = ["KINDS", "Interactions", "Kind", "get", "of", "of_record", "require_images"]
