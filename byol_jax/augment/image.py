@@ -244,6 +244,13 @@ def view(
     return corrupt(config, key, jnp.clip(image, 0, 1), mean)
 
 
+def to_uint8(views: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Images 0..255 of normalised ones, (..., channels): the inverse of `normalize`, rounded."""
+    return jnp.clip(jnp.round(255 * (views * jnp.array(std) + jnp.array(mean))), 0, 255).astype(
+        jnp.uint8
+    )
+
+
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """(x - mean) / std for each channel, in float32.
 

@@ -19,6 +19,7 @@ EXTRAS = {  # packages that a plain install lacks, and the extra that has them
     "pyarrow": "export",
     **dict.fromkeys(("soundfile", "soxr"), "audio"),
     "implicit": "recommendation",
+    "av": "video",
 }
 
 

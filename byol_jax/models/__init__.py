@@ -23,6 +23,7 @@ from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
 from byol_jax.models.networks import (
     ByArray,
     Classifier,
+    FrameMean,
     OnlineNetwork,
     Outputs,
     TargetNetwork,
@@ -44,6 +45,7 @@ from byol_jax.models.resnet import (
     ResNet152,
     ResNet200,
 )
+from byol_jax.models.slow import Slow, SlowR18, SlowR50
 from byol_jax.models.vit import ViT, ViTB, ViTS, ViTTi
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "ConvNeXtT",
     "ConvNet",
     "DenseEncoder",
+    "FrameMean",
     "OnlineNetwork",
     "Outputs",
     "ResNet",
@@ -72,6 +75,9 @@ __all__ = [
     "ResNet101",
     "ResNet152",
     "ResNet200",
+    "Slow",
+    "SlowR18",
+    "SlowR50",
     "TargetNetwork",
     "ViT",
     "ViTB",

@@ -5,10 +5,11 @@ the module are its settings: each field whose default is a bool, a number, a str
 be set by its name (`config.encoder.FIELD`, in a run). A field without a default must be given here.
 An annotation `Literal[...]` lists the choices of a string. A module that checks more than types
 does so in `__post_init__`, by a ValueError whose text begins with the setting, and calls super().
-Three more things are optional: `check_image_size(height, width)`, which raises such an error for
+Four more things are optional: `check_image_size(height, width)`, which raises such an error for
 images that the module cannot take; `frozen`, names of parameters that the optimizer must leave as
-they are; and `self.sow("intermediates", NAME, x)` for each map (batch, height, width, channels)
-that users may want, with the NAME 'features' for the last.
+they are; `of_clips = True`, if it takes clips of video (batch, frames, height, width, channels) as
+a whole (others are applied to each frame); and `self.sow("intermediates", NAME, x)` for each map
+(batch, height, width, channels) that users may want, with the NAME 'features' for the last.
 
 A name may also be MODULE:CLASS, for a module of the user's own that the process has imported. From
 such a name nothing is imported here, as it may come from a file of somebody else.
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import OwnEncoderError, describe
-from byol_jax.models import audio_ntt, conv1d, convnet, convnext, lightgcn, resnet, vit
+from byol_jax.models import audio_ntt, conv1d, convnet, convnext, lightgcn, resnet, slow, vit
 
 ENCODERS = {
     "resnet8": resnet.ResNet8,
@@ -45,6 +46,8 @@ ENCODERS = {
     "dense": conv1d.DenseEncoder,
     "audio_ntt": audio_ntt.AudioNTT,
     "lightgcn": lightgcn.LightGCN,
+    "slow_r18": slow.SlowR18,
+    "slow_r50": slow.SlowR50,
 }
 LARGEST = 1e12  # of any number in a setting
 SIMPLE = bool | int | float | str  # types of settings, besides tuples of them

@@ -108,9 +108,37 @@ class ByArray(nn.Module):
         return jnp.mean(jnp.stack(found), axis=0)
 
 
+class FrameMean(nn.Module):
+    """An encoder of images on each frame of a clip; its variables have the names of the encoder's.
+
+    Batch norm is over the frames of all examples.
+
+    Attributes:
+      encoder: as of `encode`, for images.
+    """
+
+    encoder: nn.Module
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of parameters that the optimizer must leave as they are."""
+        return getattr(self.encoder, "frozen", ())
+
+    def setup(self):
+        """Gives the encoder's variables no folder of their own."""
+        nn.share_scope(self, self.encoder)
+
+    def __call__(self, view: jax.Array, train: bool) -> jax.Array:
+        """Float (batch, frames, height, width, channels) -> the mean, float32 (batch, features)."""
+        batch, frames = view.shape[:2]
+        merged = view.reshape(batch * frames, *view.shape[2:])
+        features = encode(self.encoder, merged, train)
+        return jnp.mean(features.reshape(batch, frames, features.shape[-1]), axis=1)
+
+
 def with_fields(module: nn.Module, **fields: Any) -> nn.Module:
     """An encoder, or a module around some, with other values for the fields that they have."""
-    if isinstance(module, Classifier):
+    if isinstance(module, Classifier | FrameMean):
         return module.clone(encoder=with_fields(module.encoder, **fields))
     if isinstance(module, ByArray):
         inner = {name: with_fields(one, **fields) for name, one in module.encoders.items()}

@@ -25,6 +25,7 @@ class Block(nn.Module):
       conv: makes a convolution, from channels, size and stride.
       norm: makes a norm.
       last_norm: makes the last norm of the residual.
+      first_conv: makes the first convolution of the residual; None: as the others.
       project: project x even where the shape does not change.
     """
 
@@ -33,6 +34,7 @@ class Block(nn.Module):
     conv: Any
     norm: Any
     last_norm: Any
+    first_conv: Any = None
     project: bool = False
 
     @nn.compact
@@ -53,7 +55,7 @@ class BasicBlock(Block):
 
     def residual(self, x: jax.Array) -> jax.Array:
         """What the block adds to its input."""
-        x = self.conv(self.channels, 3, self.stride, name="conv1")(x)
+        x = (self.first_conv or self.conv)(self.channels, 3, self.stride, name="conv1")(x)
         x = nn.relu(self.norm(name="bn1")(x))
         x = self.conv(self.channels, 3, 1, name="conv2")(x)
         return self.last_norm(name="bn2")(x)
@@ -66,7 +68,7 @@ class Bottleneck(Block):
 
     def residual(self, x: jax.Array) -> jax.Array:
         """What the block adds to its input."""
-        x = self.conv(self.channels, 1, 1, name="conv1")(x)
+        x = (self.first_conv or self.conv)(self.channels, 1, 1, name="conv1")(x)
         x = nn.relu(self.norm(name="bn1")(x))
         x = self.conv(self.channels, 3, self.stride, name="conv2")(x)
         x = nn.relu(self.norm(name="bn2")(x))
@@ -130,6 +132,10 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Float (batch, height, width, channels) -> float32 (batch, features)."""
+        return self._features(x, train)
+
+    def _features(self, x: jax.Array, train: bool, first_conv: Callable | None = None) -> jax.Array:
+        """As `__call__`; `first_conv` makes a block's, from its stage and what makes others."""
         conv = partial(conv2d, padding=self.padding, dtype=self.dtype, convolution=self.convolution)
         norm = partial(BatchNorm, not train, self.axis_name, self.dtype)
         scale_init = nn.initializers.zeros if self.zero_init_scale else nn.initializers.ones
@@ -153,6 +159,7 @@ class ResNet(nn.Module):
                     conv=conv,
                     norm=norm,
                     last_norm=partial(norm, scale_init=scale_init),
+                    first_conv=first_conv and first_conv(stage, conv),
                     project=self.first_shortcut and block == 0,
                     name=f"layer{stage + 1}_{block}",
                 )(x)

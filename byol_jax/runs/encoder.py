@@ -152,7 +152,8 @@ class Encoder:
     def _embed_dense(self) -> Callable[[str, dict[str, Any], np.ndarray], jax.Array]:
         fast = self.fast_module(1)
 
-        def embed(layer: str, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+        def embed(layer: str, variables: dict[str, Any], images: Tree) -> jax.Array:
+            count = len(jax.tree.leaves(images)[0])
             module = fast.bind(variables, mutable=["intermediates"])
             self._encode(module, images)
             sown = module.variables.get("intermediates", {})
@@ -160,7 +161,7 @@ class Encoder:
             maps = {
                 name: values[-1]
                 for name, values in found.items()
-                if getattr(values[-1], "ndim", 0) == 4
+                if getattr(values[-1], "ndim", 0) == 4 and len(values[-1]) == count  # no frames
             }
             if not maps:
                 raise ConfigError(

@@ -1,6 +1,7 @@
 """Fills in what a config leaves open, and refuses what cannot work, before anything is loaded."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -205,16 +206,21 @@ def _check_own_encoders(config: ConfigDict) -> None:
             shapes = shapes[:1]
         for shape in shapes:
             kind = models.own_class(encoder.name)
-            _check_own_encoder(section, kind, FrozenConfigDict(encoder), shape)
+            adapt = kinds.of(config).adapt
+            _check_own_encoder(section, kind, FrozenConfigDict(encoder), shape, adapt)
 
 
 @functools.lru_cache(8)  # as a start reads the same settings several times
 def _check_own_encoder(
-    section: str, kind: type[nn.Module], encoder: FrozenConfigDict, shape: tuple[int, int, int]
+    section: str,
+    kind: type[nn.Module],
+    encoder: FrozenConfigDict,
+    shape: tuple[int, ...],
+    adapt: Callable[[nn.Module], nn.Module],
 ) -> None:
     del kind  # of the name, for the cache alone
     given, module = f"config.{section}.name={encoder.name}", models.make_encoder(**encoder)
-    user_code.check_encoder(given, module, shape, is_trained=section == "encoder")
+    user_code.check_encoder(given, adapt(module), shape, is_trained=section == "encoder")
 
 
 def _resolve_objective(config: ConfigDict) -> None:

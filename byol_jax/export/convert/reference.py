@@ -110,7 +110,7 @@ def architecture(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     first = encoder.get("layer1_0", {})
     block = models.Bottleneck if "conv3" in first else models.BasicBlock
     known = {name: models.make_encoder(name) for name in models.ENCODERS}
-    resnets = {name: module for name, module in known.items() if isinstance(module, models.ResNet)}
+    resnets = {name: module for name, module in known.items() if type(module) is models.ResNet}
     fitting = [n for n, r in resnets.items() if r.stage_sizes == sizes and r.block is block]
     if not fitting:
         raise CheckpointError(f"No encoder here has {block.__name__}s in stages of {sizes}.")

@@ -63,7 +63,7 @@ def _resnet(variables: dict[str, Any]) -> dict[str, Any]:
     view = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
     for name in models.ENCODERS:
         usual = models.make_encoder(name)
-        if not isinstance(usual, models.ResNet) or sum(usual.stage_sizes) != blocks:
+        if type(usual) is not models.ResNet or sum(usual.stage_sizes) != blocks:
             continue
         settings = {"name": name, "width_multiplier": width / usual.stem_channels}
         settings["first_shortcut"] = "downsample_conv" in first and "conv3" not in first

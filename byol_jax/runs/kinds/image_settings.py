@@ -85,15 +85,7 @@ def add(config: ConfigDict) -> None:
     config.data.placement = "auto"
     config.data.service = ""  # grpc://HOST:PORT of a tf.data service that decodes and crops
 
-    config.crop = ConfigDict()  # the geometric half of a view
-    config.crop.area_min = 0.08  # share of the image
-    config.crop.area_max = 1.0
-    config.crop.ratio_min = 3 / 4  # width / height
-    config.crop.ratio_max = 4 / 3
-    config.crop.flip_prob = 0.5
-    # A box that does not fit into the image: clip it (the authors' code), or retry up to ten times
-    # (torchvision).
-    config.crop.fit = "clip"
+    add_views(config)
     # Multi-crop (arXiv 2006.09882): small views beside the two, for the online network alone.
     config.crop.local_views = 0  # how many
     config.crop.local_size = 96  # pixels: height and width
@@ -101,9 +93,6 @@ def add(config: ConfigDict) -> None:
     config.crop.local_area_max = 0.14
     config.crop.test_fraction = TEST_FRACTION  # centre crop in evaluation, of the shorter side
 
-    # The photometric half, and what is off by default: the fields of image_augment.Policy. mean and
-    # std are those of each channel, for values in 0..1.
-    config.views = ConfigDict(_fields(image_augment.IMAGENET))
     config.augment = ConfigDict()
     # MODULE:FUNCTION of your own, traced by JAX: takes a key and a view, float32 (height, width,
     # channels) in 0..1 before normalisation, and returns the like. docs/augmentations.md
@@ -114,6 +103,22 @@ def add(config: ConfigDict) -> None:
     config.augment.adversarial_iterations = 1  # each costs one more forward and backward pass
     # Ablations: names of AUGMENTATION_ABLATIONS, such as "gray,blur".
     config.disable_augmentations = ""
+
+
+def add_views(config: ConfigDict) -> None:
+    """Adds the settings of views that images and frames of video share."""
+    config.crop = ConfigDict()  # the geometric half of a view
+    config.crop.area_min = 0.08  # share of the image
+    config.crop.area_max = 1.0
+    config.crop.ratio_min = 3 / 4  # width / height
+    config.crop.ratio_max = 4 / 3
+    config.crop.flip_prob = 0.5
+    # A box that does not fit into the image: clip it (the authors' code), or retry up to ten times
+    # (torchvision).
+    config.crop.fit = "clip"
+    # The photometric half, and what is off by default: the fields of image_augment.Policy. mean and
+    # std are those of each channel, for values in 0..1.
+    config.views = ConfigDict(_fields(image_augment.IMAGENET))
 
 
 def set_policy(config: ConfigDict, policy: image_augment.Policy) -> None:
@@ -128,24 +133,29 @@ def _fields(policy: image_augment.Policy) -> dict[str, Any]:
 
 def resolve(config: ConfigDict) -> None:
     """Fills in what `config.disable_augmentations` stands for; raises ConfigError."""
+    check_moments(config, config.data.channels)
+    _disable_augmentations(config)
+
+
+def check_moments(config: ConfigDict, channels: int) -> None:
+    """Raises ConfigError for means and standard deviations that do not fit the channels."""
     for key in ("mean", "std"):
         values, low = config.views[key], MIN_POSITIVE if key == "std" else 0
         in_range = all(isinstance(v, int | float) and low <= v <= 1 for v in values)
-        if len(values) != config.data.channels or not in_range:
+        if len(values) != channels or not in_range:
             raise ConfigError(
-                f"config.views.{key}={tuple(values)}: give {config.data.channels} number(s) "
-                "between 0 and 1, one for each of config.data.channels, such as "
-                f"--config.views.{key}={','.join(['0.5'] * config.data.channels)}."
+                f"config.views.{key}={tuple(values)}: give {channels} number(s) between 0 and 1, "
+                "one for each channel, such as "
+                f"--config.views.{key}={','.join(['0.5'] * channels)}."
             )
-    _disable_augmentations(config)
 
 
 def check(config: ConfigDict, encoder: nn.Module) -> None:
     """Raises ConfigError for settings that do not fit each other."""
-    _check_views(config, config.data.image_size, "data.image_size")
+    check_views(config, config.data.image_size, "data.image_size")
     if config.crop.local_views:
         _check_local_views(config, encoder)
-        _check_views(config, config.crop.local_size, "crop.local_size")
+        check_views(config, config.crop.local_size, "crop.local_size")
 
 
 def _check_local_views(config: ConfigDict, encoder: nn.Module) -> None:
@@ -175,7 +185,7 @@ def _check_local_views(config: ConfigDict, encoder: nn.Module) -> None:
         )
 
 
-def _check_views(config: ConfigDict, size: int, size_key: str) -> None:
+def check_views(config: ConfigDict, size: int, size_key: str) -> None:
     """Raises ConfigError for settings of a view that do not fit images of a size."""
     for name in ("view1", "view2"):
         view = config.views[name]

@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -170,8 +169,7 @@ class Images(Kind):
         return adversarial.perturb(chosen.adversarial_norm, chosen.adversarial_iterations)
 
     def as_inputs(self, policy: image_augment.Policy, views: jax.Array) -> jax.Array:  # noqa: D102
-        views = views * jnp.array(policy.std) + jnp.array(policy.mean)
-        return jnp.clip(jnp.round(255 * views), 0, 255).astype(jnp.uint8)
+        return image_augment.to_uint8(views, policy.mean, policy.std)
 
     def pictures(
         self, policy: image_augment.Policy, examples: Tree, views: Sequence[jax.Array]

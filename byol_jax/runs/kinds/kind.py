@@ -74,7 +74,11 @@ class Kind(abc.ABC):
     def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:
         """The encoder of an `encoder_record`, from a function that makes one."""
         del record
-        return make()
+        return self.adapt(make())
+
+    def adapt(self, encoder: nn.Module) -> nn.Module:
+        """What takes views: an encoder by name or of the user's own, or a module around it."""
+        return encoder
 
     def without_user_code(self, config: ConfigDict) -> None:
         """Takes out the names of functions whose import would run code."""
