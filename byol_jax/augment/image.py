@@ -246,9 +246,8 @@ def view(
 
 def to_uint8(views: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """Images 0..255 of normalised ones, (..., channels): the inverse of `normalize`, rounded."""
-    return jnp.clip(jnp.round(255 * (views * jnp.array(std) + jnp.array(mean))), 0, 255).astype(
-        jnp.uint8
-    )
+    images = views * jnp.array(std) + jnp.array(mean)
+    return jnp.clip(jnp.round(255 * images), 0, 255).astype(jnp.uint8)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

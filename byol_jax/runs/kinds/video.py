@@ -134,8 +134,8 @@ class Video(IndexedKind):
         )
         return augment.Policy(of_frames, crop(config), config.data.image_size)
 
-    def as_inputs(self, policy: augment.Policy, views: jax.Array) -> jax.Array:  # noqa: D102
-        return image_augment.to_uint8(views, policy.image.mean, policy.image.std)
+    def as_inputs(self, policy: augment.Policy, views: jax.Array) -> Tree:  # noqa: D102
+        return {"clip1": image_augment.to_uint8(views, policy.image.mean, policy.image.std)}
 
     def pictures(
         self, policy: augment.Policy, examples: dict[str, np.ndarray], views: Sequence[Tree]

@@ -1,0 +1,41 @@
+"""Tiny video files for tests, and their frames in order."""
+
+import av
+import numpy as np
+
+
+def square(count, size=(32, 24), step=1, color=(250, 40, 40)):
+    """Frames of a square that moves to the right, uint8 (count, height, width, 3)."""
+    frames = np.full((count, size[1], size[0], 3), 60, np.uint8)
+    for i, frame in enumerate(frames):
+        left = i * step % (size[0] - 8)
+        frame[8:16, left : left + 8] = color
+        frame[:4] = 3 * i % 256  # so that no two frames are alike
+    return frames
+
+
+def write(path, frames, rate=10, codec="mpeg4", **options):
+    """Encodes frames, uint8 (n, height, width, 3), as a video of `rate` frames/s."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def read(path):
+    """All frames, decoded from the beginning, uint8 (n, height, width, 3), and their times."""
+    with av.open(str(path)) as container:
+        (stream,) = container.streams.video
+        frames = list(container.decode(stream))
+        first = (stream.start_time or 0) * stream.time_base
+        sizes = {"width": frames[0].width, "height": frames[0].height}
+        arrays = [f.to_ndarray(format="rgb24", threads=1, **sizes) for f in frames]
+        return np.stack(arrays), np.array([frame.time - float(first) for frame in frames])
+
+
+def shown(times, at):
+    """Which frames, of these times, are shown at others; the first one also before its time."""
+    return np.maximum(np.searchsorted(times, np.asarray(at) + 1e-6, "right") - 1, 0)
