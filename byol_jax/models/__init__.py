@@ -20,6 +20,7 @@ from byol_jax.models.encoders import (
     settings,
 )
 from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
+from byol_jax.models.lightgcn import LightGCN
 from byol_jax.models.networks import (
     ByArray,
     Classifier,
@@ -64,6 +65,7 @@ __all__ = [
     "ConvNet",
     "DenseEncoder",
     "FrameMean",
+    "LightGCN",
     "OnlineNetwork",
     "Outputs",
     "ResNet",

@@ -21,9 +21,9 @@ from byol_jax.train import loop
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "--config=quickstart"
 PRESETS = (
-    "byol_a, byol_a_small, cifar10, cifar100, cifar10_small, cifar10_vit, folder, folder_small, "
-    "imagenet, imagenet_512, imagenet_vit_s16, imagenette, quickstart, rho_byol, signals, tables, "
-    "video_small"
+    "buir, buir_nb, byol_a, byol_a_small, cifar10, cifar100, cifar10_small, cifar10_vit, "
+    "folder, folder_small, imagenet, imagenet_512, imagenet_vit_s16, imagenette, quickstart, "
+    "rho_byol, signals, tables, video_small"
 )
 
 
