@@ -57,7 +57,7 @@ def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
         rows[name] = Row(partial(embed, batch_size=batch_size), view, encoder)
         for part, take in kind.parts(config).items():
             rows[f"{name}, {part}"] = Row(partial(_embed_part, embed, take, batch_size), view)
-    if {"pixels", "raw"} & set(baselines):
+    if kind.raw_name and {"pixels", "raw"} & set(baselines):
         rows[kind.raw_name] = Row(partial(kind.raw, config), view)
     return rows
 

@@ -125,6 +125,10 @@ def test_recommendations(run, file, tmp_path, capsys):
         flags.FLAGS(["recommend", f"--checkpoint={workdir}", "--users=u1"])
         with pytest.raises(ConfigError, match="--users is for --output"):
             recommend.main()
+    with imported("evaluate") as evaluate:
+        flags.FLAGS(["evaluate", f"--checkpoint={workdir}", "--protocol=label_free"])
+        assert evaluate.main() == 0
+        flags.FLAGS.unparse_flags()
     out = capsys.readouterr().out
     assert f"test: {USERS} users, step 4" in out and "NDCG@10" in out
     details = json.loads((workdir / "eval" / "recommend-test.json").read_text())["details"]

@@ -44,7 +44,6 @@ class Interactions(IndexedKind):
     name = "interactions"
     unit = "interactions"
     input_meaning = "ids of users and items, as the file has them"
-    raw_name = "numbers"
     source_type = InteractionSource
 
     def add_settings(self, config):  # noqa: D102 (see Kind, here and below)
@@ -124,10 +123,6 @@ class Interactions(IndexedKind):
                     f"{given} was trained with other {key} than the run: name an "
                     "encoder of the same data."
                 )
-
-    def raw(self, config, examples):  # noqa: D102
-        del config
-        return np.stack([examples[side]["id"] for side in SIDES], axis=1).astype(np.float32)
 
     def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
         spec = self.blank(self.encoder_record(config), 2)

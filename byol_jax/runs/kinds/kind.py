@@ -23,7 +23,7 @@ class Kind(abc.ABC):
       name: of `config.data.kind`.
       source_type: class of its sources.
       views_are_inputs: whether there is `as_inputs`.
-      raw_name: of the baseline without encoder.
+      raw_name: of the baseline without encoder; None: there is none.
       unit: what examples are called in messages, such as "images".
       input_meaning: what numbers an `Encoder` takes.
       choices: values that settings of this kind can have, by key; "views.*" is both views.
@@ -35,7 +35,7 @@ class Kind(abc.ABC):
     name: ClassVar[str]
     unit: ClassVar[str]
     input_meaning: ClassVar[str]
-    raw_name: ClassVar[str]
+    raw_name: ClassVar[str | None] = None
     source_type: ClassVar[type[data.Source]]
     views_are_inputs: ClassVar[bool] = True
     choices: ClassVar[dict[str, tuple]] = {}
@@ -150,9 +150,12 @@ class Kind(abc.ABC):
         """Raises ConfigError, which begins with `given`, if an encoder takes other examples."""
         del given, config, record
 
-    @abc.abstractmethod
     def raw(self, config: ConfigDict, examples: Tree) -> np.ndarray:
-        """The examples themselves as float32 (n, d): a baseline without encoder."""
+        """The examples themselves as float32 (n, d): a baseline without encoder.
+
+        Only where `raw_name` is not None.
+        """
+        raise NotImplementedError
 
     def input_bound_hint(self, config: ConfigDict, source: data.Source) -> str:
         """What would make the training batches of a run come faster."""
