@@ -1,20 +1,23 @@
 r"""Recommends items to users, by a run on interactions, or measures how well it does.
 
-byol-jax recommend --checkpoint=DIR [--step=N] [--split=test|val] \
+byol-jax recommend --checkpoint=DIR [--step=N] [--split=test|val] [--data=csv:FILE] \
     [--baselines=random,popularity,item_knn,bpr|none]
-byol-jax recommend --checkpoint=DIR --output=FILE.csv [--users=ID,...] [--top=10] [--step=N]
+byol-jax recommend --checkpoint=DIR --output=FILE.csv [--users=ID,...] [--top=10] [--step=N] \
+    [--data=csv:FILE]
 
 Without --output it ranks, for each user, all items that are new to the user, and prints recall,
 NDCG and hit rate of the held-out one, for k = 10 and 20, beside baselines: the same encoder with
 random weights; how often an item occurs; items that are similar by their users; and matrix
 factorisation by BPR, with as many epochs and features as the run, and the learning rate of three
-that is best on `val`. It writes DIR/eval/recommend-SPLIT.json.
+that is best on `val` (so its numbers on `val` itself are too good). It writes
+DIR/eval/recommend-SPLIT.json.
 
 With --output it writes a table of user, rank, item and score: items that the user has in none of
 the splits.
 """
 
 import csv
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,13 @@ from typing import Any
 from absl import flags
 
 from byol_jax.cli import app
-from byol_jax.errors import CheckpointError, ConfigError
+from byol_jax.errors import CheckpointError, ConfigError, DataError
 
 BASELINE_NAMES = ("random", "popularity", "item_knn", "bpr")
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a run on interactions.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
+DATA = flags.DEFINE_string("data", None, "csv:FILE, where the file of the run is now.")
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "val"], "The interactions to predict.")
 BASELINES = flags.DEFINE_list(
     "baselines", list(BASELINE_NAMES), f"Some of {', '.join(BASELINE_NAMES)}; or none."
@@ -44,6 +48,8 @@ def main() -> None:
     for name in baselines:
         if name not in BASELINE_NAMES:
             raise ConfigError(f"--baselines={name} is not one of {', '.join(BASELINE_NAMES)}.")
+    if {"item_knn", "bpr"} & set(baselines) and OUTPUT.value is None:
+        importlib.import_module("implicit")  # says now that it is not installed
     if USERS.value is not None and OUTPUT.value is None:
         raise ConfigError("--users is for --output: add it, or leave --users out.")
 
@@ -56,7 +62,14 @@ def main() -> None:
     config = trained.run.config
     if config.data.kind != Interactions.name:
         raise ConfigError(f"--checkpoint is of {config.data.kind}, not of interactions.")
-    source = inputs.open_split(config, SPLIT.value)
+    config = config.copy_and_resolve_references()
+    config.data.source = DATA.value or config.data.source
+    source = inputs.open_split(config, "train" if OUTPUT.value else SPLIT.value)
+    if source.fingerprint() != trained.run.data["fingerprint"]:
+        raise DataError(
+            f"{config.data.source} has changed since the run began, and what is held out with it: "
+            "name the file that the run was trained on with --data=csv:FILE."
+        )
     if OUTPUT.value is not None:
         _write_recommendations(Recommender(trained, source), source)
         return
@@ -72,15 +85,16 @@ def _baselines(names: list[str], trained: Any, source: Any) -> dict[str, Any]:
     from byol_jax.runs.recommender import Recommender
 
     run, sizes = trained.run, (len(source.users), len(source.items))
+    train = source.splits["train"]
     epochs = -(-run.total_steps // run.steps_per_epoch)
     initial = run_lib.initial_state(trained.learner, run.config)
     untrained = trained._replace(state=initial)
     make = {
         "random": lambda: Recommender(untrained, source).scores,
-        "popularity": lambda: recommendation.popularity(source.train, sizes[1]),
-        "item_knn": lambda: recommendation.item_knn(source.train, *sizes),
+        "popularity": lambda: recommendation.popularity(train, sizes[1]),
+        "item_knn": lambda: recommendation.item_knn(train, *sizes),
         "bpr": lambda: recommendation.bpr(
-            source.train, source.val, *sizes, run.config.encoder.features, epochs
+            train, source.splits["val"], *sizes, run.config.encoder.features, epochs
         ),
     }
     return {name: make[name]() for name in names}
@@ -114,11 +128,11 @@ def _write_recommendations(recommender: Any, source: Any) -> None:
     from byol_jax.evaluate import recommendation
 
     numbers = {user: number for number, user in enumerate(source.users)}
-    users = list(source.users) if USERS.value is None else USERS.value
+    users = list(dict.fromkeys(source.users if USERS.value is None else USERS.value))
     for user in users:
         if user not in numbers:
-            raise ConfigError(f"--users={user} is not in the training data.")
-    seen = np.concatenate([source.seen, source.pairs])
+            raise ConfigError(f"--users={user} is no user of {source.name}.")
+    seen, count = np.concatenate([*source.splits.values()]), 0
     path, some = Path(OUTPUT.value), recommendation.USERS_AT_A_TIME
     try:
         with path.open("w", newline="") as file:
@@ -131,10 +145,11 @@ def _write_recommendations(recommender: Any, source: Any) -> None:
                 for user, items, scores in zip(of, *best, strict=True):
                     for rank, (item, score) in enumerate(zip(items, scores, strict=True), 1):
                         if np.isfinite(score):
+                            count += 1
                             writer.writerow([user, rank, source.items[item], f"{score:.6g}"])
     except OSError as error:
         raise ConfigError(f"--output={path} cannot be written: {error.strerror}.") from error
-    print(f"{path}: {TOP.value} items for each of {len(users)} users")
+    print(f"{path}: {count} recommendations for {len(users)} users")
 
 
 if __name__ == "__main__":

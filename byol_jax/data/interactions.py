@@ -8,6 +8,7 @@ interaction that occurs again is left out.
 
 import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,22 +33,18 @@ class Table(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """Neighbours of nodes of one side: those of node i are `ends[starts[i] : starts[i + 1]]`."""
+    """Neighbours of nodes of one side: of node i `degrees[i]` ends from `starts[i]` on."""
 
-    starts: np.ndarray  # int64 (nodes + 1,)
+    starts: np.ndarray  # int64 (nodes,)
+    degrees: np.ndarray  # int64 (nodes,)
     ends: np.ndarray  # int32 (edges,), nodes of the other side
-
-    @property
-    def degrees(self) -> np.ndarray:
-        """Int64 (nodes,)."""
-        return np.diff(self.starts)
 
 
 def graph(pairs: np.ndarray, side: int, nodes: int) -> Graph:
     """The neighbours of users (side 0) or items (side 1) by interactions, integers (n, 2)."""
     order = np.argsort(pairs[:, side], kind="stable")
     degrees = np.bincount(pairs[:, side], minlength=nodes)
-    return Graph(np.concatenate([[0], np.cumsum(degrees)]), pairs[order, 1 - side].astype(np.int32))
+    return Graph(np.cumsum(degrees) - degrees, degrees, pairs[order, 1 - side].astype(np.int32))
 
 
 class InteractionSource(IndexedSource):
@@ -61,9 +58,10 @@ class InteractionSource(IndexedSource):
       users: their ids, as the file has them, by number.
       items: likewise.
       pairs: of the split: int32 (N, 2), numbers of user and item.
-      train: of the split "train", likewise.
-      val: of "val".
+      splits: likewise, of each split.
       seen: of the splits before this one.
+      walks: from each node.
+      walk_length: steps of each walk.
     """
 
     def __init__(self, name: str, table: Table, split: str, walks: int = 0, length: int = 0):
@@ -74,15 +72,17 @@ class InteractionSource(IndexedSource):
         """
         self.users, self.items = table.users, table.items
         self.pairs = table.splits[split]
-        self.train, self.val = table.splits["train"], table.splits["val"]
+        self.splits = table.splits
         before = [table.splits[other] for other in SPLITS[: SPLITS.index(split)]]
         self.seen = np.concatenate([np.zeros((0, 2), np.int32), *before])
         super().__init__(name, np.full(len(self.pairs), -1), None)
         if table.repeated:
             self.warnings.append(f"{name}: {table.repeated} interactions occur again: left out.")
-        self._walks, self._length, self._digest = walks, length, table.digest
+        self.walks, self.walk_length, self._digest = walks, length, table.digest
         sizes = len(self.users), len(self.items)
-        self._graphs = [graph(self.train, side, nodes) for side, nodes in enumerate(sizes)]
+        self._graphs = [
+            graph(self.splits["train"], side, nodes) for side, nodes in enumerate(sizes)
+        ]
 
     def fingerprint(self):  # noqa: D102 (see Source)
         return self._digest
@@ -113,15 +113,15 @@ class InteractionSource(IndexedSource):
           times: a factor of the number of walks.
         """
         found = {"id": numbers.astype(np.int32)}
-        if not self._walks:
+        if not self.walks:
             return found
-        shape = (self._walks * times, self._length)
+        shape = (self.walks * times, self.walk_length)
         random = np.stack([np.random.default_rng(seed).random(shape) for seed in seeds])
         here = 0 if side == "user" else 1
         start = self._graphs[here].degrees[numbers][:, None]
         at = np.broadcast_to(numbers[:, None], random.shape[:2])
         walks, weights = np.zeros(random.shape, np.int32), np.zeros(random.shape, np.float32)
-        for step in range(self._length):
+        for step in range(self.walk_length):
             of, to = self._graphs[(here + step) % 2], self._graphs[(here + step + 1) % 2]
             # A node without training interactions has no neighbours, and its walks no weight.
             chosen = of.starts[at] + (random[..., step] * of.degrees[at]).astype(np.int64)
@@ -144,9 +144,9 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
     file = Path(path).expanduser()
     try:
         content = file.read_bytes()
-        lines = csv.reader(content.decode("utf-8-sig").splitlines())
-        header = next(lines, [])
-        rows = [row for row in lines if row]
+        lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        header = [name.strip() for name in next(lines, [])]
+        numbered = [(lines.line_num, row) for row in lines if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it is no CSV file in UTF-8"
         raise DataError(f"{path} cannot be read ({reason}): check config.data.source.") from error
@@ -158,9 +158,10 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
                 "--config.data.columns=USER,ITEM,TIME."
             )
     wanted = [header.index(column) for column in columns]
-    for number, row in enumerate(rows, start=2):
+    rows = [row for _, row in numbered]
+    for number, row in numbered:
         if len(row) <= max(wanted) or not all(row[column].strip() for column in wanted):
-            raise DataError(f"{path}: row {number} lacks one of {', '.join(columns)}.")
+            raise DataError(f"{path}: line {number} lacks one of {', '.join(columns)}.")
     users, user_numbers = _numbered([row[wanted[0]].strip() for row in rows])
     items, item_numbers = _numbered([row[wanted[1]].strip() for row in rows])
     pairs = np.stack([user_numbers, item_numbers], axis=1)
@@ -186,7 +187,10 @@ def _times(path: str, column: str, values: list[str]) -> np.ndarray:
     try:
         times = np.array([float(value) for value in values])
     except ValueError as error:
-        raise DataError(f"{path}: column {column!r} must hold numbers ({error}).") from None
+        raise DataError(
+            f"{path}: column {column!r} must hold numbers ({error}): write times as seconds, or "
+            "sort the rows by time and leave the column out of config.data.columns."
+        ) from None
     if not np.isfinite(times).all():
         raise DataError(f"{path}: column {column!r} has NaN or infinity.")
     return times

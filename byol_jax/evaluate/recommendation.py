@@ -31,8 +31,9 @@ def recommendation(
       whether one of them is recommended. With one item for each user, recall is the hit rate.
       And 'users', how many count.
     """
-    users = np.unique(held_out[:, 0])
-    wanted = {user: held_out[held_out[:, 0] == user, 1] for user in users}
+    held_out = held_out[np.argsort(held_out[:, 0], kind="stable")]
+    users, starts = np.unique(held_out[:, 0], return_index=True)
+    wanted = dict(zip(users, np.split(held_out[:, 1], starts[1:]), strict=True))
     found: dict[str, dict[int, list[float]]] = {
         name: {k: [] for k in cutoffs} for name in ("recall", "ndcg", "hit_rate")
     }
@@ -60,7 +61,7 @@ def top(
 
     Args:
       scores: as of `recommendation`.
-      users: integers (n,).
+      users: integers (n,), distinct.
       seen: as of `recommendation`.
       count: how many; fewer if there are not as many items.
 
@@ -73,7 +74,16 @@ def top(
     row_of[users] = np.arange(len(users))
     rows = row_of[seen[:, 0]]
     found[rows[rows >= 0], seen[rows >= 0, 1]] = -np.inf
-    best = np.argsort(-found, axis=1, kind="stable")[:, :count]
+    count = min(count, found.shape[1])
+    # The `count` highest of a row are found first, and those alone are sorted. Of those that are
+    # equal to the last one, the lower numbers are taken.
+    last = -np.partition(-found, count - 1, axis=1)[:, count - 1 : count]
+    is_tie = found == last
+    places = count - (found > last).sum(axis=1, keepdims=True)
+    chosen = (found > last) | (is_tie & (np.cumsum(is_tie, axis=1) <= places))
+    best = np.nonzero(chosen)[1].reshape(len(found), count)
+    order = np.argsort(-np.take_along_axis(found, best, axis=1), axis=1, kind="stable")
+    best = np.take_along_axis(best, order, axis=1)
     return best, np.take_along_axis(found, best, axis=1)
 
 

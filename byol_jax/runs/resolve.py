@@ -260,6 +260,11 @@ def _resolve_objective(config: ConfigDict) -> None:
                 "config.target.encoder is another encoder than the online network's, whose weights "
                 "do not fit it: add --config.target.rule=frozen, or leave it out."
             )
+        if not heads.projector_layers:
+            raise ConfigError(
+                "config.heads.projector_layers=0 compares embeddings themselves, and config.target."
+                "encoder may have longer ones: leave one of them out."
+            )
         _resolve_encoder(config, "target.encoder")
     else:
         _close(target.encoder, {})

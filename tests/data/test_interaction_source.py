@@ -76,9 +76,10 @@ def test_walks_follow_training_interactions(table):
     ("rows", "header", "message"),
     [
         (["a,x,1"], "who,what,when", "has no column 'user'; it has who, what, when"),
-        (["a,,1"], "user,item,time", "row 2 lacks one of user, item, time"),
-        (["a,x,1", "a"], "user,item,time", "row 3 lacks one of"),
+        (["a,,1"], "user,item,time", "line 2 lacks one of user, item, time"),
+        (["a,x,1", "a"], "user,item,time", "line 3 lacks one of"),
         (["a,x,noon"], "user,item,time", "column 'time' must hold numbers"),
+        (["a,x,1", "", '"a', 'b",'], "user,item,time", "line 5 lacks one of"),
         (["a,x,nan"], "user,item,time", "column 'time' has NaN"),
     ],
 )

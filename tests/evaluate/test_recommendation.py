@@ -39,6 +39,13 @@ def test_what_was_seen_comes_last():
     assert (scores[0, 4:] == -np.inf).all() and scores[1, 5] == -np.inf
 
 
+def test_of_equal_scores_the_lower_number_comes_first():
+    scores = np.array([[1.0, 2, 2, 0, 2, 1, 1]])
+    for count in range(1, 8):
+        items, _ = rec.top(lambda users: scores[users], np.array([0]), np.zeros((0, 2), int), count)
+        np.testing.assert_array_equal(items[0], [1, 2, 4, 0, 5, 6, 3][:count])
+
+
 def two_groups():
     """Users and items in two groups, each of which keeps to its own."""
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ from byol_jax.data.interactions import InteractionSource, read_table
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.presets import buir, buir_nb
 from byol_jax.runs import encoder as encoder_lib
+from byol_jax.runs.kinds import interactions
 from byol_jax.train import loop
 
 USERS, ITEMS = 12, 10
@@ -102,11 +103,28 @@ def test_ids_are_embedded_by_a_run_and_its_export(file, tmp_path):
     np.testing.assert_array_equal(byol_jax.load(tmp_path / "own").embed({"user": ["u3"]}), features)
     for given, message in (
         ({"user": ["u99"]}, "the user 'u99' is not in the training data"),
+        ({"user": "u1"}, "takes lists of ids"),
+        ({"user": {"id": [99]}}, "with id from 0 to 11"),
         ({"person": ["u1"]}, "takes .*user.*item"),
         ({"user": ["u1"], "item": ["i1", "i2"]}, "different numbers of users and items"),
     ):
         with pytest.raises(DataError, match=message):
             model.embed(given)
+
+
+def test_a_file_that_has_changed_is_refused(run, file, tmp_path):
+    _, workdir, _ = run
+    changed = tmp_path / "all.csv"
+    changed.write_text(file.read_text() + "u0,i1\n")
+    with imported("recommend") as recommend:
+        flags.FLAGS(["recommend", f"--checkpoint={workdir}", f"--data=csv:{changed}"])
+        with pytest.raises(DataError, match="has changed since the run began"):
+            recommend.main()
+
+
+def test_ids_are_not_read_as_formulas():
+    picture = interactions._texts(["item a$b_$c"])
+    assert picture.shape[0] == 1 and picture.min() < 0.5
 
 
 def test_recommendations(run, file, tmp_path, capsys):
@@ -153,14 +171,23 @@ def rows_of(file):
     [
         ({"source": "folder:x"}, ConfigError, "must be csv:FILE"),
         ({"columns": "who"}, ConfigError, "must name the columns of users, items"),
+        ({"columns": "who,who"}, ConfigError, "must name the columns of users, items"),
         ({"columns": "who,where"}, DataError, "has no column 'where'"),
         ({"walks": 3}, ConfigError, "set both, or neither"),
+        (
+            {"encoder.name": "dense", "encoder.features": None},
+            ConfigError,
+            "encoder.name must be lightgcn",
+        ),
+        ({"init.encoder": "x"}, ConfigError, "init.encoder=x is not for users and items"),
         ({"train_split": "all"}, ConfigError, "has no split 'all'"),
     ],
 )
 def test_mistakes_are_one_line(file, tmp_path, change, error, message):
     config = config_for(file)
-    config.data.update(change)
+    config.update_from_flattened_dict(
+        {k if "." in k else f"data.{k}": v for k, v in change.items()}
+    )
     with pytest.raises(error, match=message) as raised:
         loop.train(config, tmp_path)
     assert "\n" not in str(raised.value)

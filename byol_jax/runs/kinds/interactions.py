@@ -45,6 +45,7 @@ class Interactions(IndexedKind):
     unit = "interactions"
     input_meaning = "ids of users and items, as the file has them"
     source_type = InteractionSource
+    views_are_inputs = False  # a user and an item are no two views of one input
 
     def add_settings(self, config):  # noqa: D102 (see Kind, here and below)
         config.data.columns = "user,item,time"  # of the file; without a third one, its order counts
@@ -57,19 +58,40 @@ class Interactions(IndexedKind):
 
     def check(self, config, encoder):  # noqa: D102
         del encoder
-        if len(_columns(config)) not in (2, 3):
+        columns = _columns(config)
+        if len(columns) not in (2, 3) or len({*columns}) < len(columns):
             raise ConfigError(
                 f"config.data.columns={config.data.columns} must name the columns of users, items "
                 "and, if there are any, times: USER,ITEM or USER,ITEM,TIME."
             )
+        for key, path in config.init.items():
+            if path:
+                raise ConfigError(
+                    f"config.init.{key}={path} is not for users and items, whose embeddings belong "
+                    "to those of one run: leave it out."
+                )
         if bool(config.data.walks) != bool(config.data.walk_length):
             raise ConfigError(
                 f"config.data.walks={config.data.walks} and config.data.walk_length="
                 f"{config.data.walk_length}: set both, or neither."
             )
 
+    def check_encoder(self, config, encoder):
+        """Raises ValueError for another one than of users and items."""
+        del config
+        if not {"users", "items"} <= {field.name for field in dataclasses.fields(encoder)}:
+            raise ValueError(
+                "name must be lightgcn, or of a class with the fields users and items, how many "
+                "there are."
+            )
+
     def fit_to(self, config: ConfigDict, source: InteractionSource) -> None:  # noqa: D102
         super().check_source(config, source)
+        if (source.walks, source.walk_length) != (config.data.walks, config.data.walk_length):
+            raise ConfigError(
+                f"{source.name} has {source.walks} walks of {source.walk_length} steps: set "
+                "config.data.walks and config.data.walk_length to these."
+            )
         config.data.user_ids, config.data.item_ids = source.users, source.items
 
     def check_source(self, config, source):
@@ -120,7 +142,7 @@ class Interactions(IndexedKind):
         for key in ("user_ids", "item_ids", "walks", "walk_length"):
             if record[key] != here[key]:
                 raise ConfigError(
-                    f"{given} was trained with other {key} than the run: name an "
+                    f"{given} was trained with another config.data.{key} than the run: name an "
                     "encoder of the same data."
                 )
 
@@ -131,10 +153,6 @@ class Interactions(IndexedKind):
 
     def policy(self, config: ConfigDict) -> Policy:  # noqa: D102
         return Policy(config.data.user_ids, config.data.item_ids)
-
-    def as_inputs(self, policy: Policy, views: Tree) -> Tree:  # noqa: D102
-        del policy
-        return views
 
     def pictures(
         self, policy: Policy, examples: Tree, views: Sequence[Tree]
@@ -185,8 +203,17 @@ def _columns(config: ConfigDict) -> tuple[str, ...]:
 
 
 def _node(record: dict[str, Any], name: str, side: str, given: Any) -> dict[str, np.ndarray]:
+    count = len(record[f"{side}_ids"])
     if isinstance(given, Mapping):
-        return {key: np.asarray(array) for key, array in given.items()}
+        node = {key: np.asarray(array) for key, array in given.items()}
+        wanted = {"id", "walks", "weights"} if record["walks"] else {"id"}
+        if node.keys() != wanted or not all(0 <= i < count for i in node["id"]):
+            raise DataError(
+                f"{name}: a {side} has {', '.join(sorted(wanted))}, with id from 0 to {count - 1}."
+            )
+        return node
+    if isinstance(given, str) or not np.iterable(given):
+        raise DataError(f'{name} takes lists of ids, {{"{side}": [ID, ...]}}.')
     if record["walks"]:
         raise DataError(
             f"{name}: this encoder needs the neighbours of a {side}, which ids alone do not have: "
@@ -223,7 +250,7 @@ def _texts(texts: list[str]) -> np.ndarray:
     for text in texts:
         figure = Figure(figsize=(1.6, 0.9), dpi=80)
         canvas = FigureCanvasAgg(figure)
-        figure.text(0.04, 0.95, text, va="top", size=7)
+        figure.text(0.04, 0.95, text, va="top", size=7, parse_math=False)
         canvas.draw()
         found.append(np.asarray(canvas.buffer_rgba())[..., :3] / 255)
     return np.stack(found)
