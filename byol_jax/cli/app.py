@@ -20,6 +20,7 @@ EXTRAS = {  # packages that a plain install lacks, and the extra that has them
     **dict.fromkeys(("soundfile", "soxr"), "audio"),
     "implicit": "recommendation",
     "av": "video",
+    "tokenizers": "text",
 }
 
 

@@ -91,7 +91,7 @@ def record(encoder: Encoder, file_format: str, load: str) -> dict[str, Any]:
             "name": encoder.kind.unit,
             "dtype": str(spec.dtype),
             "shape": ["n", *spec.shape[1:]],
-            "meaning": f"{encoder.kind.input_meaning}: mean and std are applied inside",
+            "meaning": encoder.kind.input_meaning,
         },
         "output": {"name": encoder.output_name, "dtype": "float32", "shape": ["n", features]},
         "load": load.replace("features", encoder.output_name)

@@ -47,6 +47,7 @@ from byol_jax.models.resnet import (
     ResNet200,
 )
 from byol_jax.models.slow import Slow, SlowR18, SlowR50
+from byol_jax.models.text_transformer import TextTransformer
 from byol_jax.models.vit import ViT, ViTB, ViTS, ViTTi
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "SlowR18",
     "SlowR50",
     "TargetNetwork",
+    "TextTransformer",
     "ViT",
     "ViTB",
     "ViTS",

@@ -25,7 +25,17 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import OwnEncoderError, describe
-from byol_jax.models import audio_ntt, conv1d, convnet, convnext, lightgcn, resnet, slow, vit
+from byol_jax.models import (
+    audio_ntt,
+    conv1d,
+    convnet,
+    convnext,
+    lightgcn,
+    resnet,
+    slow,
+    text_transformer,
+    vit,
+)
 
 ENCODERS = {
     "resnet8": resnet.ResNet8,
@@ -48,6 +58,7 @@ ENCODERS = {
     "lightgcn": lightgcn.LightGCN,
     "slow_r18": slow.SlowR18,
     "slow_r50": slow.SlowR50,
+    "text_transformer": text_transformer.TextTransformer,
 }
 LARGEST = 1e12  # of any number in a setting
 SIMPLE = bool | int | float | str  # types of settings, besides tuples of them

@@ -30,25 +30,37 @@ class TransformerBlock(nn.Module):
       drop_path: probability that a residual branch of an example is left out (arXiv 1603.09382).
       train: leave branches out.
       dtype: what matrix products compute in.
+      dropout: of each number of a residual branch.
     """
 
     heads: int
     drop_path: float
     train: bool
     dtype: jnp.dtype
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Float32 (batch, tokens, width) -> the same."""
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Float32 (batch, tokens, width) -> the same.
+
+        Args:
+          x: the tokens.
+          mask: bool (batch, 1, 1, tokens): which tokens are attended to; None: all.
+        """
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
-        drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not self.train)
+        path = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not self.train)
+        number = nn.Dropout(self.dropout, deterministic=not self.train)
+
+        def drop(branch: jax.Array) -> jax.Array:
+            return path(number(branch))
 
         # Query, key and value are three matrices, each with the initial range of its own shape.
         initial = uniform(width, width)
         qkv = dense(3 * width, kernel_init=initial, name="qkv")(layer_norm(name="norm1")(x))
         qkv = qkv.reshape(*x.shape[:2], 3, self.heads, width // self.heads)
-        attended = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
         x = x + drop(dense(width, name="proj")(attended.reshape(x.shape)))
 
         hidden = dense(MLP_RATIO * width, name="dense1")(layer_norm(name="norm2")(x))

@@ -1,7 +1,6 @@
 """Fills in what a config leaves open, and refuses what cannot work, before anything is loaded."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -199,15 +198,15 @@ def _resolve_encoder(config: ConfigDict, key: str) -> nn.Module:
 def _check_own_encoders(config: ConfigDict) -> None:
     """Raises OwnEncoderError for an encoder of the user's own that a run could not use."""
     for section in config_lib.ENCODERS:
-        encoder, shapes = tree.get(config, section), kinds.of(config).view_shapes(config)
+        kind_of_data = kinds.of(config)
+        encoder, shapes = tree.get(config, section), kind_of_data.view_shapes(config)
         if not models.is_own(encoder.name):
             continue
         if section == "target.encoder":  # it sees no local views
             shapes = shapes[:1]
         for shape in shapes:
             kind = models.own_class(encoder.name)
-            adapt = kinds.of(config).adapt
-            _check_own_encoder(section, kind, FrozenConfigDict(encoder), shape, adapt)
+            _check_own_encoder(section, kind, FrozenConfigDict(encoder), shape, kind_of_data)
 
 
 @functools.lru_cache(8)  # as a start reads the same settings several times
@@ -216,11 +215,14 @@ def _check_own_encoder(
     kind: type[nn.Module],
     encoder: FrozenConfigDict,
     shape: tuple[int, ...],
-    adapt: Callable[[nn.Module], nn.Module],
+    of: kinds.Kind,
 ) -> None:
     del kind  # of the name, for the cache alone
-    given, module = f"config.{section}.name={encoder.name}", models.make_encoder(**encoder)
-    user_code.check_encoder(given, adapt(module), shape, is_trained=section == "encoder")
+    given, module = (
+        f"config.{section}.name={encoder.name}",
+        of.adapt(models.make_encoder(**encoder)),
+    )
+    user_code.check_encoder(given, module, shape, of.view_dtype, is_trained=section == "encoder")
 
 
 def _resolve_objective(config: ConfigDict) -> None:

@@ -94,14 +94,15 @@ def _check_augmentation(given: str, function: Callable, shape: tuple[int, int, i
 
 
 def check_encoder(
-    given: str, encoder: nn.Module, shape: tuple[int, int, int], is_trained: bool
+    given: str, encoder: nn.Module, shape: tuple[int, ...], dtype: Any, is_trained: bool
 ) -> None:
     """Raises OwnEncoderError for an encoder that training or evaluation could not use.
 
     Args:
       given: how the user gave it, for the message.
       encoder: the module; it is traced as in a run, and computes nothing.
-      shape: (height, width, channels) of a view.
+      shape: of a view, such as (height, width, channels).
+      dtype: of a view.
       is_trained: whether it needs a gradient, unlike a frozen target.
     """
     train, evaluate = (functools.partial(models.encode, train=train) for train in (True, False))
@@ -121,11 +122,11 @@ def check_encoder(
 
     try:
         key = jax.eval_shape(lambda: jax.random.key(0))
-        variables = jax.eval_shape(use, key, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+        variables = jax.eval_shape(use, key, jax.ShapeDtypeStruct((2, *shape), dtype))
     except Exception as error:  # whatever the module raises
         raise OwnEncoderError(
-            f"{given} cannot be traced on float32 (batch, {', '.join(map(str, shape))}): "
-            f"{describe(error)}."
+            f"{given} cannot be traced on {jnp.dtype(dtype)} (batch, "
+            f"{', '.join(map(str, shape))}): {describe(error)}."
         ) from error
     if not variables["params"]:
         raise OwnEncoderError(f"{given} has no parameters: there is nothing to train.")

@@ -13,10 +13,11 @@ from byol_jax.runs.kinds.images import Images
 from byol_jax.runs.kinds.interactions import Interactions
 from byol_jax.runs.kinds.kind import Kind
 from byol_jax.runs.kinds.signals import Signals
+from byol_jax.runs.kinds.text import Text
 from byol_jax.runs.kinds.video import Video
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (Images(), Signals(), Audio(), Interactions(), Video())
+    kind.name: kind for kind in (Images(), Signals(), Audio(), Video(), Text(), Interactions())
 }
 
 

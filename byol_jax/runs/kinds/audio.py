@@ -32,7 +32,7 @@ class Audio(IndexedKind):
 
     name = "audio"
     unit = "sounds"
-    input_meaning = "-1 to 1, at the sample rate of config.json"
+    input_meaning = "-1 to 1, at the sample rate of config.json: mean and std are applied inside"
     raw_name = "mfcc"
     source_type = AudioSource
     views_are_inputs = False

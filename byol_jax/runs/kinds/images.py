@@ -23,7 +23,7 @@ class Images(Kind):
 
     name = "images"
     unit = "images"
-    input_meaning = "0 to 255, not normalised"
+    input_meaning = "0 to 255, not normalised: mean and std are applied inside"
     raw_name = "pixels"
     source_type = data.ImageSource
     choices = image_settings.CHOICES

@@ -1,8 +1,9 @@
 """What the kinds have in common whose sources NumPy loads by index."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,20 +67,28 @@ class IndexedKind(Kind):
             yield (examples,) * len(views), labels
 
 
-def check_encoders(config: ConfigDict, shapes: dict[str, tuple[int, ...]], advice: str) -> None:
+def check_encoders(
+    config: ConfigDict,
+    shapes: dict[str, tuple[int, ...]],
+    advice: str,
+    dtype: Any = jnp.float32,
+    complete: Callable[[nn.Module], nn.Module] = lambda encoder: encoder,
+) -> None:
     """Raises ConfigError if an encoder of a config cannot take views.
 
     Args:
       config: of a run; also the target's encoder is checked, where it has its own.
       shapes: of one example in a view, by what to call it.
       advice: what to choose, the end of the message.
+      dtype: of the views.
+      complete: adds to an encoder what is no setting of it.
     """
     sections = {"encoder": config.encoder, "target.encoder": config.target.encoder}
     for section, settings in sections.items():
         for what, shape in shapes.items() if settings.name else ():
-            encoder = models.make_encoder(**settings)
+            encoder = complete(models.make_encoder(**settings))
             try:
-                models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+                models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), dtype))
             except Exception as error:  # whatever the module raises
                 raise ConfigError(
                     f"config.{section}.name={settings.name} cannot take {what} of shape {shape} "

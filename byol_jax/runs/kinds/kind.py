@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -22,10 +23,11 @@ class Kind(abc.ABC):
     Attributes:
       name: of `config.data.kind`.
       source_type: class of its sources.
+      view_dtype: of the views.
       views_are_inputs: whether there is `as_inputs`.
       raw_name: of the baseline without encoder; None: there is none.
       unit: what examples are called in messages, such as "images".
-      input_meaning: what numbers an `Encoder` takes.
+      input_meaning: what numbers an `Encoder` takes, or an export that carries the computation.
       choices: values that settings of this kind can have, by key; "views.*" is both views.
       at_least: smallest values, likewise, where that is not 0.
       at_most: largest values, likewise.
@@ -37,6 +39,7 @@ class Kind(abc.ABC):
     input_meaning: ClassVar[str]
     raw_name: ClassVar[str | None] = None
     source_type: ClassVar[type[data.Source]]
+    view_dtype: ClassVar[Any] = jnp.float32
     views_are_inputs: ClassVar[bool] = True
     choices: ClassVar[dict[str, tuple]] = {}
     at_least: ClassVar[dict[str, float]] = {}
@@ -91,7 +94,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def view_shapes(self, config: ConfigDict) -> list[Tree]:
-        """Shapes of one example in a view, float32, without the batch: the different ones."""
+        """Shapes of one example in a view, without the batch: the different ones."""
 
     @abc.abstractmethod
     def describe(self, config: ConfigDict) -> str:

@@ -32,7 +32,7 @@ class Signals(IndexedKind):
 
     name = "signals"
     unit = "signals"
-    input_meaning = "not normalised"
+    input_meaning = "not normalised: mean and std are applied inside"
     raw_name = "raw"
     source_type = SignalSource
     at_least = limit(MIN_POSITIVE, "views.*.window_min views.*.window_max")

@@ -1,0 +1,228 @@
+"""Texts: numbers of tokens, and views with fewer words in another order."""
+
+import dataclasses
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, config_dict
+
+from byol_jax import byol, models
+from byol_jax.augment import text as augment
+from byol_jax.byol import Tree
+from byol_jax.data import wordpiece
+from byol_jax.data.text import TextSource, TokenSource, first_tokens, open_text
+from byol_jax.errors import ConfigError, DataError
+from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
+from byol_jax.runs.kinds.kind import OnDecodeError
+from byol_jax.runs.limits import limit
+
+PREFIX = "text:"
+LINE = 34  # characters, in pictures
+INCHES = (2.2, 0.13)  # width of a picture, and height of a line
+
+
+class Text(IndexedKind):
+    """int32 (length,): numbers of tokens of a WordPiece vocabulary, 0 for padding."""
+
+    name = "text"
+    unit = "texts"
+    input_meaning = "numbers of tokens of the vocabulary in config.json, then zeros"
+    raw_name = "token counts"
+    source_type = TextSource
+    view_dtype = jnp.int32
+    at_least = limit(1, "data.length") | limit(100, "data.vocabulary_size")
+    at_most = (
+        limit(2**14, "data.length")
+        | limit(10**6, "data.vocabulary_size")
+        | limit(1, "views.*.span_share")
+        | limit(2**14, "views.*.shuffle_distance")
+    )
+
+    def add_settings(self, config):  # noqa: D102 (see Kind, here and below)
+        config.data.length = 64  # tokens of an example
+        config.data.vocabulary_size = 8000  # tokens, at most; learned from the training texts
+        config.data.vocabulary = config_dict.placeholder(tuple)  # None: from the data
+        view = dataclasses.asdict(augment.View())
+        config.views = ConfigDict({"view1": view, "view2": view})
+
+    def check(self, config, encoder):  # noqa: D102
+        del encoder
+        tokens = config.data.vocabulary
+        if tokens is not None:
+            begins = tuple(tokens[:2]) == (wordpiece.PAD, wordpiece.UNKNOWN)
+            if not begins or len({*map(str, tokens)}) != len(tokens):
+                raise ConfigError(
+                    f"config.data.vocabulary must be different tokens, the first {wordpiece.PAD} "
+                    f"and {wordpiece.UNKNOWN}: leave it out, to learn one from the data."
+                )
+        check_encoders(
+            config,
+            {"texts": (config.data.length,)},
+            "choose text_transformer",
+            self.view_dtype,
+            partial(_with_tokens, len(tokens or ()) or config.data.vocabulary_size),
+        )
+
+    def fit_to(self, config: ConfigDict, source: TextSource) -> None:  # noqa: D102
+        self.check_source(config, source)
+        if config.data.vocabulary is None:
+            skip = config.data.on_decode_error == "skip"
+            config.data.vocabulary = source.vocabulary(config.data.vocabulary_size, skip)
+
+    def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:  # noqa: D102
+        return _with_tokens(len(record["vocabulary"]), make())
+
+    def view_shapes(self, config):  # noqa: D102
+        return [(config.data.length,)]
+
+    def describe(self, config):  # noqa: D102
+        return f"{config.data.length} of {len(config.data.vocabulary)} tokens"
+
+    def open_split(self, config: ConfigDict, split: str) -> TextSource:  # noqa: D102
+        spec = config.data.source
+        if not spec.startswith(PREFIX):
+            raise ConfigError(
+                f"config.data.source={spec} must be text:PATH: a preset of text reads .txt, .jsonl "
+                "and .csv files."
+            )
+        return open_text(spec.removeprefix(PREFIX), split)
+
+    def train_batches(  # noqa: D102
+        self,
+        config: ConfigDict,
+        source: TextSource,
+        start_step: int,
+        total_steps: int,
+        on_decode_error: OnDecodeError,
+    ) -> Iterator[byol.Batch]:
+        tokens = _tokens(config, source)
+        return super().train_batches(config, tokens, start_step, total_steps, on_decode_error)
+
+    def eval_batches(  # noqa: D102
+        self,
+        config: ConfigDict,
+        source: TextSource,
+        batch_size: int,
+        limit: int | None,
+        on_decode_error: OnDecodeError,
+    ) -> Iterator[tuple[Tree, np.ndarray | None]]:
+        tokens = _tokens(config, source)
+        return super().eval_batches(config, tokens, batch_size, limit, on_decode_error)
+
+    def raw(self, config: ConfigDict, examples: np.ndarray) -> np.ndarray:
+        """log(1 + how often a text has a token), for each token, and of length 1."""
+        size = len(config.data.vocabulary)
+        counts = np.stack([np.bincount(row[row != 0], minlength=size) for row in examples])
+        logs = np.log1p(counts.astype(np.float32))
+        return logs / np.linalg.norm(logs, axis=1, keepdims=True)
+
+    def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
+        examples = np.zeros((2, config.data.length), np.int32)
+        return byol.Batch(examples, None, np.arange(2, dtype=np.int32))
+
+    def policy(self, config: ConfigDict) -> augment.Policy:  # noqa: D102
+        views = (augment.View(**config.views[name]) for name in ("view1", "view2"))
+        return augment.Policy(*views, tuple(config.data.vocabulary))
+
+    def as_inputs(self, policy: augment.Policy, views: jax.Array) -> jax.Array:  # noqa: D102
+        return views
+
+    def pictures(
+        self, policy: augment.Policy, examples: np.ndarray, views: Sequence[Tree]
+    ) -> dict[str, np.ndarray]:
+        """The words of texts and of both views."""
+        rows = {"text": examples} | {f"view {i}": view for i, view in enumerate(views, start=1)}
+        return _written(
+            {
+                name: [_words(policy.vocabulary, tokens) for tokens in np.asarray(row)]
+                for name, row in rows.items()
+            }
+        )
+
+    def encoder_record(self, config: ConfigDict) -> dict[str, Any]:  # noqa: D102
+        chosen = config.data
+        return {
+            "kind": self.name,
+            "length": chosen.length,
+            "vocabulary": list(chosen.vocabulary),
+        }
+
+    def config_of_record(self, record: dict[str, Any]) -> dict[str, Any]:  # noqa: D102
+        vocabulary = record["vocabulary"]
+        return {"data": {"length": record["length"], "vocabulary": tuple(vocabulary)}}
+
+    def check_same_inputs(self, given, config, record):  # noqa: D102
+        here = self.encoder_record(config)
+        for key in ("length", "vocabulary"):
+            if record[key] != here[key]:
+                raise ConfigError(
+                    f"{given} has another {key} than the run: name an encoder of the same, such as "
+                    "one of another checkpoint."
+                )
+
+    def check_inputs(self, record, module, name, given):
+        """Returns int32 (n, length), from a sequence of n strings."""
+        del module
+        texts = [] if isinstance(given, str) else list(given)
+        if isinstance(given, str) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{name} takes a list of strings.")
+        return first_tokens(tuple(record["vocabulary"]), texts, record["length"])
+
+    def preprocess(self, record, examples):  # noqa: D102
+        del record
+        return examples
+
+    def blank(self, record, n):  # noqa: D102
+        return jax.ShapeDtypeStruct((n, record["length"]), np.int32)
+
+
+def _tokens(config: ConfigDict, source: TextSource) -> TokenSource:
+    return TokenSource(source, tuple(config.data.vocabulary), config.data.length)
+
+
+def _with_tokens(count: int, encoder: nn.Module) -> nn.Module:
+    """An encoder for a vocabulary of so many tokens."""
+    return models.with_fields(encoder, num_tokens=count)
+
+
+def _words(vocabulary: tuple[str, ...], tokens: np.ndarray) -> str:
+    """A text of tokens, with the pieces of a word together."""
+    joined = " ".join(vocabulary[token] for token in tokens if token)
+    return joined.replace(f" {wordpiece.CONTINUES}", "")
+
+
+def _written(rows: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """Pictures of texts by row: float (n, height, width, 3) in 0..1, all of one size."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: takes time
+    from matplotlib.figure import Figure
+
+    wrapped = {
+        name: ["\n".join(textwrap.wrap(text, LINE)) for text in texts]
+        for name, texts in rows.items()
+    }
+    lines = 1 + max(text.count("\n") for texts in wrapped.values() for text in texts)
+    width, height = INCHES[0], INCHES[1] * max(lines + 1, 8)
+    pictures = {}
+    for name, texts in wrapped.items():
+        figure = Figure(figsize=(width * len(texts), height), dpi=100)
+        canvas = FigureCanvasAgg(figure)
+        for column, text in enumerate(texts):
+            figure.text(
+                (column + 0.02) / len(texts), 0.98, text, size=7, va="top", parse_math=False
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of characters that the font lacks
+            canvas.draw()
+        picture = np.asarray(canvas.buffer_rgba())[..., :3] / 255
+        side = picture.shape[1] // len(texts)
+        pictures[name] = np.stack(
+            [picture[:, i * side : (i + 1) * side] for i in range(len(texts))]
+        )
+    return pictures
