@@ -42,6 +42,8 @@ MUTABLE_ON_RESUME = (
     *("checkpoint.", "evaluation.", "health."),
 )
 
+SHOWN = 100  # characters of a setting in messages
+
 
 class Run(NamedTuple):
     """What is fixed when a run starts."""
@@ -298,7 +300,7 @@ def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
     """A line about changed settings that may change, if any; raises an error about others."""
     old, new = tree.flat(before.config), tree.flat(now.config)
     changed = {
-        key: f"config.{key} ({old.get(key)} -> {new.get(key)})"
+        key: f"config.{key} ({_shown(old.get(key))} -> {_shown(new.get(key))})"
         for key in sorted(old | new)
         if old.get(key) != new.get(key)
     }
@@ -326,6 +328,12 @@ def _config_changes(workdir: paths.AnyPath, before: Run, now: Run) -> list[str]:
         return []
     moved = "; the images are the same by their fingerprint" if "data.source" in changed else ""
     return [f"Changed since the last start: {', '.join(changed.values())}{moved}."]
+
+
+def _shown(value: Any) -> str:
+    """A value of a config as text; of a long one, such as a vocabulary, the beginning."""
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def initial_state(learner: byol.Learner, config: ConfigDict) -> byol.State:

@@ -19,6 +19,7 @@ from byol_jax.byol import Tree
 from byol_jax.data import wordpiece
 from byol_jax.data.text import TextSource, TokenSource, first_tokens, open_text
 from byol_jax.errors import ConfigError, DataError
+from byol_jax.runs import paths
 from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
 from byol_jax.runs.kinds.kind import OnDecodeError
 from byol_jax.runs.limits import limit
@@ -57,7 +58,8 @@ class Text(IndexedKind):
         tokens = config.data.vocabulary
         if tokens is not None:
             begins = tuple(tokens[:2]) == (wordpiece.PAD, wordpiece.UNKNOWN)
-            if not begins or len({*map(str, tokens)}) != len(tokens):
+            are_strings = all(isinstance(token, str) for token in tokens)
+            if not (begins and are_strings and len({*tokens}) == len(tokens)):
                 raise ConfigError(
                     f"config.data.vocabulary must be different tokens, the first {wordpiece.PAD} "
                     f"and {wordpiece.UNKNOWN}: leave it out, to learn one from the data."
@@ -72,6 +74,8 @@ class Text(IndexedKind):
 
     def fit_to(self, config: ConfigDict, source: TextSource) -> None:  # noqa: D102
         self.check_source(config, source)
+        if config.data.vocabulary is None:
+            config.data.vocabulary = _vocabulary_of(config.init)
         if config.data.vocabulary is None:
             skip = config.data.on_decode_error == "skip"
             config.data.vocabulary = source.vocabulary(config.data.vocabulary_size, skip)
@@ -170,9 +174,14 @@ class Text(IndexedKind):
     def check_inputs(self, record, module, name, given):
         """Returns int32 (n, length), from a sequence of n strings."""
         del module
-        texts = [] if isinstance(given, str) else list(given)
-        if isinstance(given, str) or not all(isinstance(text, str) for text in texts):
+        is_list = np.iterable(given) and not isinstance(given, str)
+        if not is_list or not all(isinstance(text, str) for text in given):
             raise DataError(f"{name} takes a list of strings.")
+        texts = list(map(str, given))
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{name} was given a string that is no Unicode ({error}).") from error
         return first_tokens(tuple(record["vocabulary"]), texts, record["length"])
 
     def preprocess(self, record, examples):  # noqa: D102
@@ -181,6 +190,18 @@ class Text(IndexedKind):
 
     def blank(self, record, n):  # noqa: D102
         return jax.ShapeDtypeStruct((n, record["length"]), np.int32)
+
+
+def _vocabulary_of(init: ConfigDict) -> tuple[str, ...] | None:
+    """The vocabulary of what a run starts from; None if that has none, or is nothing."""
+    path = init.state or init.encoder or init.target_encoder
+    try:
+        record = paths.read_record(paths.path(path)) if path else {}
+        of_run = record.get("config", {}).get("data", {})
+        found = record.get("vocabulary", of_run.get("vocabulary"))
+    except (AttributeError, OSError, ValueError):  # reported where it is opened
+        return None
+    return None if found is None else tuple(found)
 
 
 def _tokens(config: ConfigDict, source: TextSource) -> TokenSource:
