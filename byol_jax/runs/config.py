@@ -71,7 +71,9 @@ def default(kind: str = "images") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.kind = kind  # a name of kinds.KINDS; a preset chooses it
-    config.data.source = ""  # tfds:NAME, folder:PATH, pairs:PATH1,PATH2, npz:PATH or embedded
+    config.data.source = (
+        ""  # tfds:NAME, folder:PATH, pairs:PATH1,PATH2, npz:PATH, text:PATH, embedded
+    )
     config.data.train_split = "train"
     config.data.test_split = ""  # held-out examples with labels, for kNN; empty: none
     config.data.on_decode_error = "error"  # or skip: take another example instead

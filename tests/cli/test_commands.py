@@ -23,7 +23,7 @@ QUICKSTART = "--config=quickstart"
 PRESETS = (
     "buir, buir_nb, byol_a, byol_a_small, cifar10, cifar100, cifar10_small, cifar10_vit, "
     "folder, folder_small, imagenet, imagenet_512, imagenet_vit_s16, imagenette, quickstart, "
-    "rho_byol, signals, tables, video_small"
+    "rho_byol, signals, tables, text, text_small, video_small"
 )
 
 
