@@ -102,8 +102,12 @@ def _difference(encoder: Encoder, session: Any) -> float:
     Infinite if shapes or dtypes differ.
     """
     spec = inference.input_spec(encoder, max(BATCH_SIZES))
-    rng, is_uint8 = np.random.default_rng(0), spec.dtype == np.uint8
-    drawn = rng.integers(0, 256, spec.shape) if is_uint8 else rng.uniform(-1, 1, spec.shape)
+    rng = np.random.default_rng(0)
+    if np.issubdtype(spec.dtype, np.integer):  # pixels, or numbers of tokens
+        limit = len(encoder.config.get("vocabulary", range(256)))
+        drawn = rng.integers(0, limit, spec.shape)
+    else:
+        drawn = rng.uniform(-1, 1, spec.shape)
     examples = drawn.astype(spec.dtype)
     want = np.asarray(jax.jit(inference.function(encoder))(encoder.variables, examples))
     differences = []
