@@ -2,7 +2,7 @@
 
 Each operation takes the numbers of a text's tokens and is off at 0. Leaving out words and the order
 of near words are the noise of Lample et al. 2018 (arXiv 1711.00043, section 2.3); leaving out spans
-is that of CLEAR (arXiv 2012.15466, section 3.2), without a mark in their place. A word is a token
+is as in CLEAR (arXiv 2012.15466), but without a mark in their place. A word is a token
 and the pieces that continue it; it is left out or moved as a whole. Views without any change, with
 dropout in the encoder, are those of SimCSE (arXiv 2104.08821).
 """

@@ -69,9 +69,8 @@ class TextTransformer(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         for block in range(1, self.depth + 1):
             name = f"transformer_block{block}"
-            x = TransformerBlock(self.heads, 0.0, train, self.dtype, self.dropout, name=name)(
-                x, is_token[:, None, None]
-            )
+            layer = TransformerBlock(self.heads, self.dropout, train, self.dtype, (), name=name)
+            x = layer(x, is_token[:, None, None])
         weights = is_token[..., None].astype(jnp.float32)
         mean = jnp.sum(x * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
         return layer_norm(name="norm")(mean)

@@ -6,7 +6,7 @@ vits.py of its code). Parameters are float32; `dtype` is what matrix products an
 embedding compute in. Layer norm, softmax and the sums of the residual branches are float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -27,17 +27,18 @@ class TransformerBlock(nn.Module):
 
     Attributes:
       heads: of the attention.
-      drop_path: probability that a residual branch of an example is left out (arXiv 1603.09382).
+      dropout: probability that a residual branch of an example is left out (drop path, arXiv
+        1603.09382); with `shared` () that a number in it is.
       train: leave branches out.
       dtype: what matrix products compute in.
-      dropout: of each number of a residual branch.
+      shared: axes along which all numbers are left out together.
     """
 
     heads: int
-    drop_path: float
+    dropout: float
     train: bool
     dtype: jnp.dtype
-    dropout: float = 0.0
+    shared: Sequence[int] = (1, 2)
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -49,11 +50,7 @@ class TransformerBlock(nn.Module):
         """
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
-        path = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not self.train)
-        number = nn.Dropout(self.dropout, deterministic=not self.train)
-
-        def drop(branch: jax.Array) -> jax.Array:
-            return path(number(branch))
+        drop = nn.Dropout(self.dropout, broadcast_dims=self.shared, deterministic=not self.train)
 
         # Query, key and value are three matrices, each with the initial range of its own shape.
         initial = uniform(width, width)

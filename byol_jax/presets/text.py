@@ -3,10 +3,10 @@
     byol-jax pretrain --config=text --workdir=DIR --config.data.source=text:PATH
 
 `PATH` is a file, or a folder of train.txt, .jsonl or .csv (and test.*, with
---config.data.test_split=test): docs/modalities.md. Not a published recipe: no paper trains BYOL on
-texts from random weights. The views leave out words and change their order; those of SimCSE (arXiv
-2104.08821), which differ by dropout alone, are --config.views.view1.delete_prob=0 and so on. Not
-run at this size.
+--config.data.test_split=test): docs/modalities.md. Not a published recipe, and not run at this
+size. The views leave out words and change their order; with span_share, delete_prob and
+shuffle_distance 0 (of both --config.views.view1 and view2) they differ by dropout alone, as in
+SimCSE (arXiv 2104.08821).
 """
 
 from ml_collections import ConfigDict
