@@ -281,7 +281,7 @@ def test_a_device_is_not_opened(export):
         ("config.encoder.width_multiplier", float("inf")),
         ("config.encoder.stage_channels", ["a", 2, 3]),
         ("config.heads.projector_layers", 10**6),
-        ("config.heads.projector_layers", 0),
+        ("config.heads.projector_layers", -1),
         ("config.dtype", "object"),
         ("config.views.mean", None),
         ("config.views.mean", ["a"]),
