@@ -134,8 +134,8 @@ def test_the_command_evaluates_it(run, folder, tmp_path, capsys):
 
 def test_the_baseline_counts_tokens(run):
     config = run_lib.read(run[1]).config
-    got = kinds.get("text").raw(config, np.array([[3, 5, 3, 0], [4, 0, 0, 0]]))
-    want = np.zeros((2, len(config.data.vocabulary)))
+    got = kinds.get("text").raw(config, np.array([[3, 5, 3, 0], [4, 0, 0, 0], [0, 0, 0, 0]]))
+    want = np.zeros((3, len(config.data.vocabulary)))
     want[0, [3, 5]] = np.log([3, 2]) / np.hypot(*np.log([3, 2]))
     want[1, 4] = 1
     np.testing.assert_allclose(got, want, rtol=1e-6)

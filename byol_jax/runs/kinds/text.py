@@ -125,7 +125,7 @@ class Text(IndexedKind):
         size = len(config.data.vocabulary)
         counts = np.stack([np.bincount(row[row != 0], minlength=size) for row in examples])
         logs = np.log1p(counts.astype(np.float32))
-        return logs / np.linalg.norm(logs, axis=1, keepdims=True)
+        return logs / np.maximum(np.linalg.norm(logs, axis=1, keepdims=True), 1e-12)
 
     def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
         examples = np.zeros((2, config.data.length), np.int32)
