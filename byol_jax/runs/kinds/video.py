@@ -29,7 +29,7 @@ class Video(IndexedKind):
 
     name = "video"
     unit = "videos"
-    input_meaning = "0 to 255, not normalised"
+    input_meaning = "0 to 255, not normalised: mean and std are applied inside"
     raw_name = "raw"
     source_type = VideoSource
     choices = image_settings.CHOICES
