@@ -7,17 +7,18 @@ rate is converted.
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from byol_jax.data import files
-from byol_jax.data.indexed import IndexedSource
-from byol_jax.errors import DataError, UserError
+from byol_jax.data import files, optional
+from byol_jax.data.file_source import FileSource
+from byol_jax.errors import DataError
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 
 
-class AudioSource(IndexedSource):
+class AudioSource(FileSource):
     """Parts of equal length of sound files.
 
     Examples are float32 (samples,) in -1..1, called "audio": in training a random part of a file,
@@ -27,19 +28,8 @@ class AudioSource(IndexedSource):
 
     def __init__(self, name: str, found: files.Files, sample_rate: int, samples: int):
         """Keeps the files; use `open_audio`."""
-        super().__init__(name, np.asarray(found.labels), found.class_names)
+        super().__init__(name, found)
         self.sample_rate, self.samples = sample_rate, samples
-        self.warnings += found.warnings
-        self._root, self._paths = found.root, found.paths
-
-    def fingerprint(self):  # noqa: D102 (see Source)
-        return files.fingerprint(self._root, self._paths, self.labels)
-
-    def names(self):  # noqa: D102 (see Source)
-        return list(map(files.printable, files.below(self._root, self._paths)))
-
-    def describe(self, index):  # noqa: D102 (see Source)
-        return files.printable(self._paths[index])
 
     def load(self, indices):  # noqa: D102 (see IndexedSource)
         return {"audio": np.stack([self._read(index, 0.5) for index in indices])}
@@ -61,7 +51,7 @@ class AudioSource(IndexedSource):
         """
         soundfile, soxr = _packages()
         try:
-            with soundfile.SoundFile(os.fsencode(self._paths[index])) as file:
+            with soundfile.SoundFile(os.fsencode(self.paths[index])) as file:
                 rate = file.samplerate
                 wanted = -(-self.samples * rate // self.sample_rate)
                 file.seek(int(where * max(0, file.frames - wanted)))
@@ -96,12 +86,5 @@ def open_audio(path: str, split: str, sample_rate: int, samples: int) -> AudioSo
     return AudioSource(f"folder:{path}/{split}", found, sample_rate, samples)
 
 
-def _packages() -> tuple:
-    try:
-        import soundfile
-        import soxr
-    except (ImportError, OSError) as error:  # OSError: without the library libsndfile
-        raise UserError(
-            f"sound files need more packages ({error}): pip install 'byol_jax[audio]'."
-        ) from error
-    return soundfile, soxr
+def _packages() -> tuple[Any, Any]:
+    return tuple(optional.package(name, "sound files", "audio") for name in ("soundfile", "soxr"))

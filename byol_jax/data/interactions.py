@@ -7,6 +7,7 @@ interaction that occurs again is left out.
 """
 
 import csv
+import functools
 import hashlib
 import io
 from collections.abc import Sequence
@@ -79,10 +80,12 @@ class InteractionSource(IndexedSource):
         if table.repeated:
             self.warnings.append(f"{name}: {table.repeated} interactions occur again: left out.")
         self.walks, self.walk_length, self._digest = walks, length, table.digest
+
+    @functools.cached_property
+    def _graphs(self) -> list[Graph]:
+        """Those of users and of items, which only walks need."""
         sizes = len(self.users), len(self.items)
-        self._graphs = [
-            graph(self.splits["train"], side, nodes) for side, nodes in enumerate(sizes)
-        ]
+        return [graph(self.splits["train"], side, nodes) for side, nodes in enumerate(sizes)]
 
     def fingerprint(self):  # noqa: D102 (see Source)
         return self._digest

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.data import files
-from byol_jax.data.indexed import IndexedSource
-from byol_jax.errors import DataError, UserError
+from byol_jax.data import files, optional
+from byol_jax.data.file_source import FileSource
+from byol_jax.errors import DataError
 
 EXTENSIONS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 # Seconds before a clip where decoding begins, tried in this order: some files are sought by the
@@ -23,7 +23,7 @@ EPSILON = 1e-6  # seconds, of rounding
 MISSING = 0.5  # seconds that a file may be shorter than it says
 
 
-class VideoSource(IndexedSource):
+class VideoSource(FileSource):
     """Clips of equal length of video files.
 
     Examples are uint8 (frames, size, size, 3), called "clip1" and, in training alone, "clip2": two
@@ -34,19 +34,8 @@ class VideoSource(IndexedSource):
 
     def __init__(self, name: str, found: files.Files, frames: int, seconds: float, size: int):
         """Keeps the files; use `open_video`."""
-        super().__init__(name, np.asarray(found.labels), found.class_names)
+        super().__init__(name, found)
         self.frames, self.seconds, self.size = frames, seconds, size
-        self.warnings += found.warnings
-        self._root, self._paths = found.root, found.paths
-
-    def fingerprint(self):  # noqa: D102 (see Source)
-        return files.fingerprint(self._root, self._paths, self.labels)
-
-    def names(self):  # noqa: D102 (see Source)
-        return list(map(files.printable, files.below(self._root, self._paths)))
-
-    def describe(self, index):  # noqa: D102 (see Source)
-        return files.printable(self._paths[index])
 
     def load(self, indices):  # noqa: D102 (see IndexedSource)
         return {"clip1": np.stack([self._clips(index, [0.5])[0] for index in indices])}
@@ -65,7 +54,7 @@ class VideoSource(IndexedSource):
         """
         av, clips, at = _package(), [], ""
         try:
-            with av.open(self._paths[index]) as container:
+            with av.open(self.paths[index]) as container:
                 stream = container.streams.best("video")
                 if stream is None:
                     raise ValueError("it has no video")
@@ -165,10 +154,4 @@ def open_video(path: str, split: str, frames: int, seconds: float, size: int) ->
 
 
 def _package() -> Any:
-    try:
-        import av
-    except (ImportError, OSError) as error:  # OSError: without a library of FFmpeg
-        raise UserError(
-            f"video files need one more package ({error}): pip install 'byol_jax[video]'."
-        ) from error
-    return av
+    return optional.package("av", "video files", "video")

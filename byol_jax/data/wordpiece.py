@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from byol_jax.errors import DataError, UserError
+from byol_jax.data import optional
+from byol_jax.errors import DataError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"  # tokens 0 and 1
 CONTINUES = "##"
@@ -73,10 +74,4 @@ def _tokenizer(vocabulary: tuple[str, ...]) -> Any:
 
 
 def _package() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise UserError(
-            f"texts need one more package ({error}): pip install 'byol_jax[text]'."
-        ) from error
-    return tokenizers
+    return optional.package("tokenizers", "texts", "text")

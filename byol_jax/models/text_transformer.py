@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.models.layers import layer_norm
-from byol_jax.models.vit import MAX_DEPTH, TransformerBlock
+from byol_jax.models.vit import TransformerBlock, check_sizes
 
 
 class TextTransformer(nn.Module):
@@ -35,13 +35,7 @@ class TextTransformer(nn.Module):
 
     def __post_init__(self):
         """Raises ValueError for a setting that cannot work."""
-        for name in ("width", "heads", "depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.depth > MAX_DEPTH:
-            raise ValueError(f"depth={self.depth} must be at most {MAX_DEPTH}.")
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} must divide width={self.width}.")
+        check_sizes(self.width, self.heads, self.depth)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout:g} must be at least 0 and below 1.")
         super().__post_init__()

@@ -101,13 +101,9 @@ class ViT(nn.Module):
 
     def __post_init__(self):
         """Raises ValueError for a setting that cannot work."""
-        for name in ("width", "heads", "depth", "patch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.depth > MAX_DEPTH:
-            raise ValueError(f"depth={self.depth} must be at most {MAX_DEPTH}.")
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} must divide width={self.width}.")
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size={self.patch_size} must be at least 1.")
+        check_sizes(self.width, self.heads, self.depth)
         if self.positions == "sincos" and self.width % 4:
             raise ValueError(f"width={self.width} must be a multiple of 4 for positions=sincos.")
         check_drop_path(self.drop_path)
@@ -168,6 +164,17 @@ class ViT(nn.Module):
         if self.is_mutable_collection("intermediates"):  # else a mean needs no norm of each token
             self.sow("intermediates", "features", as_map(norm(x), rows, columns))
         return norm(x[:, 0] if self.pool == "class" else jnp.mean(x[:, 1:], axis=1))
+
+
+def check_sizes(width: int, heads: int, depth: int) -> None:
+    """Raises ValueError, beginning with the setting, for sizes that no transformer can have."""
+    for name, value in (("width", width), ("heads", heads), ("depth", depth)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"depth={depth} must be at most {MAX_DEPTH}.")
+    if width % heads:
+        raise ValueError(f"heads={heads} must divide width={width}.")
 
 
 def as_map(tokens: jax.Array, rows: int, columns: int) -> jax.Array:

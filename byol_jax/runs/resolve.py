@@ -206,7 +206,10 @@ def _check_own_encoders(config: ConfigDict) -> None:
             shapes = shapes[:1]
         for shape in shapes:
             kind = models.own_class(encoder.name)
-            _check_own_encoder(section, kind, FrozenConfigDict(encoder), shape, kind_of_data)
+            sizes = kind_of_data.sizes(kind_of_data.encoder_record(config))
+            _check_own_encoder(
+                section, kind, FrozenConfigDict(encoder), shape, kind_of_data, (*sizes.items(),)
+            )
 
 
 @functools.lru_cache(8)  # as a start reads the same settings several times
@@ -215,14 +218,14 @@ def _check_own_encoder(
     kind: type[nn.Module],
     encoder: FrozenConfigDict,
     shape: tuple[int, ...],
-    of: kinds.Kind,
+    kind_of_data: kinds.Kind,
+    sizes: tuple[tuple[str, int], ...],
 ) -> None:
     del kind  # of the name, for the cache alone
-    given, module = (
-        f"config.{section}.name={encoder.name}",
-        of.adapt(models.make_encoder(**encoder)),
-    )
-    user_code.check_encoder(given, module, shape, of.view_dtype, is_trained=section == "encoder")
+    given = f"config.{section}.name={encoder.name}"
+    module = models.with_fields(models.make_encoder(**encoder), **dict(sizes))
+    module, dtype = kind_of_data.adapt(module), kind_of_data.view_dtype
+    user_code.check_encoder(given, module, shape, dtype, is_trained=section == "encoder")
 
 
 def _resolve_objective(config: ConfigDict) -> None:

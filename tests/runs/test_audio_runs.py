@@ -2,11 +2,10 @@
 
 import json
 import os
-import shutil
 
-import jax
 import numpy as np
 import pytest
+import resuming
 from absl import flags
 from commands import imported
 
@@ -116,12 +115,7 @@ def run(folder, tmp_path_factory):
 
 
 def test_a_run_resumes_to_the_bit(run, tmp_path, capsys):
-    config, workdir, model = run
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    shutil.rmtree(copy / "checkpoints" / str(4))
-    loop.train(config, copy)
-    assert "Resuming from the checkpoint of step 2" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, byol_jax.load(copy).state, model.state)
+    resuming.check(run, tmp_path, capsys, last_step=4)
 
 
 def test_exports_have_the_same_features(run, folder, tmp_path, monkeypatch):

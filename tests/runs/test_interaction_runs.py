@@ -2,12 +2,12 @@
 
 import csv
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import resuming
 from absl import flags
 from commands import imported
 
@@ -17,7 +17,7 @@ from byol_jax.data.interactions import InteractionSource, read_table
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.presets import buir, buir_nb
 from byol_jax.runs import encoder as encoder_lib
-from byol_jax.runs.kinds import interactions
+from byol_jax.runs.kinds import drawing
 from byol_jax.train import loop
 
 USERS, ITEMS = 12, 10
@@ -81,12 +81,7 @@ def test_walks_estimate_lightgcn(file):
 
 
 def test_a_run_resumes_to_the_bit(run, tmp_path, capsys):
-    config, workdir, model = run
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    shutil.rmtree(copy / "checkpoints" / "4")
-    loop.train(config, copy)
-    assert "Resuming from the checkpoint of step 2" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, byol_jax.load(copy).state, model.state)
+    resuming.check(run, tmp_path, capsys, last_step=4)
 
 
 def test_ids_are_embedded_by_a_run_and_its_export(file, tmp_path):
@@ -123,7 +118,7 @@ def test_a_file_that_has_changed_is_refused(run, file, tmp_path):
 
 
 def test_ids_are_not_read_as_formulas():
-    picture = interactions._texts(["item a$b_$c"])
+    picture = drawing.texts({"item": ["item a$b_$c"]})["item"]
     assert picture.shape[0] == 1 and picture.min() < 0.5
 
 

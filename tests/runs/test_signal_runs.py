@@ -1,12 +1,11 @@
 """Signals through a run's whole life: training, resuming, evaluation, export, and mistakes."""
 
 import json
-import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import resuming
 from absl import flags
 from commands import imported
 
@@ -86,12 +85,7 @@ def test_means_are_those_of_the_data(run, folder):
 
 
 def test_a_run_resumes_to_the_bit(run, tmp_path, capsys):
-    config, workdir, model = run
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    shutil.rmtree(copy / "checkpoints" / str(STEPS))
-    loop.train(config, copy)
-    assert "Resuming from the checkpoint of step 2" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, byol_jax.load(copy).state, model.state)
+    resuming.check(run, tmp_path, capsys, last_step=STEPS)
 
 
 def test_features_are_those_of_the_module(run, folder):

@@ -3,9 +3,10 @@
 import json
 import shutil
 
-import jax
+import flax.linen as nn
 import numpy as np
 import pytest
+import resuming
 from absl import flags
 from commands import imported
 
@@ -14,9 +15,11 @@ from byol_jax.data.text import first_tokens
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.export import stablehlo
 from byol_jax.presets import text_small
+from byol_jax.runs import build, kinds
+from byol_jax.runs import config as config_lib
 from byol_jax.runs import encoder as encoder_lib
-from byol_jax.runs import kinds
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import loop
 
 pytest.importorskip("tokenizers")
@@ -63,12 +66,7 @@ def texts(folder, split="test"):
 
 
 def test_a_run_resumes_to_the_bit(run, tmp_path, capsys):
-    config, workdir, model = run
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    shutil.rmtree(copy / "checkpoints" / str(4))
-    loop.train(config, copy)
-    assert "Resuming from the checkpoint of step 2" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, byol_jax.load(copy).state, model.state)
+    resuming.check(run, tmp_path, capsys, last_step=4)
 
 
 def test_exports_have_the_same_features(run, folder, tmp_path, monkeypatch):
@@ -207,3 +205,22 @@ def test_pictures_show_the_words(run):
     np.testing.assert_array_equal(rows["text"], rows["view 1"])
     ink = [(1 - rows[name]).sum(axis=(1, 2, 3)) for name in ("text", "view 2")]
     assert np.argmax(ink[0]) == 1 and np.argmax(ink[1]) == 0  # the longer text has more of it
+
+
+class OwnEncoder(nn.Module):
+    """A user's encoder of texts, which the data's number of tokens completes."""
+
+    num_tokens: int | None = None
+
+    @nn.compact
+    def __call__(self, tokens):
+        return nn.Embed(self.num_tokens, 4)(tokens).mean(axis=1)
+
+
+def test_an_encoder_of_the_users_own_gets_the_number_of_tokens(run):
+    config = run_lib.read(run[1]).config.copy_and_resolve_references()
+    config_lib.use_encoder(config, f"{__name__}:OwnEncoder")
+    for vocabulary, count in ((None, 1), (config.data.vocabulary, len(config.data.vocabulary))):
+        config.data.vocabulary = vocabulary
+        resolved, _ = resolve(config)
+        assert build.encoder(resolved).num_tokens == count

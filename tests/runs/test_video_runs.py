@@ -4,9 +4,9 @@ import json
 import shutil
 
 import flax.linen as nn
-import jax
 import numpy as np
 import pytest
+import resuming
 from absl import flags
 from commands import imported
 
@@ -81,12 +81,7 @@ def run(folder, tmp_path_factory):
 
 
 def test_a_run_resumes_to_the_bit(run, tmp_path, capsys):
-    config, workdir, model = run
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    shutil.rmtree(copy / "checkpoints" / str(4))
-    loop.train(config, copy)
-    assert "Resuming from the checkpoint of step 2" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, byol_jax.load(copy).state, model.state)
+    resuming.check(run, tmp_path, capsys, last_step=4)
 
 
 def test_features_and_exports_are_those_of_the_module(run, folder, tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ class Audio(IndexedKind):
                 f"and at most {chosen.sample_rate / 2:g}, half of config.data.sample_rate."
             )
         (shape,) = self.view_shapes(config)
-        check_encoders(config, {"spectrograms": shape}, "choose audio_ntt")
+        check_encoders(self, config, {"spectrograms": shape}, "choose audio_ntt")
 
     def fit_to(self, config: ConfigDict, source: AudioSource) -> None:  # noqa: D102
         self.check_source(config, source)

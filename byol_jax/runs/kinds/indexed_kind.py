@@ -1,11 +1,9 @@
 """What the kinds have in common whose sources NumPy loads by index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -68,27 +66,23 @@ class IndexedKind(Kind):
 
 
 def check_encoders(
-    config: ConfigDict,
-    shapes: dict[str, tuple[int, ...]],
-    advice: str,
-    dtype: Any = jnp.float32,
-    complete: Callable[[nn.Module], nn.Module] = lambda encoder: encoder,
+    kind: Kind, config: ConfigDict, shapes: dict[str, tuple[int, ...]], advice: str
 ) -> None:
     """Raises ConfigError if an encoder of a config cannot take views.
 
     Args:
+      kind: of the config's data.
       config: of a run; also the target's encoder is checked, where it has its own.
       shapes: of one example in a view, by what to call it.
       advice: what to choose, the end of the message.
-      dtype: of the views.
-      complete: adds to an encoder what is no setting of it.
     """
+    sizes = kind.sizes(kind.encoder_record(config))
     sections = {"encoder": config.encoder, "target.encoder": config.target.encoder}
     for section, settings in sections.items():
         for what, shape in shapes.items() if settings.name else ():
-            encoder = complete(models.make_encoder(**settings))
+            encoder = models.with_fields(models.make_encoder(**settings), **sizes)
             try:
-                models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), dtype))
+                models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), kind.view_dtype))
             except Exception as error:  # whatever the module raises
                 raise ConfigError(
                     f"config.{section}.name={settings.name} cannot take {what} of shape {shape} "

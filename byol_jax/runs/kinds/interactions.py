@@ -3,18 +3,18 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict, config_dict
 
-from byol_jax import byol, models
+from byol_jax import byol
 from byol_jax.byol import Tree
 from byol_jax.data.interactions import SPLITS, InteractionSource, read_table
 from byol_jax.errors import ConfigError, DataError
+from byol_jax.runs.kinds import drawing
 from byol_jax.runs.kinds.indexed_kind import IndexedKind
 
 PREFIX = "csv:"
@@ -106,9 +106,9 @@ class Interactions(IndexedKind):
                 f"{len(config.data.user_ids)} and {len(config.data.item_ids)}: name its own file."
             )
 
-    def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:  # noqa: D102
-        counts = {f"{side}s": len(record[f"{side}_ids"]) for side in SIDES}
-        return models.with_fields(make(), **counts)
+    def sizes(self, record):
+        """How many users and items there are."""
+        return {f"{side}s": len(record[f"{side}_ids"]) for side in SIDES}
 
     def view_shapes(self, config):
         """None: a view holds numbers of rows."""
@@ -158,11 +158,9 @@ class Interactions(IndexedKind):
         self, policy: Policy, examples: Tree, views: Sequence[Tree]
     ) -> dict[str, np.ndarray]:
         """The ids of user and item, and the first walks from each, as text."""
-        rows = {}
-        for side, view in zip(SIDES, views, strict=True):
-            node = jax.tree.map(np.asarray, view[side])
-            rows[side] = _texts(_lines(policy, side, node))
-        return rows
+        nodes = {side: view[side] for side, view in zip(SIDES, views, strict=True)}
+        nodes = jax.tree.map(np.asarray, nodes)
+        return drawing.texts({side: _lines(policy, side, node) for side, node in nodes.items()})
 
     def encoder_record(self, config: ConfigDict) -> dict[str, Any]:  # noqa: D102
         chosen = config.data
@@ -239,18 +237,3 @@ def _lines(policy: Policy, side: str, node: dict[str, np.ndarray]) -> list[str]:
             lines.append(" > ".join(ids[at][i] for at, i in zip(sides, walk, strict=True)))
         texts.append("\n".join(lines))
     return texts
-
-
-def _texts(texts: list[str]) -> np.ndarray:
-    """Pictures of texts, float (n, height, width, 3) in 0..1."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: takes time
-    from matplotlib.figure import Figure
-
-    found = []
-    for text in texts:
-        figure = Figure(figsize=(1.6, 0.9), dpi=80)
-        canvas = FigureCanvasAgg(figure)
-        figure.text(0.04, 0.95, text, va="top", size=7, parse_math=False)
-        canvas.draw()
-        found.append(np.asarray(canvas.buffer_rgba())[..., :3] / 255)
-    return np.stack(found)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from byol_jax import byol, data
+from byol_jax import byol, data, models
 from byol_jax.byol import Tree
 from byol_jax.errors import DataError
 
@@ -76,8 +76,15 @@ class Kind(abc.ABC):
 
     def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:
         """The encoder of an `encoder_record`, from a function that makes one."""
+        return self.adapt(models.with_fields(make(), **self.sizes(record)))
+
+    def sizes(self, record: dict[str, Any]) -> dict[str, int]:
+        """Fields of an encoder that are no settings, as the data has them, of an `encoder_record`.
+
+        An encoder that lacks such a field is left as it is.
+        """
         del record
-        return self.adapt(make())
+        return {}
 
     def adapt(self, encoder: nn.Module) -> nn.Module:
         """What takes views: an encoder by name or of the user's own, or a module around it."""

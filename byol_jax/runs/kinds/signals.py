@@ -19,6 +19,7 @@ from byol_jax.augment import signals as augment
 from byol_jax.byol import Tree
 from byol_jax.data.signals import SignalSource, open_signals
 from byol_jax.errors import ConfigError, DataError
+from byol_jax.runs.kinds import drawing
 from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
 from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
 
@@ -66,7 +67,7 @@ class Signals(IndexedKind):
                     f"{' above 0' if key == 'std' else ''}: leave it out, as the data has them."
                 )
         if config.data.shapes:
-            _check_shapes(config)
+            _check_shapes(self, config)
 
     def fit_to(self, config: ConfigDict, source: SignalSource) -> None:  # noqa: D102
         super().check_source(config, source)
@@ -273,7 +274,7 @@ def _shapes(config: ConfigDict) -> dict[str, tuple[int, ...]]:
     )
 
 
-def _check_shapes(config: ConfigDict) -> None:
+def _check_shapes(kind: Signals, config: ConfigDict) -> None:
     """Raises ConfigError unless means, standard deviations and encoders fit the shapes."""
     shapes = _shapes(config)
     count = sum(shape[-1] for shape in shapes.values())
@@ -284,7 +285,7 @@ def _check_shapes(config: ConfigDict) -> None:
                 "each channel, or leave it out."
             )
     named = {f"the array {name}": shape for name, shape in shapes.items()}
-    check_encoders(config, named, "conv1d takes (time, channels), dense any shape")
+    check_encoders(kind, config, named, "conv1d takes (time, channels), dense any shape")
 
 
 def _checked(name: str, key: str, array: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -303,17 +304,10 @@ def _checked(name: str, key: str, array: Any, shape: tuple[int, ...]) -> np.ndar
 
 def _curves(arrays: np.ndarray) -> np.ndarray:
     """Pictures of arrays (n, time, ...): float (n, height, width, 3) in 0..1."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: takes time
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(PICTURE * len(arrays), PICTURE), dpi=80)
-    canvas = FigureCanvasAgg(figure)
+    figure = drawing.new_figure(PICTURE * len(arrays), PICTURE, dpi=80)
     axes = figure.subplots(1, len(arrays), squeeze=False, sharey=True)[0]
     for axis, array in zip(axes, arrays, strict=True):
         axis.plot(array.reshape(len(array), -1), linewidth=0.8)
         axis.set_axis_off()
     figure.subplots_adjust(0, 0.02, 1, 0.98, 0.05)
-    canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())[..., :3] / 255
-    side = picture.shape[1] // len(arrays)
-    return np.stack([picture[:, i * side : (i + 1) * side] for i in range(len(arrays))])
+    return drawing.columns(figure, len(arrays))

@@ -1,32 +1,27 @@
 """Texts: numbers of tokens, and views with fewer words in another order."""
 
 import dataclasses
-import textwrap
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, config_dict
 
-from byol_jax import byol, models
+from byol_jax import byol
 from byol_jax.augment import text as augment
 from byol_jax.byol import Tree
 from byol_jax.data import wordpiece
 from byol_jax.data.text import TextSource, TokenSource, first_tokens, open_text
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.runs import paths
+from byol_jax.runs.kinds import drawing
 from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
 from byol_jax.runs.kinds.kind import OnDecodeError
 from byol_jax.runs.limits import limit
 
 PREFIX = "text:"
-LINE = 34  # characters, in pictures
-INCHES = (2.2, 0.13)  # width of a picture, and height of a line
 
 
 class Text(IndexedKind):
@@ -64,13 +59,7 @@ class Text(IndexedKind):
                     f"config.data.vocabulary must be different tokens, the first {wordpiece.PAD} "
                     f"and {wordpiece.UNKNOWN}: leave it out, to learn one from the data."
                 )
-        check_encoders(
-            config,
-            {"texts": (config.data.length,)},
-            "choose text_transformer",
-            self.view_dtype,
-            partial(_with_tokens, len(tokens or ()) or config.data.vocabulary_size),
-        )
+        check_encoders(self, config, {"texts": (config.data.length,)}, "choose text_transformer")
 
     def fit_to(self, config: ConfigDict, source: TextSource) -> None:  # noqa: D102
         self.check_source(config, source)
@@ -80,8 +69,9 @@ class Text(IndexedKind):
             skip = config.data.on_decode_error == "skip"
             config.data.vocabulary = source.vocabulary(config.data.vocabulary_size, skip)
 
-    def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:  # noqa: D102
-        return _with_tokens(len(record["vocabulary"]), make())
+    def sizes(self, record: dict[str, Any]) -> dict[str, int]:
+        """How many tokens there are; 1 before the vocabulary is known, for checks of shapes."""
+        return {"num_tokens": max(1, len(record["vocabulary"]))}
 
     def view_shapes(self, config):  # noqa: D102
         return [(config.data.length,)]
@@ -143,7 +133,7 @@ class Text(IndexedKind):
     ) -> dict[str, np.ndarray]:
         """The words of texts and of both views."""
         rows = {"text": examples} | {f"view {i}": view for i, view in enumerate(views, start=1)}
-        return _written(
+        return drawing.texts(
             {
                 name: [_words(policy.vocabulary, tokens) for tokens in np.asarray(row)]
                 for name, row in rows.items()
@@ -155,7 +145,7 @@ class Text(IndexedKind):
         return {
             "kind": self.name,
             "length": chosen.length,
-            "vocabulary": list(chosen.vocabulary),
+            "vocabulary": list(chosen.vocabulary or ()),
         }
 
     def config_of_record(self, record: dict[str, Any]) -> dict[str, Any]:  # noqa: D102
@@ -208,42 +198,7 @@ def _tokens(config: ConfigDict, source: TextSource) -> TokenSource:
     return TokenSource(source, tuple(config.data.vocabulary), config.data.length)
 
 
-def _with_tokens(count: int, encoder: nn.Module) -> nn.Module:
-    """An encoder for a vocabulary of so many tokens."""
-    return models.with_fields(encoder, num_tokens=count)
-
-
 def _words(vocabulary: tuple[str, ...], tokens: np.ndarray) -> str:
     """A text of tokens, with the pieces of a word together."""
     joined = " ".join(vocabulary[token] for token in tokens if token)
     return joined.replace(f" {wordpiece.CONTINUES}", "")
-
-
-def _written(rows: dict[str, list[str]]) -> dict[str, np.ndarray]:
-    """Pictures of texts by row: float (n, height, width, 3) in 0..1, all of one size."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late: takes time
-    from matplotlib.figure import Figure
-
-    wrapped = {
-        name: ["\n".join(textwrap.wrap(text, LINE)) for text in texts]
-        for name, texts in rows.items()
-    }
-    lines = 1 + max(text.count("\n") for texts in wrapped.values() for text in texts)
-    width, height = INCHES[0], INCHES[1] * max(lines + 1, 8)
-    pictures = {}
-    for name, texts in wrapped.items():
-        figure = Figure(figsize=(width * len(texts), height), dpi=100)
-        canvas = FigureCanvasAgg(figure)
-        for column, text in enumerate(texts):
-            figure.text(
-                (column + 0.02) / len(texts), 0.98, text, size=7, va="top", parse_math=False
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of characters that the font lacks
-            canvas.draw()
-        picture = np.asarray(canvas.buffer_rgba())[..., :3] / 255
-        side = picture.shape[1] // len(texts)
-        pictures[name] = np.stack(
-            [picture[:, i * side : (i + 1) * side] for i in range(len(texts))]
-        )
-    return pictures
