@@ -1,5 +1,7 @@
 """The transformer of texts: shapes, padding, dropout, and mistakes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,35 +17,37 @@ def small(**settings):
     return models.with_fields(models.make_encoder("text_transformer", **settings), num_tokens=7)
 
 
+embed = jax.jit(functools.partial(small().apply, train=False))
+
+
 @pytest.fixture(scope="module")
 def variables():
-    variables = small().init(jax.random.key(0), TOKENS, train=False)
+    init = jax.jit(functools.partial(small().init, train=False))
+    variables = init(jax.random.key(0), TOKENS)
     # Larger than at the start, so that what is attended to matters.
     return jax.tree.map(lambda x: x * 3 + 0.1, variables)
 
 
 def test_padding_does_not_change_an_embedding(variables):
-    module = small()
-    got = module.apply(variables, TOKENS, train=False)
+    got = embed(variables, TOKENS)
     assert got.shape == (3, 8) and got.dtype == jnp.float32
     for row, count in ((0, 4), (1, 1)):
         short = {"params": dict(variables["params"])}
         short["params"]["position_embedding"] = variables["params"]["position_embedding"][:count]
-        alone = module.apply(short, TOKENS[row : row + 1, :count], train=False)
+        alone = embed(short, TOKENS[row : row + 1, :count])
         np.testing.assert_allclose(got[row], alone[0], rtol=1e-5, atol=1e-5)
     table = variables["params"]["token_embedding"]["embedding"]
     other = jax.tree.map(jnp.copy, variables)
     other["params"]["token_embedding"]["embedding"] = table.at[0].add(5.0)  # that of padding
-    np.testing.assert_array_equal(module.apply(other, TOKENS, train=False), got)
+    np.testing.assert_array_equal(embed(other, TOKENS), got)
 
 
 def test_order_matters_and_no_tokens_are_finite(variables):
-    module = small()
-    got = module.apply(variables, TOKENS, train=False)
+    got = embed(variables, TOKENS)
     turned = TOKENS.copy()
     turned[0, :4] = TOKENS[0, 3::-1]
-    assert np.abs(module.apply(variables, turned, train=False)[0] - got[0]).max() > 1e-3
-    assert np.isfinite(module.apply(variables, np.zeros_like(TOKENS), train=False)).all()
+    assert np.abs(embed(variables, turned)[0] - got[0]).max() > 1e-3
+    assert np.isfinite(embed(variables, np.zeros_like(TOKENS))).all()
 
 
 def test_dropout_makes_two_views_differ_in_training_only(variables):
