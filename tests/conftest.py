@@ -1,5 +1,6 @@
 """Settings of all tests: four virtual CPU devices, compilation, and the paths of data."""
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -39,8 +40,6 @@ LONGEST = (
     "test_byol",
     "test_variants",
 )
-# Only these look at the pictures of a run, which take a second of each.
-PICTURES = {"test_loop", "test_plots"}
 REFERENCE = Path(__file__).parent / "data" / "reference"
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -65,13 +64,24 @@ def compilation(request):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def pictures(request):
-    """Leaves out the pictures of runs in this process."""
+def pictures():
+    """Leaves out the pictures of runs in this process: they take a second of each.
+
+    Returns a context in which they are drawn.
+    """
+    drawing = {"curves": plots.curves, "first_views": plots.first_views}
+
+    @contextlib.contextmanager
+    def drawn():
+        with pytest.MonkeyPatch.context() as patch:
+            for name, function in drawing.items():
+                patch.setattr(plots, name, function)
+            yield
+
     with pytest.MonkeyPatch.context() as patch:
-        if request.module.__name__ not in PICTURES:
-            patch.setattr(plots, "curves", lambda path, metrics: None)
-            patch.setattr(plots, "first_views", lambda path, kind, learner, state, batch: None)
-        yield
+        patch.setattr(plots, "curves", lambda path, metrics: None)
+        patch.setattr(plots, "first_views", lambda path, kind, learner, state, batch: None)
+        yield drawn
 
 
 @pytest.fixture(scope="session")

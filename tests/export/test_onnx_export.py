@@ -42,14 +42,13 @@ def assert_equal_features(encoder, directory, monkeypatch):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: random_encoder("resnet18"),
         lambda: random_encoder("resnet50", width_multiplier=0.25),
         lambda: random_encoder("convnet", image_size=16),
         tiny_vit,
         lambda: tiny_vit(positions="learned", pool="mean"),
         tiny_convnext,
     ],
-    ids=["resnet18", "resnet50", "convnet", "vit", "vit of the mean", "convnext"],
+    ids=["resnet50", "convnet", "vit", "vit of the mean", "convnext"],
 )
 def test_onnx_runtime_computes_equal_features(make, tmp_path, monkeypatch, caplog):
     encoder = make()

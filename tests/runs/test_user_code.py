@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faults import toy
 from tiny import tiny_config
 
 from byol_jax.errors import ConfigError
 from byol_jax.runs import run as run_lib
 from byol_jax.runs import user_code
 from byol_jax.runs.resolve import resolve
+from byol_jax.train import loop
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -112,31 +114,28 @@ def test_a_mistake_is_one_line_with_the_key(in_folder, name, message):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
-def test_a_run_of_the_command_has_it(folder, tmp_path):
+def test_a_run_of_the_command_has_it(folder, in_folder, tmp_path):
     """It trains, is recorded, resumes, and is loaded and evaluated without the function."""
     settings = {"steps": 2, "evaluation.every_steps": 0, "checkpoint.every_steps": 1}
     settings["data.placement"] = "device"  # without TensorFlow it starts sooner
-
-    def pretrain(workdir, name):
-        given = settings | {"augment.function": name}
-        command = [sys.executable, "-c", "from byol_jax.cli.__main__ import main; main()"]
-        command += ["pretrain", f"--config={ROOT}/tests/faults/toy.py:convnet"]
-        command += [f"--workdir={workdir}"]
-        command += [f"--config.{key}={value}" for key, value in given.items()]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
-        return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-        )
-
-    done = pretrain(tmp_path / "run", "own_views:half")
+    settings["augment.function"] = "own_views:half"
+    command = [sys.executable, "-c", "from byol_jax.cli.__main__ import main; main()"]
+    command += ["pretrain", f"--config={ROOT}/tests/faults/toy.py:convnet"]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["config"]["augment"]["function"] == "own_views:half"
 
     state = run_lib.restore(tmp_path / "run").state
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
-    again = pretrain(tmp_path / "run", "own_views:half")
-    assert again.returncode == 0 and "step 2/2" in again.stdout, again.stderr
+    config = toy.get_config("convnet")
+    config.update_from_flattened_dict(settings)
+    assert loop.train(config, tmp_path / "run")
     for a, b in zip(
         *map(jax.tree.leaves, (state, run_lib.restore(tmp_path / "run").state)), strict=True
     ):

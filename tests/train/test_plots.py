@@ -18,6 +18,12 @@ from byol_jax.runs.resolve import resolve
 from byol_jax.train import plots
 
 
+@pytest.fixture(autouse=True)
+def drawn(pictures):
+    with pictures():
+        yield
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_pixel_of_a_view_is_drawn(tmp_path, channels):
     rng = np.random.default_rng(0)
