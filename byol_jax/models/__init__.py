@@ -19,7 +19,7 @@ from byol_jax.models.encoders import (
     own_class,
     settings,
 )
-from byol_jax.models.layers import MLP, BatchNorm, dropout_by_position
+from byol_jax.models.layers import MLP, BatchNorm, batch_norm_decay, dropout_by_position
 from byol_jax.models.lightgcn import LightGCN
 from byol_jax.models.networks import (
     ByArray,
@@ -87,6 +87,7 @@ __all__ = [
     "ViTB",
     "ViTS",
     "ViTTi",
+    "batch_norm_decay",
     "check_image_size",
     "check_setting",
     "check_settings",

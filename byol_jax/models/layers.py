@@ -4,6 +4,7 @@ Parameters and batch-norm statistics are float32; `dtype` is what dense layers c
 """
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,6 +12,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+_DECAY = contextvars.ContextVar[float]("decay")  # of `batch_norm_decay`, inside of it
+
+
+@contextlib.contextmanager
+def batch_norm_decay(decay: float) -> Iterator[None]:
+    """Within this context the running averages of every `BatchNorm` decay by this, in [0, 1)."""
+    token = _DECAY.set(decay)
+    try:
+        yield
+    finally:
+        _DECAY.reset(token)
 
 
 class BatchNorm(nn.Module):
@@ -28,7 +41,8 @@ class BatchNorm(nn.Module):
       axis_name: mapped axis over which batch statistics are averaged; None for one replica.
       dtype: of the result; statistics and the normalisation itself are float32.
       scale_init: initial scale.
-      decay: of the running averages; .9 in the authors' implementation.
+      decay: of the running averages, outside of `batch_norm_decay`; .9 in the authors'
+        implementation.
       epsilon: added to the variance.
       learned: whether there is a scale and an offset.
     """
@@ -59,7 +73,8 @@ class BatchNorm(nn.Module):
             mean, var = self.moments(x)
             if not self.is_initializing():
                 count.value += 1
-                weight = (1 - self.decay) / (1 - self.decay**count.value)
+                decay = _DECAY.get(self.decay)
+                weight = (1 - decay) / (1 - decay**count.value)
                 running_mean.value += weight * (mean - running_mean.value)
                 running_var.value += weight * (var - running_var.value)
         # As x a + b, whose backward pass needs only x, which is kept anyway; that of (x - mean) a

@@ -223,6 +223,9 @@ def test_the_papers_choices():
     products = {float(f"{choice.learning_rate * choice.weight_decay:.6g}") for choice in found}
     want = {0.0, *(float(f"{10 ** (-6 + i / 2):.6g}") for i in range(7))}
     assert products == want
+    decays = [TRANSFER.batch_norm_decay(steps) for steps in (10, 100, 1000)]
+    np.testing.assert_allclose(decays, [0.9, 0.9, 0.99])
+    assert SEMI_SUPERVISED.batch_norm_decay(1000) == 0.9
 
 
 def test_the_best_is_trained_again_on_all_images(finished, sweep, tmp_path):

@@ -1,5 +1,6 @@
 """One update of fine-tuning against plain NumPy, and on several devices."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -122,6 +123,25 @@ def test_four_devices_equal_one(on_devices):
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(metrics_of_four["loss"], metrics["loss"], rtol=1e-5)
+
+
+def test_running_averages_decay_by_the_setting(on_devices):
+    """The second update of averages m1 is m1 + (1 - d) / (1 - d^2) (m2 - m1)."""
+    one, *_ = on_devices
+    first = tuner_lib.init(one, 0, (16, 16, 1), None, SETTINGS)
+
+    def averages(decay):
+        tuner = dataclasses.replace(one, batch_norm_decay=decay)
+        update = jax.jit(functools.partial(tuner_lib.update, tuner))
+        states = [first]
+        for step in range(2):
+            states.append(update(states[-1], batch(step, size=16))[0])
+        return [np.asarray(state.stats["encoder"]["bn1"]["mean"]) for state in states[1:]]
+
+    (m1, at_once), (same, slowly) = averages(0.0), averages(0.9)
+    np.testing.assert_allclose(same, m1, rtol=1e-5)  # the first is that of the batch
+    np.testing.assert_allclose(slowly, m1 + (at_once - m1) * 0.1 / 0.19, rtol=1e-4, atol=1e-6)
+    assert np.abs(at_once - m1).max() > 0.01
 
 
 def test_running_statistics_follow_and_serve_the_prediction(on_devices):

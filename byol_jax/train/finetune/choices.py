@@ -1,8 +1,7 @@
 """What a sweep chooses from: the settings that the paper tries in its two fine-tuning experiments.
 
 arXiv 2006.07733, the appendices on semi-supervised learning and on transfer. Not as in the latter:
-the learning rate falls to 0 along a cosine, which it does not mention; and the running averages of
-batch norm decay by .9, not by max(.9, 1 - 10 / steps per epoch).
+the learning rate falls to 0 along a cosine, which it does not mention.
 """
 
 import itertools
@@ -37,6 +36,8 @@ class Recipe(NamedTuple):
       decay_by_rate: whether weight decays are divided by the learning rate.
       batch_size: images of an update, at most.
       trains_again: whether the best combination is trained again on the held-out images too.
+      slow_averages: whether running averages of batch norm decay more slowly than by .9 where an
+        epoch has more than 100 steps.
     """
 
     learning_rates: tuple[float, ...]
@@ -46,6 +47,11 @@ class Recipe(NamedTuple):
     decay_by_rate: bool
     batch_size: int
     trains_again: bool
+    slow_averages: bool
+
+    def batch_norm_decay(self, steps_per_epoch: int) -> float:
+        """Of the running averages: the paper's max(.9, 1 - 10 / steps per epoch) for transfer."""
+        return max(0.9, 1 - 10 / steps_per_epoch) if self.slow_averages else 0.9
 
     def choices(self) -> tuple[Choice, ...]:
         """All combinations.
@@ -82,6 +88,7 @@ SEMI_SUPERVISED = Recipe(
     decay_by_rate=False,
     batch_size=1024,
     trains_again=False,
+    slow_averages=False,
 )
 TRANSFER = Recipe(
     learning_rates=tuple(np.logspace(-4, -1, 7).tolist()),
@@ -91,5 +98,6 @@ TRANSFER = Recipe(
     decay_by_rate=True,
     batch_size=256,
     trains_again=True,
+    slow_averages=True,
 )
 RECIPES = {"semi_supervised": SEMI_SUPERVISED, "transfer": TRANSFER}

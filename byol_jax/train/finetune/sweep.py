@@ -49,6 +49,7 @@ class Sweep:
       crop: of the training views; test images are cropped as in the encoder's own evaluation.
       choices: each is trained.
       batch_size: images of an update, over all devices of this process.
+      batch_norm_decay: of the running averages, in [0, 1).
       seed: non-negative.
       from_scratch: whether the weights are random: what pre-training was worth.
       all_train: if given, images that are fitted with the best choice before the test: those of
@@ -64,6 +65,7 @@ class Sweep:
     crop: data.Crop
     choices: tuple[Choice, ...]
     batch_size: int = 1024
+    batch_norm_decay: float = 0.9
     seed: int = 0
     from_scratch: bool = False
     all_train: data.Source | None = None
@@ -95,6 +97,7 @@ class Sweep:
             "class_names": self.train.class_names,
             "crop": self.crop._asdict(),
             "batch_size": self.batch_size,
+            "batch_norm_decay": self.batch_norm_decay,
             "seed": self.seed,
         }
         return json.loads(json.dumps(found))
@@ -107,7 +110,7 @@ def of_recipe(recipe: Recipe, train: data.Source, all_train: data.Source, **othe
       recipe: what is tried.
       train: images to fit.
       all_train: these and those that are held out, for a recipe that trains again.
-      **others: the other fields of `Sweep` but `choices` and `batch_size`, which follow.
+      **others: the other fields of `Sweep` but those that follow from the recipe.
 
     Raises:
       ConfigError: a number of the recipe is out of range.
@@ -121,6 +124,7 @@ def of_recipe(recipe: Recipe, train: data.Source, all_train: data.Source, **othe
         all_train=all_train if recipe.trains_again else None,
         choices=recipe.choices(),
         batch_size=batch_size,
+        batch_norm_decay=recipe.batch_norm_decay(data.steps_per_epoch(train, batch_size)),
         **others,
     )
 
@@ -405,6 +409,7 @@ def make_tuner(sweep: Sweep) -> tuner_lib.Tuner:
         functools.partial(image_augment.normalize, mean=config["mean"], std=config["std"]),
         tuner_lib.optimizer(sweep.batch_size, getattr(module, "frozen", ())),
         config.get("matmul_precision", "default"),
+        sweep.batch_norm_decay,
         parallel.AXIS,
     )
 

@@ -47,6 +47,7 @@ class Tuner:
     preprocess: Callable[[jax.Array], jax.Array]  # uint8 images -> what the encoder takes
     optimizer: optax.GradientTransformation
     precision: str = "default"  # of float32 products: see models.matmul_precision
+    batch_norm_decay: float = 0.9  # of the running averages
     axis_name: str | None = None  # mapped axis of replicas
 
 
@@ -135,7 +136,11 @@ def update(tuner: Tuner, state: State, batch: byol.Batch) -> tuple[State, byol.M
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
     def loss_fn(params: byol.Tree) -> tuple[jax.Array, tuple[byol.Tree, byol.Metrics]]:
-        with models.matmul_precision(tuner.precision), models.dropout_by_position(batch.positions):
+        with (
+            models.matmul_precision(tuner.precision),
+            models.batch_norm_decay(tuner.batch_norm_decay),
+            models.dropout_by_position(batch.positions),
+        ):
             logits, changed = tuner.network.apply(
                 {"params": params, "batch_stats": state.stats},
                 tuner.preprocess(batch.examples[:, 0]),
