@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from byol_jax.errors import ConfigError
 from byol_jax.evaluate.features import check_splits
@@ -196,6 +197,7 @@ def fit(
 
     Args:
       features: (n, d) float32, columns centred (the bias is bounded separately from the weights).
+        Their rows are divided among the accelerators of this process.
       labels: (n,) int32 in [0, num_classes); or bool (n, num_classes), which minimises the sum over
         classes of the binary cross-entropy instead. Its curvature is at most half of the bound, so
         the same steps are safe.
@@ -212,21 +214,50 @@ def fit(
     rows, columns = features.shape
     # With a GPU's TF32 products, gradients never fall below the tolerance.
     with jax.default_matmul_precision("float32"):
-        features, labels = jnp.asarray(features), jnp.asarray(labels)
         if rows < columns:
             _, singular_values, transposed = jnp.linalg.svd(features, full_matrices=False)
             eigenvalues, basis = singular_values**2 / rows, transposed.T
+            features, labels = _over_devices(features), _over_devices(labels)
         else:
-            eigenvalues, basis = jnp.linalg.eigh(features.T @ features / rows)
+            features, labels = _over_devices(features), _over_devices(labels)
+            eigenvalues, basis = jnp.linalg.eigh(_products(features) / rows)
         # The size of rounding errors: with too small a bound the steps would diverge.
         curvature = jnp.maximum(eigenvalues, 0) / 2 + 1e-6 * eigenvalues.max()
         settings = (curvature, basis, tolerance, max_iterations, num_classes)
         groups = [
-            _minimise(features, labels, jnp.asarray(l2[i : i + _GROUP], jnp.float32), *settings)
+            _minimise(
+                features, labels, rows, jnp.asarray(l2[i : i + _GROUP], jnp.float32), *settings
+            )
             for i in range(0, len(l2), _GROUP)
         ]
     *parts, iterations = zip(*groups, strict=True)
     return Fit(*map(jnp.concatenate, parts), jnp.stack(iterations).max())
+
+
+def _devices() -> list[jax.Device]:
+    """The devices of this process; one if they are parts of a CPU, which it has to itself then."""
+    devices = jax.local_devices()
+    return devices[:1] if devices[0].platform == "cpu" else devices
+
+
+def _over_devices(rows: np.ndarray) -> jax.Array:
+    """(n, ...) -> (k, ceil(n / k), ...): the next rows on each of k devices, then zeros."""
+    devices = _devices()
+    each = -(-len(rows) // len(devices))
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        first = (index[0].start or 0) * each
+        found = rows[first : first + each]
+        return np.pad(found, ((0, each - len(found)), *((0, 0),) * (rows.ndim - 1)))[None]
+
+    sharding = NamedSharding(Mesh(devices, ("rows",)), PartitionSpec("rows"))
+    return jax.make_array_from_callback((len(devices), each, *rows.shape[1:]), sharding, part)
+
+
+@jax.jit
+def _products(features):
+    """X^T X of rows on several devices."""
+    return jnp.einsum("knd,kne->kde", features, features).sum(axis=0)
 
 
 class _Iterate(NamedTuple):
@@ -240,7 +271,9 @@ class _Iterate(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
-def _minimise(features, labels, l2, curvature, basis, tolerance, max_iterations, num_classes):
+def _minimise(
+    features, labels, num_rows, l2, curvature, basis, tolerance, max_iterations, num_classes
+):
     def descend(point, gradient):
         """Divides the gradient by the Hessian's bound, which is 1/2 for the bias."""
         coordinates = jnp.einsum("de,sdc->sec", basis, gradient[0])
@@ -249,7 +282,7 @@ def _minimise(features, labels, l2, curvature, basis, tolerance, max_iterations,
         return point[0] - weight_step, point[1] - 2 * gradient[1]
 
     def iterate(state):
-        gradient = _gradient(state.ahead, features, labels, l2)
+        gradient = _gradient(state.ahead, features, labels, num_rows, l2)
         point = descend(state.ahead, gradient)
         moved = optax.tree.sub(point, state.point)
         # Momentum that points uphill is dropped, for each strength separately.
@@ -271,15 +304,24 @@ def _minimise(features, labels, l2, curvature, basis, tolerance, max_iterations,
     def unfinished(state):
         return jnp.any(state.gradient > tolerance) & (state.iteration < max_iterations)
 
-    shape = (len(l2), features.shape[1], num_classes)
+    shape = (len(l2), features.shape[-1], num_classes)
     zeros = (jnp.zeros(shape), jnp.zeros(shape[::2]))
     start = _Iterate(zeros, zeros, jnp.ones(len(l2)), jnp.full(len(l2), jnp.inf), jnp.int32(0))
     end = jax.lax.while_loop(unfinished, iterate, start)
     return Fit(*end.point, end.gradient, end.iteration)
 
 
-def _gradient(point, features, labels, l2):
-    """Gradient of f at (weights, biases) for every strength, over chunks of rows."""
+def _gradient(point, features, labels, num_rows, l2):
+    """Gradient of f at (weights, biases) for every strength, from `_over_devices` rows."""
+    num_devices, each = features.shape[:2]
+    counts = jnp.clip(num_rows - each * jnp.arange(num_devices), 0, each)
+    sums = jax.vmap(functools.partial(_sums, point))(features, labels, counts)
+    gradient = jax.tree.map(lambda x: x.sum(axis=0) / num_rows, sums)
+    return gradient[0] + l2[:, None, None] * point[0], gradient[1]
+
+
+def _sums(point, features, labels, count):
+    """The sum of the gradients of the first `count` rows, over chunks of rows."""
     weights, biases = point
     num_rows, num_strengths, num_classes = len(features), *biases.shape
     rows = min(num_rows, max(1, _LOGITS_PER_CHUNK // (num_strengths * num_classes)))
@@ -294,15 +336,13 @@ def _gradient(point, features, labels, l2):
             errors = jax.nn.softmax(logits) - jax.nn.one_hot(targets, num_classes)[:, None]
         else:
             errors = jax.nn.sigmoid(logits) - targets[:, None]
-        is_new = start + jnp.arange(rows) >= index * rows
-        errors *= is_new[:, None, None] / num_rows
+        row = start + jnp.arange(rows)
+        errors *= ((row >= index * rows) & (row < count))[:, None, None]
         return total[0] + jnp.einsum("nd,nsc->sdc", chunk, errors), total[1] + errors.sum(axis=0)
 
     num_chunks = -(-num_rows // rows)
-    weights_gradient, biases_gradient = jax.lax.fori_loop(
-        0, num_chunks, add_chunk, optax.tree.zeros_like((weights, biases))
-    )
-    return weights_gradient + l2[:, None, None] * weights, biases_gradient
+    start = optax.tree.zeros_like((weights, biases))
+    return jax.lax.fori_loop(0, num_chunks, add_chunk, start)
 
 
 def fit_and_score(
@@ -317,6 +357,5 @@ def fit_and_score(
     Arguments are those of `fit`. Both features are overwritten.
     """
     features, other_features = standardise(features, other_features)
-    features = jax.device_put(features)  # and the copy in host memory is freed
     weights, biases, *_ = map(np.asarray, fit(features, labels, l2, num_classes))
     return [other_features @ w + b for w, b in zip(weights, biases, strict=True)]

@@ -2,6 +2,7 @@
 
 import importlib
 
+import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -114,9 +115,12 @@ def objective_gradient(features, labels, l2, weights, biases):
 
 @pytest.mark.parametrize("logits_per_chunk", [2**25, 4 * 3 * 70])
 def test_fit_ends_where_the_gradient_vanishes(problem, monkeypatch, logits_per_chunk):
-    # With 70 rows a chunk, the last chunk of 399 is partial. Another shape, so it compiles again.
+    # The second on four devices, of which the last has 99 rows of 399, in chunks of 70.
     monkeypatch.setattr(logistic_module, "_LOGITS_PER_CHUNK", logits_per_chunk)
-    rows = 400 if logits_per_chunk == 2**25 else 399
+    rows = 400
+    if logits_per_chunk < 2**25:
+        rows = 399
+        monkeypatch.setattr(logistic_module, "_devices", jax.local_devices)
     features, labels = standardised(problem[0][:rows], problem[0])[0], problem[1][:rows]
     strengths = (1e-4, 1e-2, 1.0)
     solution = fit(features, labels.astype(np.int32), strengths, 4, tolerance=1e-6)
@@ -144,6 +148,16 @@ def test_fit_equals_scikit_learn(problem, rows):
         expected - expected.mean(axis=1, keepdims=True),
         atol=2e-4,
     )
+
+
+def test_rows_are_divided_among_devices(monkeypatch):
+    rows = np.arange(21, dtype=np.float32).reshape(7, 3)
+    assert logistic_module._over_devices(rows).shape == (1, 7, 3)  # a CPU has one
+    monkeypatch.setattr(logistic_module, "_devices", jax.local_devices)
+    found = logistic_module._over_devices(rows)
+    assert [shard.data.shape for shard in found.addressable_shards] == [(1, 2, 3)] * 4
+    np.testing.assert_array_equal(np.reshape(found, (8, 3))[:7], rows)
+    assert not np.any(np.asarray(found)[-1, -1])
 
 
 def test_fit_does_not_depend_on_the_groups(problem, monkeypatch):
