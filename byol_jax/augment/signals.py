@@ -9,13 +9,13 @@ neural networks" (arXiv 1706.00527; jittering, scaling, window slicing as of Le 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
 # What the key of a view is folded with, so that no operation changes the draws of another.
-WINDOW, SCALE, JITTER, MASK, DROP = range(5)
+WINDOW, SCALE, JITTER, MASK, DROP, FUNCTION = range(6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +96,15 @@ class Policy:
       view2: and of view 2.
       mean: of each channel (the last axis; of all numbers, where there is one axis), by array.
       std: likewise.
+      function: one of the user's own, which changes a view last: (key, float32 (time, ...)) -> the
+        like.
     """
 
     view1: View
     view2: View
     mean: Mapping[str, tuple[float, ...]]
     std: Mapping[str, tuple[float, ...]]
+    function: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
     def __call__(self, key: jax.Array, example: dict[str, jax.Array]) -> tuple:
         """The views of one example, normalised and augmented.
@@ -117,9 +120,15 @@ class Policy:
         keys = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
         arrays, names = self.normalize(example), [*self.mean]
         one, other = (names * 2)[:2]
-        first = augment(self.view1, keys[0], arrays[one])
-        second = augment(self.view2, keys[1], arrays[other])
+        first = self._view(self.view1, keys[0], arrays[one])
+        second = self._view(self.view2, keys[1], arrays[other])
         return (first, second) if one == other else ({one: first}, {other: second})
+
+    def _view(self, config: View, key: jax.Array, x: jax.Array) -> jax.Array:
+        view = augment(config, key, x)
+        if self.function is None:
+            return view
+        return self.function(jax.random.fold_in(key, FUNCTION), view)
 
     def preprocess(self, examples: dict[str, jax.Array]) -> jax.Array | dict[str, jax.Array]:
         """Normalises a batch of examples without augmentation, for the encoder."""

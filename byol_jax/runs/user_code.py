@@ -74,7 +74,7 @@ def load_augmentation(
     return function
 
 
-def _check_augmentation(given: str, function: Callable, shape: tuple[int, int, int]) -> None:
+def _check_augmentation(given: str, function: Callable, shape: tuple[int, ...]) -> None:
     """Raises ConfigError unless a function returns a view like its argument."""
     try:
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))

@@ -19,6 +19,7 @@ from byol_jax.augment import signals as augment
 from byol_jax.byol import Tree
 from byol_jax.data.signals import SignalSource, open_signals
 from byol_jax.errors import ConfigError, DataError
+from byol_jax.runs import user_code
 from byol_jax.runs.kinds import drawing
 from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
 from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
@@ -51,6 +52,9 @@ class Signals(IndexedKind):
         # Of each channel (the last axis) of one array after the other; None: from the data.
         config.views.mean = config_dict.placeholder(tuple)
         config.views.std = config_dict.placeholder(tuple)
+        # MODULE:FUNCTION of your own, traced by JAX: takes a key and a view, float32 (time, ...)
+        # and normalised, after the above, and returns the like. docs/own_data.md
+        config.augment = ConfigDict({"function": ""})
 
     def check(self, config, encoder):  # noqa: D102
         del encoder
@@ -93,6 +97,9 @@ class Signals(IndexedKind):
                 f"{_text(source)}, and the run's are {config.data.arrays} of {config.data.shapes}: "
                 "name data of the same kind."
             )
+
+    def without_user_code(self, config):  # noqa: D102
+        config.augment.function = ""
 
     def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:  # noqa: D102
         names = [*record["arrays"]]
@@ -143,7 +150,8 @@ class Signals(IndexedKind):
 
     def policy(self, config: ConfigDict) -> augment.Policy:  # noqa: D102
         views = (augment.View(**config.views[name]) for name in ("view1", "view2"))
-        return _policy(*views, self.encoder_record(config)["arrays"])
+        function = user_code.load_augmentation(config, self.view_shapes(config))
+        return _policy(*views, self.encoder_record(config)["arrays"], function)
 
     def as_inputs(self, policy: augment.Policy, views: Tree) -> dict[str, jax.Array]:  # noqa: D102
         named = views if isinstance(views, Mapping) else {next(iter(policy.mean)): views}
@@ -252,11 +260,16 @@ def _is_fit(key: str, value: Any) -> bool:
     return is_number and (key == "mean" or value > 0)
 
 
-def _policy(view1: augment.View, view2: augment.View, arrays: dict[str, Any]) -> augment.Policy:
+def _policy(
+    view1: augment.View,
+    view2: augment.View,
+    arrays: dict[str, Any],
+    function: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> augment.Policy:
     moments = (
         {name: tuple(array[key]) for name, array in arrays.items()} for key in ("mean", "std")
     )
-    return augment.Policy(view1, view2, *moments)
+    return augment.Policy(view1, view2, *moments, function)
 
 
 def _shapes(config: ConfigDict) -> dict[str, tuple[int, ...]]:
