@@ -252,12 +252,6 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, lines, message):
             1,
             "nowhere",
         ),
-        (
-            "pretrain",
-            [QUICKSTART, "--workdir=W", "--config.data.source=tfds:cifar10"],
-            1,
-            "cifar10",
-        ),
         ("pretrain", [QUICKSTART, "--workdir=W", "--config.batch_size=30"], 1, "does not divide"),
         ("evaluate", ["--checkpoint=W", "--protocol=logistic"], 1, "holds no run"),
         ("evaluate", ["--checkpoint=W", "--protocol=svm"], 1, "is not one of knn, logistic"),
@@ -270,8 +264,6 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, lines, message):
 )
 def test_a_mistake_is_one_line(tmp_path, command, flags, code, message):
     flags = [flag.replace("=W", f"={tmp_path / 'w'}") for flag in flags]
-    if message == "cifar10":
-        flags.append(f"--config.data.dir={tmp_path}")
     done = call(command, *flags)
     assert done.returncode == code, done.stderr
     last = done.stderr.strip().splitlines()[-1]

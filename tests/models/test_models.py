@@ -217,10 +217,9 @@ def test_channels_of_stem_and_stages_are_settings():
     assert channels == [8, 12, 16, 20]
 
 
-@pytest.mark.parametrize("block", [models.BasicBlock, models.Bottleneck])
-def test_rematerialised_blocks_compute_the_same(block):
+def test_rematerialised_blocks_compute_the_same():
     """Same tree, output, statistics and gradients; the backward pass repeats the convolutions."""
-    network = models.ResNet((1, 1), block, stem_channels=2, stage_channels=(2, 4), stem="cifar")
+    network = models.ResNet((1, 1), models.Bottleneck, 2, stage_channels=(2, 4), stem="cifar")
     x = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
     made = jax.jit(partial(network.init, train=True))(jax.random.key(1), x)
 

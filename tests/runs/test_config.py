@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import config_flags  # noqa: F401 (as the entry points read them)
-from tiny import tiny_resnet_config
+from tiny import tiny_config, tiny_resnet_config
 
 from byol_jax import adversarial, byol, models, objectives, optim
 from byol_jax.augment import image as image_augment
@@ -198,7 +198,7 @@ def test_a_record_with_unknown_keys_is_refused():
 @pytest.mark.parametrize("ablation", [{}, {"target.rule": "none"}, {"objective.name": "moco_v3"}])
 def test_matmul_precision_reaches_every_product(ablation):
     def products(precision):
-        config = tiny_resnet_config()
+        config = tiny_config()
         config.matmul_precision = precision
         for key, value in ablation.items():
             tree.put(config, key, value)
@@ -456,7 +456,7 @@ def test_tau_can_be_constant():
 def test_disable_augmentations_changes_one_part_alone(part):
     config = config_lib.default()
     config.steps, config.data.source = 1, "embedded"
-    config.encoder.name, config.encoder.width_multiplier = "resnet18", 0.25  # sooner checked
+    config.encoder.name, config.encoder.width_multiplier = "resnet8", 0.25  # sooner checked
     for view in (config.views.view1, config.views.view2):  # what is off by default
         for key in ("vertical_flip", "quarter_turn", "rotation", "noise", "erase"):
             view[f"{key}_prob"] = 0.5
