@@ -1,5 +1,7 @@
 """Tiny video files for tests, and their frames in order."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 
@@ -14,15 +16,40 @@ def square(count, size=(32, 24), step=1, color=(250, 40, 40)):
     return frames
 
 
-def write(path, frames, rate=10, codec="mpeg4", **options):
-    """Encodes frames, uint8 (n, height, width, 3), as a video of `rate` frames/s."""
-    with av.open(str(path), "w") as container:
+def write(
+    path, frames, rate=10, codec="mpeg4", start=0, sound=0, live=False, pixel_aspect=None, **options
+):
+    """Encodes frames, uint8 (n, height, width, 3), as a video of `rate` frames/s.
+
+    Args:
+      path: of the file.
+      frames: its frames.
+      rate: frames/s.
+      codec: of FFmpeg.
+      start: seconds before the first frame.
+      sound: seconds of silence beside it; 0: it has no sound.
+      live: whether a Matroska or WebM file does not say how long it is.
+      pixel_aspect: width of a pixel over its height, a Fraction; None: it is not said.
+      **options: of the codec.
+    """
+    with av.open(str(path), "w", options={"live": "1"} if live else {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        if pixel_aspect:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        silence = container.add_stream("pcm_s16le", rate=8000, layout="mono") if sound else None
+        for i, frame in enumerate(frames):
+            shown = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            shown.pts, shown.time_base = i + start * rate, Fraction(1, rate)
+            container.mux(stream.encode(shown))
         container.mux(stream.encode())
+        if silence:
+            samples = np.zeros((1, 8000 * sound), np.int16)
+            part = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            part.sample_rate, part.pts = 8000, 0
+            container.mux(silence.encode(part))
+            container.mux(silence.encode())
 
 
 def read(path):

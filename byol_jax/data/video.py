@@ -6,6 +6,7 @@ of time, so the frame rate of a file does not matter; sound is not read.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,14 +79,29 @@ class VideoSource(FileSource):
 
 
 def _duration(container: Any, stream: Any) -> float:
-    """Seconds of video; what browsers record does not tell, and is looked through."""
-    if stream.duration:
-        return stream.duration * float(stream.time_base)
-    if container.duration:
-        return container.duration / 1e6  # microseconds
+    """Seconds from the first frame of a video to its end; sound may begin earlier or end later.
+
+    Matroska and WebM files do not have it for each stream, but often as a tag, the time of the end.
+    Without one, a video alone lasts as long as its file, and another one is looked through; so is
+    what browsers record, which says nothing.
+    """
+    unit = float(stream.time_base)
+    is_matroska = "matroska" in container.format.name  # there FFmpeg would guess by the bit rate
+    if stream.duration and not is_matroska:
+        return stream.duration * unit
     first = stream.start_time or 0
-    last = max((p.pts for p in container.demux(stream) if p.pts is not None), default=first)
-    return (last - first) * float(stream.time_base)
+    tags = (value for key, value in stream.metadata.items() if key.upper().startswith("DURATION"))
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", next(tags, ""))
+    end = 0.0
+    if tag:
+        hours, minutes, seconds = map(float, tag.groups())
+        end = 3600 * hours + 60 * minutes + seconds
+    elif container.duration and len(container.streams) == 1:
+        end = container.duration / 1e6  # microseconds
+    if end > first * unit:
+        return end - first * unit
+    packets = (p for p in container.demux(stream) if p.pts is not None)
+    return (max((p.pts + (p.duration or 0) for p in packets), default=first) - first) * unit
 
 
 def _shown(container: Any, stream: Any, times: np.ndarray) -> tuple[list, float]:

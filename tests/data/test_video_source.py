@@ -10,12 +10,25 @@ pytest.importorskip("av")
 
 from videos import read, shown, square, write
 
+from byol_jax.data import video
 from byol_jax.data.video import open_video
 from byol_jax.errors import DataError
 
 
 def open_one(path, frames=3, seconds=0.3, size=24):
     return open_video(str(path), "train", frames, seconds, size)
+
+
+def check_random_clips(folder, name, scale):
+    """Clips of a file of 40 frames, which are `scale` tenths of a second each, at random times."""
+    frames, times = read(folder / name)
+    seeds = [(0, 0, i) for i in range(12)]
+    source = open_one(folder, seconds=0.3 * scale)
+    clips = source.load_random(np.zeros(12, int), seeds)
+    for seed, first, second in zip(seeds, clips["clip1"], clips["clip2"], strict=True):
+        for where, clip in zip(np.random.default_rng(seed).random(2), (first, second), strict=True):
+            at = scale * (where * (4 - 0.3) + np.array([0, 0.1, 0.2]))
+            np.testing.assert_array_equal(clip, frames[shown(times, at)][:, :, 4:28])
 
 
 @pytest.mark.parametrize(
@@ -29,17 +42,34 @@ def open_one(path, frames=3, seconds=0.3, size=24):
 )
 def test_random_access_gives_the_frames_of_a_decoding_in_order(tmp_path, name, codec, options):
     write(tmp_path / name, square(40), codec=codec, **options)
-    frames, times = read(tmp_path / name)
+    check_random_clips(tmp_path, name, 1)
     source = open_one(tmp_path)
-    seeds = [(0, 0, i) for i in range(12)]
-    clips = source.load_random(np.zeros(12, int), seeds)
-    for seed, first, second in zip(seeds, clips["clip1"], clips["clip2"], strict=True):
-        for where, clip in zip(np.random.default_rng(seed).random(2), (first, second), strict=True):
-            at = where * (4 - 0.3) + np.array([0, 0.1, 0.2])  # 40 frames at 10 per second
-            np.testing.assert_array_equal(clip, frames[shown(times, at)][:, :, 4:28])
+    frames, times = read(tmp_path / name)
     middle = source.load(np.array([0]))["clip1"]
     at = (1.85, 1.95, 2.05)
     np.testing.assert_array_equal(middle[0], frames[shown(times, at)][:, :, 4:28])
+
+
+@pytest.mark.parametrize("has_tag", [True, False])
+@pytest.mark.parametrize(
+    "form", [{"sound": 6}, {"sound": 3, "start": 2}, {"start": 2}, {"sound": 6, "live": True}]
+)
+def test_a_video_lasts_from_its_first_frame_to_its_end(tmp_path, form, has_tag):
+    write(tmp_path / "a.mkv", square(40), **form)
+    content = (tmp_path / "a.mkv").read_bytes()
+    assert (b"DURATION" in content) != ("live" in form)
+    if not has_tag:
+        (tmp_path / "a.mkv").write_bytes(content.replace(b"DURATION", b"XXXXXXXX"))
+    check_random_clips(tmp_path, "a.mkv", 1)
+
+
+def test_seeking_goes_back_until_it_is_early_enough(tmp_path, monkeypatch):
+    write(tmp_path / "a.avi", square(40), rate=1, bf="2")
+    check_random_clips(tmp_path, "a.avi", 10)
+    for too_few in (video.SEEK_BACK[:1], video.SEEK_BACK[:2]):
+        monkeypatch.setattr(video, "SEEK_BACK", too_few)
+        with pytest.raises(AssertionError, match="not equal"):
+            check_random_clips(tmp_path, "a.avi", 10)
 
 
 def test_the_frame_rate_of_a_file_does_not_matter(tmp_path):
