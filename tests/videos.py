@@ -17,7 +17,16 @@ def square(count, size=(32, 24), step=1, color=(250, 40, 40)):
 
 
 def write(
-    path, frames, rate=10, codec="mpeg4", start=0, sound=0, live=False, pixel_aspect=None, **options
+    path,
+    frames,
+    rate=10,
+    codec="mpeg4",
+    start=0,
+    sound=0,
+    live=False,
+    pixel_aspect=None,
+    title="",
+    **options,
 ):
     """Encodes frames, uint8 (n, height, width, 3), as a video of `rate` frames/s.
 
@@ -30,9 +39,11 @@ def write(
       sound: seconds of silence beside it; 0: it has no sound.
       live: whether a Matroska or WebM file does not say how long it is.
       pixel_aspect: width of a pixel over its height, a Fraction; None: it is not said.
+      title: of the file.
       **options: of the codec.
     """
     with av.open(str(path), "w", options={"live": "1"} if live else {}) as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

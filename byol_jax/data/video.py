@@ -8,6 +8,7 @@ of time, so the frame rate of a file does not matter; sound is not read.
 import math
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class VideoSource(FileSource):
     Examples are uint8 (frames, size, size, 3), called "clip1" and, in training alone, "clip2": two
     clips of a file that begin at random times, independent of each other; else the one in the
     middle. The last frame of a file that is shorter than a clip is repeated. The shorter side of a
-    frame is resized to `size`, and the central square is kept.
+    frame, as a player shows it, is resized to `size`, and the central square is kept.
     """
 
     def __init__(self, name: str, found: files.Files, frames: int, seconds: float, size: int):
@@ -51,11 +52,13 @@ class VideoSource(FileSource):
         """Clips of a file, uint8 (frames, size, size, 3); 0 is its beginning and 1 its end.
 
         Raises:
-          DataError: the file cannot be read, ends before its time, or has a damaged frame.
+          DataError: the file cannot be read, ends before its time, or FFmpeg notices that a frame
+            is damaged. It often does not notice.
         """
         av, clips, at = _package(), [], ""
         try:
-            with av.open(self.paths[index]) as container:
+            # A title that is no UTF-8 is no reason to refuse a file.
+            with av.open(self.paths[index], metadata_errors="ignore") as container:
                 stream = container.streams.best("video")
                 if stream is None:
                     raise ValueError("it has no video")
@@ -71,7 +74,7 @@ class VideoSource(FileSource):
                         raise ValueError("a frame is damaged")
                     if end < min(times[-1], duration) - MISSING:
                         raise ValueError(f"it ends at {end:.2f} s of {duration:.2f}")
-                    clips.append(_squares(frames, self.size))
+                    clips.append(_squares(frames, self.size, stream.sample_aspect_ratio or 1))
         except (OSError, ValueError, av.error.FFmpegError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise DataError(f"{self.describe(index)} cannot be read{at} ({reason}).") from error
@@ -135,14 +138,17 @@ def _shown(container: Any, stream: Any, times: np.ndarray) -> tuple[list, float]
     return found + [shown] * (len(times) - len(found)), end
 
 
-def _squares(frames: list, size: int) -> np.ndarray:
-    """The central square of each frame, resized and upright: uint8 (frames, size, size, 3)."""
+def _squares(frames: list, size: int, pixel_aspect: Fraction | int) -> np.ndarray:
+    """The central square of each frame, resized and upright: uint8 (frames, size, size, 3).
+
+    Pixels are `pixel_aspect` times as wide as they are high.
+    """
     arrays: dict[int, np.ndarray] = {}  # as a frame may be shown at several times
     for frame in frames:
         if id(frame) in arrays:
             continue
-        scale = size / min(frame.width, frame.height)
-        width, height = (max(size, round(scale * n)) for n in (frame.width, frame.height))
+        sides = (frame.width * pixel_aspect, frame.height)
+        width, height = (max(size, round(n * size / min(sides))) for n in sides)
         pixels = frame.to_ndarray(width=width, height=height, format="rgb24", threads=1)
         top, left = (height - size) // 2, (width - size) // 2
         square = pixels[top : top + size, left : left + size]

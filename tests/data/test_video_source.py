@@ -2,6 +2,7 @@
 
 import os
 import struct
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -100,6 +101,28 @@ def test_frames_are_shrunk_to_the_central_square(tmp_path):
     np.testing.assert_allclose(clip[:, 9:, 1:-1], 0, atol=6)
 
 
+@pytest.mark.parametrize("aspect", [Fraction(16, 9), Fraction(9, 16)])
+def test_pixels_that_are_not_square_are_made_so(tmp_path, aspect):
+    shape = (36, 64) if aspect < 1 else (64, 36)  # stored; 64 x 64 or 36 x 36 shown
+    frames = np.zeros((4, *shape, 3), np.uint8)
+    frames[:, : shape[0] // 4], frames[:, :, : shape[1] // 4] = 255, 255
+    write(tmp_path / "a.mp4", frames, pixel_aspect=aspect, qmin="1", qmax="1")
+    clip = open_one(tmp_path, size=32).load([0])["clip1"][0].astype(int)
+    assert clip.shape == (3, 32, 32, 3)
+    np.testing.assert_allclose(clip[:, :7], 255, atol=16)
+    np.testing.assert_allclose(clip[:, :, :7], 255, atol=16)
+    np.testing.assert_allclose(clip[:, 10:, 10:], 0, atol=16)
+
+
+def test_a_title_that_is_no_unicode_does_not_matter(tmp_path):
+    write(tmp_path / "a.mkv", square(4), title="cafe")
+    want = open_one(tmp_path).load([0])["clip1"]
+    content = (tmp_path / "a.mkv").read_bytes()
+    assert b"cafe" in content
+    (tmp_path / "a.mkv").write_bytes(content.replace(b"cafe", b"caf\xe9"))
+    np.testing.assert_array_equal(open_one(tmp_path).load([0])["clip1"], want)
+
+
 def test_a_video_is_turned_upright(tmp_path):
     write(tmp_path / "a.mp4", square(4))
     frames, _ = read(tmp_path / "a.mp4")
@@ -151,6 +174,13 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         with pytest.raises(DataError, match=message) as raised:
             source.load(np.array([index]))
         assert "\n" not in str(raised.value)
+    write(tmp_path / "f.avi", noise)
+    content = (tmp_path / "f.avi").read_bytes()
+    middle = len(content) // 2
+    content = content[:middle] + rng.bytes(300) + content[middle + 300 :]
+    (tmp_path / "f.avi").write_bytes(content)
+    with pytest.raises(DataError, match=r"f\.avi cannot be read at 0\.00 s \(a frame is damaged\)"):
+        open_one(tmp_path, frames=40, seconds=4.0).load([4])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no video files; put \.mp4, \.webm"):
         open_one(tmp_path / "empty")
