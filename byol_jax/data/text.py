@@ -26,6 +26,7 @@ from byol_jax.data.source import Source, check_labels
 from byol_jax.errors import DataError
 
 EXTENSIONS = (".txt", ".jsonl", ".csv")
+COLUMNS = ("text", "label")
 UNREADABLE = object()  # in place of the label of a text that cannot be read
 LEARNT_FROM = 200_000  # texts at most, at equal distances, that a vocabulary is learned from
 
@@ -281,28 +282,48 @@ def _unicode(text: str) -> str:
 
 def _read_csv(file: Path) -> tuple[Sequence[str], Labels, str, int]:
     """As `_read_lines`, of a .csv file."""
-    rows, empty = [], 0
+    rows, empty, line = [], 0, 0
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
-        reader = csv.DictReader(opened)
+        reader = csv.DictReader(opened, strict=True)
         try:
-            if "text" not in (reader.fieldnames or ()):
-                raise DataError(
-                    f"{file} has no column 'text': name the columns in its first row, text and, if "
-                    "there are labels, label."
-                )
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            _check_columns(file, columns)
+            reader.fieldnames = columns
+            line = reader.line_num
             for row in reader:
-                if not (row["text"] or "").strip():
+                line = reader.line_num
+                if None in row or None in row.values():  # surplus and missing fields
+                    raise DataError(
+                        f"line {line} of {file} has not as many fields as the first "
+                        "row: put texts with commas into double quotes."
+                    )
+                if not row["text"].strip():
                     empty += 1
                     continue
-                rows.append((reader.line_num, row["text"], row.get("label") or None))
+                rows.append((line, row["text"], row.get("label")))
         except csv.Error as error:
             raise DataError(
-                f"line {reader.line_num} of {file} cannot be read: {error}. Write it as .jsonl."
+                f"the row from line {line + 1} of {file} on cannot be read: {error}. Double the "
+                "quotes within a text, or write it as .jsonl."
             ) from error
     texts = _Rows(file, [(number, text) for number, text, _ in rows])
     return texts, _labels(file, ((n, label) for n, _, label in rows)), digest, empty
+
+
+def _check_columns(file: Path, columns: list[str]) -> None:
+    """Raises DataError unless there is one column "text", and one "label" or none."""
+    for name in columns:
+        if name.lower() in COLUMNS and name not in COLUMNS:
+            raise DataError(f"{file} has a column {name!r}: name it {name.lower()!r}.")
+        if name in COLUMNS and columns.count(name) > 1:
+            raise DataError(f"{file} has several columns {name!r}: keep one of them.")
+    if "text" not in columns:
+        raise DataError(
+            f"{file} has no column 'text': name the columns in its first row, text and, if there "
+            "are labels, label."
+        )
 
 
 class _Rows:
@@ -325,12 +346,19 @@ class _Rows:
 def _labels(file: Path, found: Iterable[tuple[int, Any]]) -> Labels:
     """Labels of texts with the numbers of their lines: all have one, or none has.
 
+    White space around a label does not count.
+
     Raises:
-      DataError: some have none, or one that is no string and no integer.
+      DataError: some have none, or one that is no string and no integer, or not Unicode.
     """
     numbers: dict[str, int] = {}
     labels, without = array.array("i"), 0
     for line, label in found:
+        if isinstance(label, str):
+            try:
+                label = _unicode(label)
+            except ValueError as error:
+                raise _unreadable(file, line, error) from error
         if label is UNREADABLE:
             labels.append(0)  # which nothing reads
         elif label in (None, ""):

@@ -68,6 +68,18 @@ def test_a_csv_has_quoted_line_breaks(tmp_path):
     assert source.labels.tolist() == [-1, -1] and len(source.warnings) == 1
 
 
+def test_white_space_around_headers_and_labels_does_not_count(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbftext, label ,x\na, pos,\nb,pos ,\nc,neg,\n")
+    source = open_text(str(tmp_path), "train")
+    assert source.class_names == ("neg", "pos") and list(source.labels) == [1, 1, 0]
+
+
+def test_a_label_of_a_csv_is_utf_8(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"text,label\na,b\nc,caf\xe9\n")
+    with pytest.raises(DataError, match=r"line 3 of .* cannot be read: it is not UTF-8"):
+        open_text(str(tmp_path), "train")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -105,6 +117,23 @@ def test_a_bad_text_is_one_line_where_it_is_used(tmp_path, name, content, messag
         ({"train.jsonl": ""}, "", "train", "has no texts"),
         ({"train.csv": "a,b\n1,2\n"}, "", "train", "has no column 'text'"),
         ({"train.csv": ""}, "", "train", "has no column 'text'"),
+        ({"train.csv": "text\na, b\n"}, "", "train", "line 2 of .* has not as many fields as the"),
+        ({"train.csv": "text,label\na,b\nc\n"}, "", "train", "line 3 of .* has not as many fields"),
+        (
+            {"train.csv": 'text\n"a\nb\n'},
+            "",
+            "train",
+            "from line 2 of .*unexpected end of data. Double",
+        ),
+        ({"train.csv": 'text\na\n"b" c\n'}, "", "train", "from line 3 of .* expected after"),
+        ({"train.csv": "text, Label\na,b\n"}, "", "train", "a column 'Label': name it 'label'"),
+        ({"train.csv": "TEXT,label\na,b\n"}, "", "train", "a column 'TEXT': name it 'text'"),
+        ({"train.csv": "text,text\na,b\n"}, "", "train", "several columns 'text': keep one"),
+        ({"train.csv": "text,label\na,b\nc,  \n"}, "", "train", "line 3 of .* has no label"),
+        (
+            {"train.jsonl": '{"text": "a", "label": "\\ud800"}'},
+            *("", "train", "line 1 of .* cannot be read: it is not UTF-8"),
+        ),
         (
             {"train.jsonl": '{"text": "a", "label": 1}\n{"text": "b"}'},
             *("", "train", "line 2 of .* has no label, and others have"),
