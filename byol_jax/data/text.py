@@ -12,8 +12,9 @@ import codecs
 import csv
 import hashlib
 import json
-import mmap
+import os
 import re
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,10 +197,12 @@ def _read_lines(file: Path) -> tuple[Sequence[str], Labels, str, int]:
     parse = _from_json if file.suffix == ".jsonl" else _from_line
     starts, numbers, digest, empty = array.array("q"), array.array("i"), hashlib.sha256(), 0
 
+    content = _Content(file)
+
     def labels() -> Iterator[tuple[int, Any]]:
         nonlocal empty
         end = 0
-        with file.open("rb") as opened:
+        with open(content.descriptor, "rb", closefd=False) as opened:
             for number, line in enumerate(opened, start=1):
                 digest.update(line)
                 end += len(line)
@@ -217,36 +220,71 @@ def _read_lines(file: Path) -> tuple[Sequence[str], Labels, str, int]:
                 yield number, label
 
     found = _labels(file, labels())
-    texts = _Lines(file, np.asarray(starts), np.asarray(numbers), parse) if starts else []
+    texts = _Lines(content, np.asarray(starts), np.asarray(numbers), parse) if starts else []
     return texts, found, digest.hexdigest(), empty
 
 
+class _Content:
+    """A file that stays open, and may be replaced by another one, but not change.
+
+    Attributes:
+      file: its path.
+      descriptor: of the open file.
+      size: bytes.
+    """
+
+    def __init__(self, file: Path):
+        """Opens it; raises OSError."""
+        self.file, self.descriptor = file, os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+        self.size, self._written = self._state()
+
+    def _state(self) -> tuple[int, int]:
+        state = os.fstat(self.descriptor)
+        return state.st_size, state.st_mtime_ns
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes from a place to another; any thread may call it.
+
+        Raises:
+          DataError: the file has changed since it was opened, or cannot be read.
+        """
+        try:
+            found = os.pread(self.descriptor, end - start, start)
+            state = self._state()
+        except OSError as error:
+            raise DataError(f"{self.file} cannot be read ({error.strerror}).") from error
+        if state != (self.size, self._written) or len(found) < end - start:
+            raise DataError(f"{self.file} has changed since it was opened: start again.")
+        return found
+
+
 class _Lines:
-    """Lines of a file, which is mapped into memory."""
+    """Lines of a file, which are read whenever they are used."""
 
     def __init__(
         self,
-        file: Path,
+        content: _Content,
         starts: np.ndarray,
         numbers: np.ndarray,
         parse: Callable[[bytes], tuple[str, Any]],
     ):
         """Keeps int64 (n,), the places of the first bytes, and int32 (n,), the lines' numbers."""
-        self._file, self._starts, self._numbers, self._parse = file, starts, numbers, parse
-        with file.open("rb") as opened:
-            self._bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self._content, self._starts, self._numbers = content, starts, numbers
+        self._parse = parse
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, index: int) -> str:
-        start = int(self._starts[index])
-        end = self._bytes.find(b"\n", start)
-        line = self._bytes[start : end if end >= 0 else len(self._bytes)]
+        # Up to the next text, from which empty lines may separate it.
+        ends = self._starts[index + 1 : index + 2]
+        end = int(ends[0]) if len(ends) else self._content.size
+        line, _, _ = self._content.read(int(self._starts[index]), end).partition(b"\n")
         try:
             return self._parse(line)[0]
         except ValueError as error:
-            raise _unreadable(self._file, int(self._numbers[index]), error) from error
+            raise _unreadable(self._content.file, int(self._numbers[index]), error) from error
 
 
 def _unreadable(file: Path, line: int, error: ValueError) -> DataError:

@@ -1,5 +1,6 @@
 """Files of texts, vocabularies, and texts as numbers of tokens."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -35,6 +36,31 @@ def test_an_index_of_bytes_finds_each_of_many_lines(tmp_path):
     (tmp_path / "train.txt").write_text("\n".join(lines))
     source = open_text(str(tmp_path), "train")
     assert [source.text(i) for i in range(2000)] == [line.strip() for line in lines]
+
+
+def test_a_file_that_changes_is_one_line(tmp_path):
+    path = tmp_path / "train.txt"
+    lines = "".join(f"line {i}\n" for i in range(2000))
+    path.write_text(lines)
+    source = open_text(str(path), "train")
+    (tmp_path / "other").write_text("other")
+    (tmp_path / "other").rename(path)  # as editors write files: the old one is still there
+    assert source.text(1999) == "line 1999"
+    source = open_text(str(path), "train")
+    assert source.text(0) == "other"
+    for content in ("", "longer than it was", "OTHER"):
+        path.write_text(content)
+        os.utime(path, ns=(0, 0))
+        with pytest.raises(DataError, match=r"train\.txt has changed since it was opened"):
+            source.text(0)
+
+
+def test_many_threads_read_a_file(tmp_path):
+    lines = [f"line {i}" for i in range(500)]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    source = open_text(str(tmp_path), "train")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(source.text, [*range(500)] * 4)) == lines * 4
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
