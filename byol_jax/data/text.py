@@ -141,10 +141,15 @@ def open_text(path: str, split: str) -> TextSource:
     Raises:
       DataError: there is no such file, or it cannot be read or used.
     """
-    file = _split_file(Path(path).expanduser(), split)
+    file = Path(path).expanduser()
     try:
-        read = _read_csv if file.suffix == ".csv" else _read_lines
+        file = _split_file(file, split)
+        read = _read_csv if _kind(file) == ".csv" else _read_lines
         texts, labels, digest, empty = read(file)
+        # As old Macs wrote files.
+        is_one_line = (
+            _kind(file) == ".txt" and len(texts) == 1 and b"\r" in file.read_bytes().strip()
+        )
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): name another file.") from error
     name = f"text:{path}/{split}"
@@ -153,15 +158,24 @@ def open_text(path: str, split: str) -> TextSource:
     source = TextSource(name, texts, *labels, digest)
     if empty:
         source.warnings.append(f"Left out, as they are empty: {empty} texts of {file}.")
+    if is_one_line:
+        source.warnings.append(
+            f"{file} is one text with carriage returns: lines have to end with a line feed."
+        )
     return source
+
+
+def _kind(file: Path) -> str:
+    """How the name of a file ends, in lower case."""
+    return file.suffix.lower()
 
 
 def _split_file(path: Path, split: str) -> Path:
     """The file of a split; raises DataError if there is none."""
     kinds = ", ".join(EXTENSIONS)
     if path.is_dir():
-        files = [path / f"{split}{ending}" for ending in EXTENSIONS]
-        found = [file for file in files if file.is_file()]
+        files = sorted(p for p in path.iterdir() if _kind(p) in EXTENSIONS and p.is_file())
+        found = [file for file in files if file.stem == split]
         if len(found) > 1:
             names = " and ".join(file.name for file in found)
             raise DataError(f"{path} has {names}: keep one of them.")
@@ -172,14 +186,14 @@ def _split_file(path: Path, split: str) -> Path:
     if path.suffix == ".gz" and path.is_file():
         raise DataError(f"{path} is compressed: decompress it, such as by gunzip {path}.")
     if path.is_dir():
-        has = sorted({p.stem for p in path.iterdir() if p.suffix in EXTENSIONS})
+        has = sorted({file.stem for file in files})
         raise DataError(
             f"{path} has no split {split!r} (it has {', '.join(has) or f'no {kinds} files'}): name "
             "one of these."
         )
     if not path.is_file():
         raise DataError(f"{path} does not exist: check the path after 'text:'.")
-    if path.suffix not in EXTENSIONS:
+    if _kind(path) not in EXTENSIONS:
         raise DataError(f"{path} is no {kinds} file: rename it, or write one.")
     if split != "train":
         raise DataError(
@@ -194,7 +208,7 @@ Labels = tuple[np.ndarray | None, tuple[str, ...] | None]  # as of `TextSource`
 
 def _read_lines(file: Path) -> tuple[Sequence[str], Labels, str, int]:
     """Texts of a .txt or .jsonl file, labels, a digest, and how many empty texts were left out."""
-    parse = _from_json if file.suffix == ".jsonl" else _from_line
+    parse = _from_json if _kind(file) == ".jsonl" else _from_line
     starts, numbers, digest, empty = array.array("q"), array.array("i"), hashlib.sha256(), 0
 
     content = _Content(file)

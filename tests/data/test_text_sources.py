@@ -38,6 +38,26 @@ def test_an_index_of_bytes_finds_each_of_many_lines(tmp_path):
     assert [source.text(i) for i in range(2000)] == [line.strip() for line in lines]
 
 
+def test_endings_may_be_capitals_and_folders_are_no_files(tmp_path):
+    (tmp_path / "train.txt").mkdir()
+    with pytest.raises(DataError, match=r"no split 'train' \(it has no \.txt, \.jsonl"):
+        open_text(str(tmp_path), "train")
+    (tmp_path / "train.CSV").write_text("text,label\na,b\n")
+    (tmp_path / "test.JsonL").write_text('{"text": "a", "label": "b"}\n')
+    for split in ("train", "test"):
+        source = open_text(str(tmp_path), split)
+        assert source.text(0) == "a" and source.class_names == ("b",)
+    assert open_text(str(tmp_path / "train.CSV"), "train").text(0) == "a"
+
+
+@pytest.mark.parametrize(("content", "count"), [(b"a\rb\r", 1), (b"a\r\n", 0), (b"a\r\nb\r\n", 0)])
+def test_lines_that_end_with_carriage_returns_alone_are_reported(tmp_path, content, count):
+    (tmp_path / "train.txt").write_bytes(content)
+    warnings = open_text(str(tmp_path), "train").warnings
+    assert len(warnings) == count
+    assert all("is one text with carriage returns" in warning for warning in warnings)
+
+
 def test_a_file_that_changes_is_one_line(tmp_path):
     path = tmp_path / "train.txt"
     lines = "".join(f"line {i}\n" for i in range(2000))
@@ -135,7 +155,8 @@ def test_a_bad_text_is_one_line_where_it_is_used(tmp_path, name, content, messag
         ({"a.bin": "x"}, "", "train", r"no split 'train' \(it has no \.txt, \.jsonl, \.csv files"),
         ({"train.txt": "x"}, "", "test", r"no split 'test' \(it has train\)"),
         ({"train.txt": "x"}, "train.txt", "test", "which stands for the split 'train'"),
-        ({"train.txt": "x", "train.csv": "x"}, "", "train", r"train\.txt and train\.csv: keep one"),
+        ({"train.txt": "x", "train.csv": "x"}, "", "train", r"train\.csv and train\.txt: keep one"),
+        ({}, "x" * 300, "train", "x cannot be read .File name too long"),
         ({"train.txt.gz": "x"}, "", "train", r"is compressed: decompress it, such as by gunzip"),
         ({"a.gz": "x"}, "a.gz", "train", "is compressed"),
         ({"a.tsv": "x"}, "a.tsv", "train", r"is no \.txt, \.jsonl, \.csv file"),
