@@ -125,7 +125,7 @@ class TokenSource(IndexedSource):
 
 def first_tokens(vocabulary: tuple[str, ...], texts: list[str], length: int) -> np.ndarray:
     """Int32 (n, length): the first tokens of each text, and zeros."""
-    return _padded(wordpiece.encode(vocabulary, texts), length)
+    return _padded(wordpiece.encode_beginning(vocabulary, texts, length), length)
 
 
 def _padded(numbers: list[list[int]], length: int) -> np.ndarray:

@@ -17,6 +17,8 @@ from byol_jax.errors import DataError
 PAD, UNKNOWN = "[PAD]", "[UNK]"  # tokens 0 and 1
 CONTINUES = "##"
 CHARACTERS = 4  # a vocabulary has at most its size over this number of different characters
+LONGEST_WORD = 100  # characters, and so tokens; a longer word is UNKNOWN
+CHARACTERS_A_TOKEN = 16  # more than most texts have
 
 
 def learn(texts: Callable[[], Iterable[str]], size: int) -> tuple[str, ...]:
@@ -63,11 +65,28 @@ def encode(vocabulary: tuple[str, ...], texts: list[str]) -> list[list[int]]:
     return [encoding.ids or [1] for encoding in found]
 
 
+def encode_beginning(vocabulary: tuple[str, ...], texts: list[str], length: int) -> list[list[int]]:
+    """As `encode`, but of a text of more than `length` tokens perhaps only so many, or some more.
+
+    So a book costs no more than its beginning.
+    """
+    size = CHARACTERS_A_TOKEN * (length + LONGEST_WORD)
+    found = encode(vocabulary, [text[:size] for text in texts])
+    for row, text in enumerate(texts):
+        # All but the last word, which may be cut, have the same tokens in the whole text.
+        if len(text) > size and len(found[row]) < length + LONGEST_WORD:
+            (found[row],) = encode(vocabulary, [text])
+    return found
+
+
 @functools.lru_cache(4)  # as it takes longer to make than to apply to a batch
 def _tokenizer(vocabulary: tuple[str, ...]) -> Any:
     tokenizers = _package()
     numbers = {token: number for number, token in enumerate(vocabulary)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(numbers, unk_token=UNKNOWN))
+    model = tokenizers.models.WordPiece(
+        numbers, unk_token=UNKNOWN, max_input_chars_per_word=LONGEST_WORD
+    )
+    tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     return tokenizer

@@ -218,6 +218,33 @@ def test_tokens_are_padded_and_long_texts_cut():
     assert again[0].tolist() == [3, 2, 6, 0]
 
 
+def test_the_beginning_of_a_long_text_has_the_same_tokens(monkeypatch):
+    rng, seen = np.random.default_rng(0), []
+    parts = ["cat", "dogs", "a", ".", " ", " " * 300, "cats" * 30, "s" * 90, "中中", "x\u0301"]
+    texts = ["".join(rng.choice(parts, rng.integers(1, 200))) for _ in range(30)]
+    texts += [
+        "cats " * 900,
+        "cats" * 900,
+        "a" + " " * 4000 + "cat",
+        "中" * 3000,
+        " " * 50 + "cat" + "s" * 500,
+    ]
+    want = [(numbers + [0] * 8)[:8] for numbers in wordpiece.encode(VOCABULARY, texts)]
+    encode = wordpiece.encode
+
+    def counted(vocabulary, given):
+        seen.append(sum(map(len, given)))
+        return encode(vocabulary, given)
+
+    monkeypatch.setattr(wordpiece, "encode", counted)
+    for characters in (1, 2, wordpiece.CHARACTERS_A_TOKEN):
+        monkeypatch.setattr(wordpiece, "CHARACTERS_A_TOKEN", characters)
+        assert text.first_tokens(VOCABULARY, texts, 8).tolist() == want
+    seen.clear()
+    text.first_tokens(VOCABULARY, ["the cat " * 100_000], 8)
+    assert sum(seen) < 2000
+
+
 TEXTS = ["the cats sat on the mat, unbelievably", "Thé dogs sat; dogs bark!", "cat ☃"]
 PROGRAM = """
 from byol_jax.data import wordpiece
