@@ -16,7 +16,7 @@ from byol_jax.errors import DataError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"  # tokens 0 and 1
 CONTINUES = "##"
-CHARACTERS = 4  # a vocabulary has at most its size over this number of different characters
+CHARACTERS = 2  # a vocabulary has at most its size over this number of tokens of one character
 LONGEST_WORD = 100  # characters, and so tokens; a longer word is UNKNOWN
 CHARACTERS_A_TOKEN = 16  # more than most texts have
 
@@ -34,22 +34,34 @@ def learn(texts: Callable[[], Iterable[str]], size: int) -> tuple[str, ...]:
     """
     tokenizers = _package()
     normalize = tokenizers.normalizers.BertNormalizer(lowercase=True).normalize_str
-    counts: Counter = Counter()
+    split = tokenizers.pre_tokenizers.BertPreTokenizer()
+    parts: Counter = Counter()  # words, with their punctuation
     for text in texts():
-        counts.update(normalize(text))
-    by_frequency = sorted(counts, key=lambda c: (-counts[c], c))
-    kept = [c for c in by_frequency if not c.isspace()][: size // CHARACTERS]
+        parts.update(normalize(text).split())
+    counts: Counter = Counter()
+    continuing = set()  # not so Chinese characters, each of which is a word
+    for part, count in parts.items():
+        for word, _ in split.pre_tokenize_str(part):
+            continuing.update(word[1:])
+        for character in part:
+            counts[character] += count
+    kept, room = [], size // CHARACTERS
+    for character in sorted(counts, key=lambda c: (-counts[c], c)):
+        room -= 1 + (character in continuing)
+        if room < 0:
+            break
+        kept.append(character)
     if not kept:
         raise DataError("the training texts have no words to learn a vocabulary from.")
     rare = dict.fromkeys(map(ord, set(counts) - set(kept)), " ")
     # The trainer numbers continuing characters in the order of a hash table, which differs from
     # process to process and breaks ties: named here, they have their numbers before.
-    first = [PAD, UNKNOWN, *(CONTINUES + c for c in sorted(kept))]
+    first = [PAD, UNKNOWN, *(CONTINUES + c for c in sorted(continuing & {*kept}))]
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=size, special_tokens=first, show_progress=False
     )
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.pre_tokenizer = split
     tokenizer.train_from_iterator((normalize(text).translate(rare) for text in texts()), trainer)
     numbers = tokenizer.get_vocab(with_added_tokens=False)
     return tuple(sorted(numbers, key=numbers.get))

@@ -275,6 +275,15 @@ def test_rare_characters_are_left_out():
         wordpiece.learn(lambda: iter([" ", "\0"]), 12)
 
 
+def test_a_character_that_continues_no_word_has_one_token():
+    found = wordpiece.learn(lambda: iter(["中国人 ab", "中国国。"]), 100)
+    assert {"中", "国", "人", "。", "a", "##b", "ab"} <= {*found}
+    assert not {"##中", "##国", "##人", "##。", "##a"} & {*found}
+    chinese = "".join(map(chr, range(0x4E00, 0x4E00 + 80)))
+    found = wordpiece.learn(lambda: iter([chinese]), 100)
+    assert found[2:] == tuple(chinese[:50])
+
+
 def test_a_vocabulary_is_learned_from_texts_at_equal_distances(monkeypatch):
     monkeypatch.setattr(text, "LEARNT_FROM", 3)
     source = TextSource("mine", ["aa", "bb", "cc", "dd", "ee"])
