@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "targets": ("errors", "models", "augment", "optim", "byol"),
     "adversarial": ("errors", "models", "augment", "optim", "byol"),
     "parallel": CORE[:-1],
-    "data": CORE,
+    "data": (*CORE, "backend"),
     "runs": (*CORE, "backend", "data", "evaluate"),
     "export": (*CORE, "backend", "data", "evaluate", "runs"),
     "train": (*CORE, "backend", "data", "evaluate", "runs", "export"),

@@ -9,18 +9,28 @@ import abc
 import collections
 import concurrent.futures
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from byol_jax.backend import cpu_devices
 from byol_jax.byol import Batch, Tree
 from byol_jax.data.source import Source, steps_per_epoch
 from byol_jax.errors import ConfigError, DataError
 
 REPLACEMENTS = 16  # other examples that are tried in place of one that cannot be read
-AHEAD = 2  # batches that are loaded while one is trained on,
-WORKERS = 4  # by so many threads
+AHEAD = 2  # batches that are loaded while one is used
+
+
+class Loaded(NamedTuple):
+    """Examples, their indices, and an index and a message for each that could not be read."""
+
+    examples: Tree  # None without any
+    chosen: np.ndarray
+    errors: list[tuple[int, str]]
 
 
 class IndexedSource(Source):
@@ -39,7 +49,8 @@ class IndexedSource(Source):
     def load(self, indices: np.ndarray) -> Tree:
         """The examples at some indices, int64 (n,), with n first in the shape of every array.
 
-        It is called by a thread. Raises DataError, which names one that cannot be read.
+        It is called by several threads, with parts of a batch. Raises DataError, which names one
+        that cannot be read.
         """
 
     def load_random(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]) -> Tree:
@@ -81,65 +92,76 @@ def train_batches(
     def order_of(epoch: int) -> np.ndarray:
         return np.random.default_rng((seed, epoch)).permutation(source.num_examples)
 
-    def load(step: int) -> tuple[Batch, list[str]]:
-        """The batch of a step, and an error for each example that could not be read."""
-        epoch, step_of_epoch = divmod(step, epoch_steps)
-        positions = step_of_epoch * batch_size + rows
-        chosen, seeds = order_of(epoch)[positions], [(seed, epoch, int(i)) for i in positions]
-        errors: list[str] = []
-        report = on_decode_error and errors.append
-        examples, chosen = _load(source, chosen, seeds, report)
-        labels = None if source.num_classes is None else source.labels[chosen]
-        return Batch(examples, labels, rows.astype(np.int32)), errors
+    def load(epoch: int, positions: np.ndarray) -> Loaded:
+        seeds = [(seed, epoch, int(i)) for i in positions]
+        return _load(source, order_of(epoch)[positions], seeds, on_decode_error is not None)
+
+    def loads() -> Iterator[tuple[Callable[[np.ndarray], Loaded], np.ndarray]]:
+        for step in range(start_step, num_steps):
+            epoch, step_of_epoch = divmod(step, epoch_steps)
+            yield functools.partial(load, epoch), step_of_epoch * batch_size + rows
 
     def batches() -> Iterator[Batch]:
-        with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-            pending: collections.deque = collections.deque()
-            try:
-                for step in range(start_step, num_steps):
-                    while len(pending) <= max(AHEAD, WORKERS) and step + len(pending) < num_steps:
-                        pending.append(pool.submit(load, step + len(pending)))
-                    batch, errors = pending.popleft().result()
-                    for error in errors:  # here, and not in a thread that is ahead
-                        on_decode_error(step + 1, error)
-                    yield batch
-            finally:
-                pool.shutdown(cancel_futures=True)
+        for step, (examples, chosen, errors) in enumerate(_in_threads(loads()), start_step):
+            for _, error in errors:  # here, and not in a thread that is ahead
+                on_decode_error(step + 1, error)
+            labels = None if source.num_classes is None else source.labels[chosen]
+            yield Batch(examples, labels, rows.astype(np.int32))
 
     return batches()
 
 
+def _in_threads(
+    loads: Iterable[tuple[Callable[[np.ndarray], Loaded], np.ndarray]],
+) -> Iterator[Loaded]:
+    """Batches in order, of which threads load AHEAD more, by parts.
+
+    Args:
+      loads: for each batch a function, and an array of which it takes any part.
+    """
+    threads = cpu_devices.cores()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+
+        def begin(load: Callable[[np.ndarray], Loaded], of: np.ndarray) -> list:
+            return [pool.submit(load, part) for part in np.array_split(of, min(threads, len(of)))]
+
+        loads = iter(loads)
+        pending = collections.deque(itertools.starmap(begin, itertools.islice(loads, AHEAD)))
+        try:
+            while pending:
+                loaded = _joined([future.result() for future in pending.popleft()])
+                pending.extend(itertools.starmap(begin, itertools.islice(loads, 1)))
+                yield loaded
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _load(
-    source: IndexedSource,
-    chosen: np.ndarray,
-    seeds: list[tuple[int, ...]],
-    report: Callable[[str], None] | None,
-) -> tuple[Tree, np.ndarray]:
-    """The examples, and their indices, which differ from those chosen where one was replaced."""
+    source: IndexedSource, chosen: np.ndarray, seeds: list[tuple[int, ...]], replace: bool
+) -> Loaded:
+    """Examples for training; if `replace`, others in place of those that cannot be read."""
     try:
-        return source.load_random(chosen, seeds), chosen
+        return Loaded(source.load_random(chosen, seeds), chosen, [])
     except DataError:
-        if report is None:
+        if not replace:
             raise
-    examples, chosen = [], chosen.copy()
-    for row, seed in enumerate(seeds):
+    loaded, errors = [], []
+    for first, seed in zip(map(int, chosen), seeds, strict=True):
         others = np.random.default_rng((*seed, REPLACEMENTS + 1)).integers(
             source.num_examples, size=REPLACEMENTS
         )
-        for attempt, index in enumerate((chosen[row], *others)):
+        for attempt, index in enumerate((first, *map(int, others))):
             # Another seed, too: the random part may be what cannot be read.
             of_attempt = (*seed, attempt) if attempt else seed
+            indices = np.array([index])
             try:
-                examples.append(source.load_random(np.array([index]), [of_attempt]))
-            except DataError as error:
-                report(str(error))
-                last = error
-            else:
-                chosen[row] = index
+                loaded.append(Loaded(source.load_random(indices, [of_attempt]), indices, []))
                 break
+            except DataError as error:
+                errors.append((index, str(error)))
         else:
-            raise DataError(f"{last} Nor can {REPLACEMENTS} others drawn in its place.")
-    return _joined(examples), chosen
+            raise DataError(f"{errors[-1][1]} Nor can {REPLACEMENTS} others drawn in its place.")
+    return _joined(loaded)._replace(errors=errors)
 
 
 def eval_batches(
@@ -170,15 +192,15 @@ def eval_batches(
     if limit is not None and limit < source.num_examples:
         indices = np.random.default_rng(0).permutation(source.num_examples)[:limit]
 
+    def load(chosen: np.ndarray) -> Loaded:
+        return _readable(source, chosen, on_decode_error is not None)
+
     def batches() -> Iterator[tuple[Tree, np.ndarray | None]]:
-        for start in range(0, len(indices), batch_size):
-            chosen = indices[start : start + batch_size]
-            try:
-                examples = source.load(chosen)
-            except DataError:
-                if on_decode_error is None:
-                    raise
-                examples, chosen = _readable(source, chosen, on_decode_error)
+        starts = range(0, len(indices), batch_size)
+        loads = ((load, indices[start : start + batch_size]) for start in starts)
+        for examples, chosen, errors in _in_threads(loads):
+            for index, error in errors:
+                on_decode_error(index, error)
             labels = None if source.num_classes is None else source.labels[chosen]
             if len(chosen):
                 yield examples, labels
@@ -186,22 +208,31 @@ def eval_batches(
     return batches()
 
 
-def _readable(
-    source: IndexedSource, chosen: np.ndarray, on_decode_error: Callable[[int, str], None]
-) -> tuple[Tree, np.ndarray]:
-    """The examples that can be read, and their indices."""
-    examples, found = [], []
-    for index in chosen:
+def _readable(source: IndexedSource, chosen: np.ndarray, skip: bool) -> Loaded:
+    """Examples for evaluation; if `skip`, without those that cannot be read."""
+    try:
+        return Loaded(source.load(chosen), chosen, [])
+    except DataError:
+        if not skip:
+            raise
+    loaded, errors = [], []
+    for index in map(int, chosen):
+        indices = np.array([index])
         try:
-            examples.append(source.load(np.array([index])))
-            found.append(index)
+            loaded.append(Loaded(source.load(indices), indices, []))
         except DataError as error:
-            on_decode_error(int(index), str(error))
-    if not found:
-        return None, np.array([], np.int64)
-    return _joined(examples), np.array(found)
+            errors.append((index, str(error)))
+    return _joined(loaded)._replace(errors=errors)
 
 
-def _joined(batches: list[Tree]) -> Tree:
-    """One batch of several."""
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *batches)
+def _joined(parts: list[Loaded]) -> Loaded:
+    """One of several, in order; those without examples have only errors."""
+    errors = [error for part in parts for error in part.errors]
+    parts = [part for part in parts if len(part.chosen)]
+    if not parts:
+        return Loaded(None, np.array([], np.int64), errors)
+    examples = [part.examples for part in parts]
+    chosen = np.concatenate([part.chosen for part in parts])
+    if len(parts) == 1:
+        return Loaded(*examples, chosen, errors)
+    return Loaded(jax.tree.map(lambda *a: np.concatenate(a), *examples), chosen, errors)

@@ -1,8 +1,12 @@
 """Archives of signals, and batches of sources that NumPy loads by index."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
+from byol_jax.backend import cpu_devices
 from byol_jax.data import indexed
 from byol_jax.data.signals import SignalSource, open_signals
 from byol_jax.errors import ConfigError, DataError
@@ -115,3 +119,97 @@ def test_evaluation_sees_every_example_in_order():
     assert len(np.unique(np.concatenate(some)[:, 0, 0])) == 5
     with pytest.raises(ConfigError, match="must be at least 1"):
         indexed.eval_batches(source, batch_size=0)
+
+
+class Random(SignalSource):
+    """Each example is another one with another seed; some cannot be read, or only sometimes."""
+
+    broken = (2, 7)
+
+    def load_random(self, indices, seeds):
+        draws = np.array([np.random.default_rng(seed).random() for seed in seeds])
+        self.check(indices, draws > 0.9)
+        return {"a": self.arrays["a"][indices], "draw": draws}
+
+    def load(self, indices):
+        self.check(indices, np.zeros(len(indices), bool))
+        return {"a": self.arrays["a"][indices]}
+
+    def check(self, indices, is_bad):
+        for index, bad in zip(indices, is_bad, strict=True):
+            if bad or index in self.broken:
+                raise DataError(f"example {index} is broken")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_threads_do_not_change_batches(monkeypatch, threads):
+    monkeypatch.setattr(cpu_devices, "cores", lambda: threads)
+    source = Random("mine", {"a": A}, LABELS)
+    source.broken = ()
+    (batch,) = batches(source, num_steps=3, start_step=2, seed=3)
+    order = np.random.default_rng((3, 1)).permutation(10)[:4]  # the second epoch's first step
+    np.testing.assert_array_equal(batch.examples["a"], A[order])
+    draws = [np.random.default_rng((3, 1, i)).random() for i in range(4)]
+    np.testing.assert_array_equal(batch.examples["draw"], draws)
+    np.testing.assert_array_equal(batch.labels, LABELS[order])
+    for part, start in zip(indexed.eval_batches(source, batch_size=4), (0, 4, 8), strict=True):
+        np.testing.assert_array_equal(part[0]["a"], A[start : start + 4])
+        np.testing.assert_array_equal(part[1], LABELS[start : start + 4])
+
+
+@pytest.mark.parametrize("threads", [1, 3, 16])
+def test_errors_are_reported_in_order_whatever_the_threads(monkeypatch, threads):
+    monkeypatch.setattr(cpu_devices, "cores", lambda: threads)
+    source, errors = Random("mine", {"a": A}, LABELS), []
+
+    def report(number, error):
+        errors.append((number, error))
+
+    found = batches(source, num_steps=4, on_decode_error=report)
+    monkeypatch.setattr(cpu_devices, "cores", lambda: 2)
+    of_two, errors = errors, []
+    again = batches(source, num_steps=4, on_decode_error=report)
+    assert errors == of_two and {number for number, _ in errors} <= {1, 2, 3, 4}
+    assert sum("example 2" in error for _, error in errors) >= 1
+    for one, other in zip(found, again, strict=True):
+        np.testing.assert_array_equal(one.examples["draw"], other.examples["draw"])
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert not np.isin(one.examples["a"][:, 0, 0], A[[2, 7], 0, 0]).any()
+    errors = []
+    monkeypatch.setattr(cpu_devices, "cores", lambda: threads)
+    source.broken = (0, 1, 2, 3, 5, 8, 9)  # of three batches, the first and the last
+    ((part, labels),) = indexed.eval_batches(source, batch_size=4, on_decode_error=report)
+    np.testing.assert_array_equal(part["a"], A[[4, 6, 7]])
+    np.testing.assert_array_equal(labels, LABELS[[4, 6, 7]])
+    assert errors == [(i, f"example {i} is broken") for i in source.broken]
+    with pytest.raises(DataError, match="example 0 is broken"):
+        next(indexed.eval_batches(source, batch_size=4))
+
+
+def test_the_parts_of_a_batch_are_loaded_at_once_and_two_batches_ahead(monkeypatch):
+    monkeypatch.setattr(cpu_devices, "cores", lambda: 2)
+    loaded = []
+
+    class Together(SignalSource):
+        barrier = threading.Barrier(2)
+
+        def load(self, indices):
+            self.barrier.wait(10)  # breaks unless two threads come
+            loaded.extend(indices)
+            return super().load(indices)
+
+    source = Together("mine", {"a": np.zeros((40, 1))})
+    settings = {"batch_size": 4, "seed": 0, "num_steps": 10, "rows": np.arange(4)}
+    for made in (
+        indexed.train_batches(source, **settings),
+        indexed.eval_batches(source, batch_size=4),
+    ):
+        loaded.clear()
+        for used in range(1, 4):
+            next(made)
+            end = time.monotonic() + 10
+            while len(loaded) < 4 * (used + indexed.AHEAD) and time.monotonic() < end:
+                time.sleep(0.001)
+            time.sleep(0.02)
+            assert len(loaded) == 4 * (used + indexed.AHEAD)
+        made.close()
