@@ -16,6 +16,7 @@ from byol_jax.data.file_source import FileSource
 from byol_jax.errors import DataError
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
+MISSING = 0.1  # seconds that a file may be shorter than it says: of some MP3 files it is estimated
 
 
 class AudioSource(FileSource):
@@ -47,23 +48,27 @@ class AudioSource(FileSource):
         """A part of a file, float32 (samples,); `where` 0 is its beginning and 1 its end.
 
         Raises:
-          DataError: the file cannot be read, or is empty.
+          DataError: the file cannot be read, is empty, or ends before its time.
         """
         soundfile, soxr = _packages()
         try:
             with soundfile.SoundFile(os.fsencode(self.paths[index])) as file:
                 rate = file.samplerate
                 wanted = -(-self.samples * rate // self.sample_rate)
-                file.seek(int(where * max(0, file.frames - wanted)))
+                start = int(where * max(0, file.frames - wanted))
+                file.seek(start)
                 read = file.read(wanted, dtype="float32", always_2d=True)
+                missing = min(wanted, file.frames - start) - len(read)
         except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
             reason = str(error).splitlines()[0].rstrip(".")
             raise DataError(f"{self.describe(index)} cannot be read ({reason}).") from error
+        if missing > MISSING * rate:
+            raise DataError(f"{self.describe(index)} ends {missing / rate:.2f} s before its time.")
         wave = read.mean(axis=1)
+        if len(wave) and rate != self.sample_rate:
+            wave = soxr.resample(wave, rate, self.sample_rate)
         if not len(wave) or not np.isfinite(wave).all():
             raise DataError(f"{self.describe(index)} has no samples, or such as are not finite.")
-        if rate != self.sample_rate:
-            wave = soxr.resample(wave, rate, self.sample_rate)
         wave = wave[: self.samples]
         return np.pad(wave, (0, self.samples - len(wave))).astype(np.float32)
 

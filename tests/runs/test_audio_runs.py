@@ -87,6 +87,15 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
             source.load(np.array([index]))
         assert "\n" not in str(raised.value)
     np.testing.assert_array_equal(source.load([2])["audio"], np.zeros((1, 100)))
+    soundfile.write(tmp_path / "d.wav", np.ones(2), 48000)  # nothing is left of it at RATE
+    soundfile.write(tmp_path / "e.mp3", 0.1 * np.random.default_rng(0).normal(size=32000), 16000)
+    content = (tmp_path / "e.mp3").read_bytes()
+    (tmp_path / "e.mp3").write_bytes(content[: 2 * len(content) // 3])
+    source = open_audio(str(tmp_path), "train", RATE, 2 * RATE)
+    for index, message in ((3, r"d\.wav has no samples"), (4, r"e\.mp3 ends 0\.\d\d s before")):
+        with pytest.raises(DataError, match=message):
+            source.load(np.array([index]))
+    assert open_audio(str(tmp_path), "train", RATE, 100).load([4])["audio"].any()  # its middle
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no sound files; put \.wav, \.flac"):
         open_audio(str(tmp_path / "empty"), "train", RATE, 100)
