@@ -13,6 +13,7 @@ import numpy as np
 
 from byol_jax.data import files, optional
 from byol_jax.data.file_source import FileSource
+from byol_jax.data.indexed import OtherExampleError
 from byol_jax.errors import DataError
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
@@ -38,10 +39,13 @@ class AudioSource(FileSource):
     def load_random(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]):  # noqa: D102
         draws = [np.random.default_rng(seed).random(5) for seed in seeds]
         audio = [self._read(i, draw[0]) for i, draw in zip(indices, draws, strict=True)]
-        background = [
-            [self._read(int(draw[k] * self.num_examples), draw[k + 1]) for k in (1, 3)]
-            for draw in draws
-        ]
+        try:
+            background = [
+                [self._read(int(draw[k] * self.num_examples), draw[k + 1]) for k in (1, 3)]
+                for draw in draws
+            ]
+        except DataError as error:
+            raise OtherExampleError(str(error)) from error
         return {"audio": np.stack(audio), "background": np.stack(background)}
 
     def _read(self, index: int, where: float) -> np.ndarray:

@@ -33,6 +33,10 @@ class Loaded(NamedTuple):
     errors: list[tuple[int, str]]
 
 
+class OtherExampleError(DataError):
+    """Not an example itself cannot be read, but another one that its seed chose to go with it."""
+
+
 class IndexedSource(Source):
     """Examples by index: any order costs the same.
 
@@ -150,7 +154,9 @@ def _load(
         others = np.random.default_rng((*seed, REPLACEMENTS + 1)).integers(
             source.num_examples, size=REPLACEMENTS
         )
-        for attempt, index in enumerate((first, *map(int, others))):
+        candidates = iter((first, *map(int, others)))
+        index = next(candidates)
+        for attempt in range(REPLACEMENTS + 1):
             # Another seed, too: the random part may be what cannot be read.
             of_attempt = (*seed, attempt) if attempt else seed
             indices = np.array([index])
@@ -159,6 +165,8 @@ def _load(
                 break
             except DataError as error:
                 errors.append((index, str(error)))
+                if not isinstance(error, OtherExampleError):
+                    index = next(candidates, index)
         else:
             raise DataError(f"{errors[-1][1]} Nor can {REPLACEMENTS} others drawn in its place.")
     return _joined(loaded)._replace(errors=errors)

@@ -10,6 +10,7 @@ from absl import flags
 from commands import imported
 
 import byol_jax
+from byol_jax.data import indexed
 from byol_jax.data.audio import open_audio
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.export import stablehlo
@@ -99,6 +100,23 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no sound files; put \.wav, \.flac"):
         open_audio(str(tmp_path / "empty"), "train", RATE, 100)
+
+
+def test_a_broken_background_is_another_one_with_the_same_example(tmp_path):
+    (tmp_path / "0.wav").write_bytes(b"")
+    for i in range(1, 8):
+        soundfile.write(tmp_path / f"{i}.wav", np.full(200, i / 10), RATE, subtype="FLOAT")
+    source, errors = open_audio(str(tmp_path), "train", RATE, 100), []
+    settings = {"batch_size": 8, "seed": 0, "num_steps": 4, "rows": np.arange(8)}
+    for batch in indexed.train_batches(
+        source, **settings, on_decode_error=lambda step, error: errors.append((step, error))
+    ):
+        found = np.round(10 * batch.examples["audio"][:, 0]).astype(int)
+        assert {*found} == {*range(1, 8)}  # each of the good ones, and one in place of the other
+        assert (batch.examples["background"] > 0).all()
+    assert len(errors) > 4 and all("0.wav cannot be read" in error for _, error in errors)
+    with pytest.raises(DataError, match=r"0\.wav cannot be read"):
+        next(indexed.train_batches(source, **settings))
 
 
 def config_for(folder):
