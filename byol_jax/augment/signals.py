@@ -65,7 +65,7 @@ def augment(config: View, key: jax.Array, x: jax.Array) -> jax.Array:
         return jax.random.fold_in(key, operation)
 
     time, rest = x.shape[0], [1] * (x.ndim - 1)
-    if config.window_min < 1:
+    if min(config.window_min, config.window_max) < 1:
         length_u, start_u = jax.random.uniform(key_of(WINDOW), (2,))
         spread = config.window_max - config.window_min
         length = (config.window_min + spread * length_u) * (time - 1)

@@ -490,8 +490,8 @@ def _open_sources(config: Any) -> list[Any]:
         return [train_source]
     if train_source.num_classes is None:
         raise DataError(
-            f"{train_source.name} has no labels to evaluate on: name labelled images with --data, "
-            f"or choose --protocol={LABEL_FREE}."
+            f"{train_source.name} has no labels to evaluate on: name labelled images with --data "
+            f"(a single folder is no class), or choose --protocol={LABEL_FREE}."
         )
     test_source = inputs.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
     return [train_source, data.match_classes(train_source, test_source)]

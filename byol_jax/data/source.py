@@ -186,7 +186,10 @@ def match_classes(train: Source, test: Source) -> Source:
         some and is streamed.
     """
     if test.class_names is None:
-        raise DataError(f"{test.name} has no labels to test on; choose a split that has.")
+        raise DataError(
+            f"{test.name} has no labels to test on; choose a split that has (a single folder is no "
+            "class)."
+        )
     if train.class_names == test.class_names:
         return test
     if not set(test.class_names) <= set(train.class_names or ()):

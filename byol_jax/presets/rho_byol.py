@@ -5,10 +5,20 @@
 The paper pre-trains on Kinetics-400, about 240,000 videos, for 200 epochs: clips of 8 frames, each
 8 frames from the next at 30 frames/s, at 224 pixels; the Slow pathway of SlowFast as encoder. The
 numbers are those of the authors' published config (PySlowFast, BYOL_SlowR50_8x8): LARS, a learning
-rate of 0.6 for 64 videos, 35 epochs of warm-up. The batch of 512, 64 videos on each of 8 machines,
-is our reading of it, and so is blurring half of the clips with a sigma from 0.1 to 2. Unlike
-theirs, the shorter side of a frame is always 256 pixels before the crop (theirs: 256 to 320), and
-contrast is changed about the mean of each frame. Not run on Kinetics.
+rate of 0.6 for 64 videos, 35 epochs of warm-up. Two are assumed: a batch of 512, which is 64 videos
+on each of 8 machines; and that half of the clips are blurred, with a sigma from 0.1 to 2.
+
+Unlike theirs:
+
+- The shorter side of a frame is always 256 pixels (theirs: 256 to 320), and crops are taken from
+  the central square, not from the whole frame.
+- Colours change as in BYOL, and not as torchvision's ColorJitter does it with the same strengths.
+  Brightness is added, uniform from -0.6 to 0.6, where theirs is a factor from 0.4 to 1.6: so about
+  a quarter of the values become 0 or 1, theirs 7% (on normal noise of `mean` and `std`, with
+  brightness alone). Contrast is a factor about the mean of each channel of each frame, and
+  saturation one in HSV; theirs are mixtures with gray.
+
+Not run on Kinetics.
 """
 
 from ml_collections import ConfigDict

@@ -22,7 +22,7 @@ def test_with_nothing_on_a_view_is_its_input():
     np.testing.assert_array_equal(signals.augment(View(), KEY, X), X)
 
 
-@pytest.mark.parametrize("low, high", [(0.3, 1.0), (0.5, 0.5)])
+@pytest.mark.parametrize("low, high", [(0.3, 1.0), (0.5, 0.5), (1.0, 0.5)])
 def test_a_window_is_interpolated_to_the_full_length(low, high):
     length_u, start_u = draws(signals.WINDOW, (2,))
     length = (low + (high - low) * length_u) * 19

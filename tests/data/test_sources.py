@@ -93,7 +93,9 @@ def test_unknown_classes_of_a_test_split_are_refused():
     train_source = from_arrays(images, [0, 1], "train", ("ant", "bee"))
     with pytest.raises(DataError, match="train and test have different classes"):
         match_classes(train_source, from_arrays(images, [0, 1], "test", ("ant", "wasp")))
-    with pytest.raises(DataError, match="test has no labels to test on"):
+    with pytest.raises(
+        DataError, match=r"test has no labels to test on.*\(a single folder is no class"
+    ):
         match_classes(train_source, from_arrays(images, name="test"))
 
 
