@@ -48,7 +48,13 @@ def find(path: str, split: str, extensions: tuple[str, ...], what: str) -> Files
             "make a TFDS dataset of it, which --config.data.dir (of evaluate and export: "
             "--data_dir) may look for there."
         )
-    root = _root(Path(path).expanduser(), split, what)
+    try:
+        root = _root(Path(path).expanduser(), split, what)
+    except OSError as error:  # such as a path that is too long
+        raise DataError(
+            f"the folder {printable(path)} cannot be read ({error.strerror}); check the path after "
+            "'folder:', and the split."
+        ) from error
     broken: list[str] = []  # broken links, and what has the name of such a file but is none
     entries = _entries(root)
     flat = [entry.path for entry in entries if _is_wanted(entry, extensions, broken)]

@@ -186,3 +186,5 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         open_one(tmp_path / "empty")
     with pytest.raises(DataError, match="does not exist"):
         open_one(tmp_path / "missing")
+    with pytest.raises(DataError, match=r"x cannot be read \(File name too long\); check the path"):
+        open_one(tmp_path / ("x" * 300))
