@@ -100,7 +100,7 @@ def _use_own_encoders(config: ConfigDict, argv: Sequence[str] | None) -> None:
     from byol_jax.runs import config as config_lib  # late: it imports JAX
 
     argv = flags.FLAGS.read_flags_from_files(list(argv or sys.argv), force_gnu=False)
-    pattern = r"--?(?:no)?config\.((?:target\.)?encoder\.\w+)(?:=(.*))?"
+    pattern = r"--?(?:no)?config\.((?:target\.|text_)?encoder\.\w+)(?:=(.*))?"
     found = {}
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if given := re.fullmatch(pattern, argument, re.DOTALL):

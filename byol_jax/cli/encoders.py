@@ -39,7 +39,7 @@ class Row(NamedTuple):
 def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
     """The run's encoder, "byol", and baselines: "random", the same with other weights; "pixels".
 
-    Of a kind that has parts, also the encoder of each part. Other kinds than images have "raw" in
+    Of a kind that has parts, also each part alone. Other kinds than images have "raw" in
     place of "pixels".
     """
     config = trained.run.config
@@ -58,12 +58,19 @@ def of_run(trained: run_lib.Trained, baselines: list[str]) -> dict[str, Row]:
         for part, take in kind.parts(config).items():
             rows[f"{name}, {part}"] = Row(partial(_embed_part, embed, take, batch_size), view)
     if kind.raw_name and {"pixels", "raw"} & set(baselines):
-        rows[kind.raw_name] = Row(partial(kind.raw, config), view)
+        raw = partial(kind.raw, config)
+        rows[kind.raw_name] = Row(raw, view)
+        for part, take in kind.parts(config).items():
+            rows[f"{kind.raw_name}, {part}"] = Row(partial(_raw_part, raw, take), view)
     return rows
 
 
 def _embed_part(embed: Callable, take: Callable, batch_size: int, examples: Any) -> np.ndarray:
     return embed(take(examples), batch_size)
+
+
+def _raw_part(raw: Callable, take: Callable, examples: Any) -> np.ndarray:
+    return raw(take(examples))
 
 
 def of_path(path: str, config: ConfigDict) -> Row:

@@ -27,6 +27,12 @@ byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=P
     retrieval   whether the nearest test images are of the same class
     label_free  RankMe, LiDAR, alpha-ReQ, alignment and uniformity of training images, which need no
                 labels
+    cross_modal of examples with two parts, such as an image and a text: whether the nearest text of
+                a test image is its own, and the other way round, which needs no labels. The part
+                that is asked for is the online network's prediction, and those that are searched
+                are the target network's projections, as in the loss. Parts that are identical, as
+                an encoder sees them, count as right for each other's partners. Without raw pixels
+                and --against
 
 Baselines show what pre-training added: the same encoder with random weights, and raw pixels of
 images shrunk to 32 pixels. --against adds other encoders, each with the image size that it was
@@ -54,8 +60,8 @@ from byol_jax.cli import app, import_flag, shared_flags
 from byol_jax.errors import CheckpointError, ConfigError, DataError, UserError
 
 # Those that are not in evaluate.PROTOCOLS.
-OTHERS = "label_free", "linear", "probe", "dense", "finetune"
-LABEL_FREE, LINEAR, PROBE, DENSE, FINETUNE = OTHERS
+OTHERS = "label_free", "linear", "probe", "dense", "finetune", "cross_modal"
+LABEL_FREE, LINEAR, PROBE, DENSE, FINETUNE, CROSS_MODAL = OTHERS
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The --workdir of a pre-training run.")
 PROTOCOL = flags.DEFINE_list("protocol", None, "What to compute, one or several; see above.")
 STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest by default.")
@@ -129,7 +135,7 @@ def main() -> int:
     shared_flags.use_cpu_devices(CPU_DEVICES)
     import_flag.apply(IMPORT)
 
-    from byol_jax.cli import encoders
+    from byol_jax.cli import cross_modal_rows, encoders
     from byol_jax.runs import kinds, paths
     from byol_jax.runs import run as run_lib
 
@@ -138,6 +144,8 @@ def main() -> int:
     of_images = {LINEAR, DENSE, FINETUNE} & set(PROTOCOL.value)
     if of_images:
         kinds.require_images(config.data.kind, f"--protocol={min(of_images)}")
+    if CROSS_MODAL in PROTOCOL.value:
+        cross_modal_rows.check(config)
     if DENSE not in PROTOCOL.value:
         sources = _open_sources(config)
     rows = encoders.of_run(trained, BASELINES.value)
@@ -158,7 +166,7 @@ def main() -> int:
             print(line)
         return 0
     with _features_dir() as directory:
-        frozen = set(PROTOCOL.value) - {FINETUNE}
+        frozen = set(PROTOCOL.value) - {FINETUNE, CROSS_MODAL}
         # Of training images, linear and probe read no features; of test images, label_free.
         are_read = (not frozen <= {LINEAR, PROBE}, not frozen <= {LABEL_FREE})
         if frozen:
@@ -258,7 +266,7 @@ def _run(
     from etils import epath
 
     from byol_jax import evaluate
-    from byol_jax.cli import encoders, finetune_rows, linear_rows
+    from byol_jax.cli import cross_modal_rows, encoders, finetune_rows, linear_rows
     from byol_jax.runs import kinds, paths
     from byol_jax.train import signals
 
@@ -285,10 +293,13 @@ def _run(
             print(line)
         print(f"written to {_write(record, sources[-1].name)}", flush=True)
 
+    compared = {}
+    if CROSS_MODAL in PROTOCOL.value:
+        compared = cross_modal_rows.results(trained, BASELINES.value, config, sources[1], left_out)
     for name in left_out:
         print(f"left out: {name}")
     # The others are done in minutes; linear and finetune may take a day.
-    others = [name for name in PROTOCOL.value if name not in (LINEAR, FINETUNE)]
+    others = [name for name in PROTOCOL.value if name not in (LINEAR, FINETUNE, CROSS_MODAL)]
     test = splits[-1][0].copy() if LINEAR in PROTOCOL.value else {}
     views = {}
     if LABEL_FREE in others:
@@ -296,6 +307,9 @@ def _run(
     results, failed = _evaluate(others, list(rows), splits, views, sources[0], trained)
     for protocol, found in results.items():
         report(protocol, found)
+    if compared:
+        counts[1] = compared["chance"]["queries"]
+        report(CROSS_MODAL, compared)
     reasons = [f"{protocol} cannot be computed: {error}" for protocol, error in failed.items()]
     if not parts:
         _raise(reasons)
@@ -472,7 +486,7 @@ def _write(report: dict[str, Any], data: str) -> Any:
 
 
 def _open_sources(config: Any) -> list[Any]:
-    """The sources to fit on and, if a protocol reads labels, to test on.
+    """The sources to fit on and, unless only label_free is asked for, to test on.
 
     First sets what the flags override in the config.
     """
@@ -488,12 +502,15 @@ def _open_sources(config: Any) -> list[Any]:
     train_source = inputs.open_split(config, TRAIN_SPLIT.value or config.data.train_split)
     if set(PROTOCOL.value) == {LABEL_FREE}:
         return [train_source]
-    if train_source.num_classes is None:
+    reads_labels = not set(PROTOCOL.value) <= {LABEL_FREE, CROSS_MODAL}
+    if reads_labels and train_source.num_classes is None:
         raise DataError(
             f"{train_source.name} has no labels to evaluate on: name labelled images with --data "
             f"(a single folder is no class), or choose --protocol={LABEL_FREE}."
         )
     test_source = inputs.open_split(config, TEST_SPLIT.value or config.data.test_split or "test")
+    if not reads_labels:
+        return [train_source, test_source]
     return [train_source, data.match_classes(train_source, test_source)]
 
 

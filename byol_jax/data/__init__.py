@@ -3,9 +3,9 @@
 A source of images (source.py; opened by open.py) gives raw examples and decodes them; subset.py
 takes a part of it. pipeline.py makes training batches on the host, on_device.py on the devices;
 eval.py makes evaluation batches. A source of other data (indexed.py: signals.py, audio.py,
-video.py, text.py, interactions.py) loads examples by NumPy. A new kind of source of images is a
-file here and a line in open.py. No networks, no training. TensorFlow is imported where it is first
-needed: arrays, `npz:`, `embedded` and data other than images do without.
+video.py, text.py, image_text.py, interactions.py) loads examples by NumPy. A new kind of source of
+images is a file here and a line in open.py. No networks, no training. TensorFlow is imported where
+it is first needed: arrays, `npz:`, `embedded` and data other than images do without.
 """
 
 from byol_jax.augment.crops import Crop

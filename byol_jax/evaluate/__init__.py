@@ -4,12 +4,12 @@ Each of `PROTOCOLS` is `f(train_features, train_labels, test_features, test_labe
 ...) -> dict`, from NumPy arrays to Python numbers: how well features predict labels that
 pre-training never used. `linear` trains on features of augmented images, which somebody else
 computes; `dense` takes maps of features, and masks; `multi_label` several labels for each image;
-`label_free` has measures that need no labels.
+`label_free` has measures that need no labels, and `cross_modal` compares two parts of examples.
 This room knows arrays only: no training state, config, file or device mesh, so features may come
 from anywhere. It imports nothing of byol_jax but the errors.
 """
 
-from byol_jax.evaluate import label_free, linear
+from byol_jax.evaluate import cross_modal, label_free, linear
 from byol_jax.evaluate.cluster import cluster
 from byol_jax.evaluate.dense import dense
 from byol_jax.evaluate.features import collect, pixels
@@ -32,6 +32,7 @@ __all__ = [
     "PROTOCOLS",
     "cluster",
     "collect",
+    "cross_modal",
     "dense",
     "few_shot",
     "knn",

@@ -37,6 +37,8 @@ def _cells(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     elif "recall" in result:
         for k, recall in result["recall"].items():
             yield f"recall@{k}", _percent(recall)
+        if "median_rank" in result:
+            yield "median rank", f"{result['median_rank']:.4g}"
         for k, ndcg in result.get("ndcg", {}).items():
             yield f"NDCG@{k}", _percent(ndcg)
         for k, share in result.get("hit_rate", {}).items():

@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from byol_jax.models.layers import BatchNorm
+
 Tree = Any  # a pytree of arrays
 
 
@@ -95,16 +97,33 @@ class ByArray(nn.Module):
 
     Their embeddings share projector and predictor.
 
+    Encoders of different kinds, such as of images and of texts, have features of different sizes
+    and scales. With a `width`, the features of each pass a linear map of their own to that size, as
+    in CLIP (arXiv 2103.00020, figure 3), and a batch norm of its own. So both enter the common
+    heads with the same mean and scale, and the running statistics of the batch norms there, which
+    are of both together, suit each.
+
     Attributes:
-      encoders: modules as of `encode`, whose features are of one size.
+      encoders: modules as of `encode`; without a `width` their features are of one size.
+      width: numbers of the embedding; None: as many as the encoders have.
+      axis_name: mapped axis over which batch statistics are averaged; None for one replica.
     """
 
     encoders: dict[str, nn.Module]
+    width: int | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, view: dict[str, Any], train: bool) -> jax.Array:
         """Any of the arrays by name -> the mean of their embeddings, float32 (batch, features)."""
-        found = [encode(self.encoders[name], view[name], train) for name in sorted(view)]
+        found = []
+        for name in sorted(view):
+            features = encode(self.encoders[name], view[name], train)
+            if self.width is not None:
+                features = nn.Dense(self.width, use_bias=False, name=f"map_{name}")(features)
+                norm = BatchNorm(not train, self.axis_name, learned=False, name=f"norm_{name}")
+                features = norm(features)
+            found.append(features)
         return jnp.mean(jnp.stack(found), axis=0)
 
 

@@ -1,8 +1,9 @@
 """From a resolved config to the objects that it describes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -67,16 +68,18 @@ def encoder(
 ) -> nn.Module:
     """The encoder of these settings; by default of `config.encoder`."""
     chosen = backend.choose_convolution(config.cpu_convolution, dtype=config.dtype)
-    settings = config.encoder if settings is None else settings
-    make = partial(
-        models.make_encoder,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=axis_name,
-        convolution=chosen.function,
-        **settings,
-    )
+    own = config.encoder if settings is None else settings
+
+    def make(settings: Mapping[str, Any] = own) -> nn.Module:
+        return models.make_encoder(
+            dtype=jnp.dtype(config.dtype),
+            axis_name=axis_name,
+            convolution=chosen.function,
+            **settings,
+        )
+
     kind = kinds.of(config)
-    return kind.wrap(kind.encoder_record(config), make)
+    return kind.wrap(kind.encoder_record(config), make, axis_name)
 
 
 def target_network(config: ConfigDict, axis_name: str | None = None) -> nn.Module:

@@ -42,7 +42,6 @@ IMAGENET_RECIPES = {  # by epochs
 }
 
 UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, which does not name its data
-ENCODERS = ("encoder", "target.encoder")  # where encoders are in a config
 
 
 def default(kind: str = "images") -> ConfigDict:
@@ -71,15 +70,17 @@ def default(kind: str = "images") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.kind = kind  # a name of kinds.KINDS; a preset chooses it
-    config.data.source = (
-        ""  # tfds:NAME, folder:PATH, pairs:PATH1,PATH2, npz:PATH, text:PATH, embedded
-    )
+    # tfds:NAME, folder:PATH, pairs:PATH1,PATH2, npz:PATH, text:PATH, image_text:PATH, csv:FILE or
+    # embedded.
+    config.data.source = ""
     config.data.train_split = "train"
     config.data.test_split = ""  # held-out examples with labels, for kNN; empty: none
     config.data.on_decode_error = "error"  # or skip: take another example instead
     kinds.get(kind).add_settings(config)
 
     config.encoder = _open_encoder("resnet50")
+    for section, name in kinds.get(kind).more_encoders.items():
+        config[section] = _open_encoder(name)
 
     config.heads = ConfigDict()  # projector and predictor
     config.heads.hidden_size = 4096
@@ -160,6 +161,11 @@ def _open_encoder(name: str) -> ConfigDict:
     return encoder.lock()
 
 
+def encoder_sections(config: ConfigDict) -> tuple[str, ...]:
+    """Where encoders are in a config."""
+    return ("encoder", *kinds.of(config).more_encoders, "target.encoder")
+
+
 def use_encoder(config: ConfigDict, name: str, section: str = "encoder", **settings: Any) -> None:
     """Chooses an encoder with these settings, and its own defaults for others.
 
@@ -167,7 +173,7 @@ def use_encoder(config: ConfigDict, name: str, section: str = "encoder", **setti
       config: is changed.
       name: MODULE:CLASS of your own, which is imported, the current folder being on the path; or a
         name of models.ENCODERS.
-      section: the key of the encoder in the config, or of the target's: "target.encoder".
+      section: the key of the encoder in the config, such as "target.encoder" for the target's.
       **settings: values by setting.
 
     Raises:
@@ -198,7 +204,7 @@ def use_own_encoders(config: ConfigDict, changes: dict[str, Any]) -> None:
     Raises:
       ConfigError: as `use_encoder`.
     """
-    for section in ENCODERS:
+    for section in encoder_sections(config):
         keys = [key for key in changes if key.rpartition(".")[0] == section]
         if not keys:
             continue
@@ -222,18 +228,20 @@ def use_other_encoder(config: ConfigDict, preset: ConfigDict) -> None:
 
     Settings that differ from the preset's stay: whoever set them expects the encoder to have them.
     """
-    name = config.encoder.name
-    if name == preset.encoder.name or name not in models.ENCODERS:
-        return
-    own = {"name", *models.settings(name)}
-    for key, value in preset.encoder.items():
-        if key not in own and config.encoder[key] == value:
-            config.encoder[key] = None
+    for section in ("encoder", *kinds.of(config).more_encoders):
+        encoder, before = config[section], preset[section]
+        name = encoder.name
+        if name == before.name or name not in models.ENCODERS:
+            continue
+        own = {"name", *models.settings(name)}
+        for key, value in before.items():
+            if key not in own and encoder[key] == value:
+                encoder[key] = None
 
 
 def own_classes(config: ConfigDict) -> tuple[type[nn.Module], ...]:
     """The classes of the user's own encoders; a notebook may define a class anew under its name."""
-    names = [tree.get(config, f"{section}.name") for section in ENCODERS]
+    names = [tree.get(config, f"{section}.name") for section in encoder_sections(config)]
     return tuple(models.own_class(name) for name in names if models.is_own(name))
 
 

@@ -55,7 +55,10 @@ class Encoder:
     @staticmethod
     def _make_module(config: dict[str, Any]) -> nn.Module:
         dtype = jnp.dtype(config["dtype"])
-        make = partial(models.make_encoder, **config["encoder"], dtype=dtype)
+
+        def make(settings: dict[str, Any] = config["encoder"]) -> nn.Module:
+            return models.make_encoder(**settings, dtype=dtype)
+
         return kinds.of_record(config).wrap(config, make)
 
     @property

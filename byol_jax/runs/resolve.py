@@ -51,7 +51,7 @@ def from_record(record: dict[str, Any]) -> ConfigDict:
     found = tree.flat(record)
     config = config_lib.default(found.get("data.kind", kinds.Images.name))
     kind = kinds.of(config)
-    for section in config_lib.ENCODERS:
+    for section in config_lib.encoder_sections(config):
         if models.is_own(name := found.get(f"{section}.name")):
             config_lib.open_encoder(config, section, name)
     unknown = sorted(found.keys() - tree.flat(config).keys())
@@ -95,6 +95,8 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
             "--config.steps=100 (with --config.optimizer.warmup_epochs=0 for a run that short)."
         )
     encoder = _resolve_encoder(config, "encoder")
+    for section in kinds.of(config).more_encoders:
+        _resolve_encoder(config, section)
     _resolve_objective(config)
     kinds.of(config).resolve(config)
     _check_own_encoders(config)
@@ -143,9 +145,11 @@ def _check_values(config: ConfigDict) -> None:
     choices = CHOICES | kind_of_data.choices
     at_least = AT_LEAST | kind_of_data.at_least
     at_most = AT_MOST | kind_of_data.at_most
+    sections = (*config_lib.encoder_sections(config), "objective")
+    checked_later = tuple(f"{section}." for section in sections)
     for key, open_value in tree.flat(usual).items():
         # models.make_encoder and objectives.make_objective check these.
-        if key.startswith(("encoder.", "target.encoder.", "objective.")):
+        if key.startswith(checked_later):
             continue
         section, _, leaf = key.rpartition(".")
         try:
@@ -180,7 +184,8 @@ def _resolve_encoder(config: ConfigDict, key: str) -> nn.Module:
     chosen = {key: value for key, value in encoder.items() if value is not None}
     try:
         module = models.make_encoder(**{"name": None} | chosen)
-        kinds.of(config).check_encoder(config, module)
+        if key not in kinds.of(config).more_encoders:
+            kinds.of(config).check_encoder(config, module)
     except OwnEncoderError as error:
         raise OwnEncoderError(f"config.{key}.{error}") from error
     except ValueError as error:
@@ -197,18 +202,23 @@ def _resolve_encoder(config: ConfigDict, key: str) -> nn.Module:
 
 def _check_own_encoders(config: ConfigDict) -> None:
     """Raises OwnEncoderError for an encoder of the user's own that a run could not use."""
-    for section in config_lib.ENCODERS:
+    for section in config_lib.encoder_sections(config):
         kind_of_data = kinds.of(config)
         encoder, shapes = tree.get(config, section), kind_of_data.view_shapes(config)
         if not models.is_own(encoder.name):
             continue
+        dtype = kind_of_data.view_dtype
+        if section in kind_of_data.more_encoders:
+            view = kind_of_data.more_views(config)[section]
+            shapes, dtype = [view.shape], view.dtype
         if section == "target.encoder":  # it sees no local views
             shapes = shapes[:1]
         for shape in shapes:
             kind = models.own_class(encoder.name)
             sizes = kind_of_data.sizes(kind_of_data.encoder_record(config))
             _check_own_encoder(
-                section, kind, FrozenConfigDict(encoder), shape, kind_of_data, (*sizes.items(),)
+                *(section, kind, FrozenConfigDict(encoder), shape, dtype),
+                *(kind_of_data, (*sizes.items(),)),
             )
 
 
@@ -218,14 +228,15 @@ def _check_own_encoder(
     kind: type[nn.Module],
     encoder: FrozenConfigDict,
     shape: tuple[int, ...],
+    dtype: Any,
     kind_of_data: kinds.Kind,
     sizes: tuple[tuple[str, int], ...],
 ) -> None:
     del kind  # of the name, for the cache alone
     given = f"config.{section}.name={encoder.name}"
     module = models.with_fields(models.make_encoder(**encoder), **dict(sizes))
-    module, dtype = kind_of_data.adapt(module), kind_of_data.view_dtype
-    user_code.check_encoder(given, module, shape, dtype, is_trained=section == "encoder")
+    is_trained = section != "target.encoder"
+    user_code.check_encoder(given, kind_of_data.adapt(module), shape, dtype, is_trained)
 
 
 def _resolve_objective(config: ConfigDict) -> None:

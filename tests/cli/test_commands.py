@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = "--config=quickstart"
 PRESETS = (
     "buir, buir_nb, byol_a, byol_a_small, cifar10, cifar100, cifar10_small, cifar10_vit, "
-    "folder, folder_small, imagenet, imagenet_512, imagenet_vit_s16, imagenette, quickstart, "
-    "rho_byol, signals, tables, text, text_small, video_small"
+    "folder, folder_small, image_text, image_text_small, imagenet, imagenet_512, imagenet_vit_s16, "
+    "imagenette, quickstart, rho_byol, signals, tables, text, text_small, video_small"
 )
 
 

@@ -122,7 +122,7 @@ def test_white_space_around_headers_and_labels_does_not_count(tmp_path):
 
 def test_a_label_of_a_csv_is_utf_8(tmp_path):
     (tmp_path / "train.csv").write_bytes(b"text,label\na,b\nc,caf\xe9\n")
-    with pytest.raises(DataError, match=r"line 3 of .* cannot be read: it is not UTF-8"):
+    with pytest.raises(DataError, match=r"line 3 of .* has a label that is not UTF-8"):
         open_text(str(tmp_path), "train")
 
 
@@ -179,7 +179,7 @@ def test_a_bad_text_is_one_line_where_it_is_used(tmp_path, name, content, messag
         ({"train.csv": "text,label\na,b\nc,  \n"}, "", "train", "line 3 of .* has no label"),
         (
             {"train.jsonl": '{"text": "a", "label": "\\ud800"}'},
-            *("", "train", "line 1 of .* cannot be read: it is not UTF-8"),
+            *("", "train", "line 1 of .* has a label that is not UTF-8"),
         ),
         (
             {"train.jsonl": '{"text": "a", "label": 1}\n{"text": "b"}'},

@@ -154,6 +154,14 @@ def test_the_command_evaluates_it(run, capsys):
     assert compared[str(workdir)] == compared["byol"]
     parts = ["byol, acc", "byol, gyro"] if "," in config.data.arrays else []
     assert {"byol", "random", "raw", *parts} <= found.keys()
+    if parts:
+        evaluate(workdir, "--protocol=cross_modal", "--baselines=none")
+        ways = json.loads((workdir / "eval" / "cross_modal.json").read_text())["top1"]
+        assert {*ways} == {"byol, acc -> gyro", "byol, gyro -> acc", "chance"}
+        assert {"raw, acc", "raw, gyro"} <= found.keys()
+    else:
+        with pytest.raises(ConfigError, match="cross_modal is for examples of two parts"):
+            evaluate(workdir, "--protocol=cross_modal")
     lidar = json.loads((workdir / "eval" / "label_free.json").read_text())["details"]
     assert lidar["byol"]["lidar"] > 1
     with pytest.raises(ConfigError, match="--protocol=linear is for images"):

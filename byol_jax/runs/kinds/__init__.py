@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from byol_jax.errors import ConfigError
 from byol_jax.runs.kinds.audio import Audio
+from byol_jax.runs.kinds.image_text import ImageText
 from byol_jax.runs.kinds.images import Images
 from byol_jax.runs.kinds.interactions import Interactions
 from byol_jax.runs.kinds.kind import Kind
@@ -17,7 +18,8 @@ from byol_jax.runs.kinds.text import Text
 from byol_jax.runs.kinds.video import Video
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (Images(), Signals(), Audio(), Video(), Text(), Interactions())
+    kind.name: kind
+    for kind in (Images(), Signals(), Audio(), Video(), Text(), ImageText(), Interactions())
 }
 
 

@@ -51,3 +51,18 @@ def texts(rows: dict[str, list[str]]) -> dict[str, np.ndarray]:
 
 def _wrapped(text: str) -> str:
     return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, LINE))
+
+
+def of_one_size(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Pictures (n, height, width, 3) of all rows as large as the largest, on white.
+
+    Smaller ones are repeated by pixels as often as they fit.
+    """
+    height, width = (max(row.shape[axis] for row in rows.values()) for axis in (1, 2))
+    found = {}
+    for name, row in rows.items():
+        times = min(height // row.shape[1], width // row.shape[2])
+        row = row.repeat(times, 1).repeat(times, 2)
+        margins = [(0, 0), (0, height - row.shape[1]), (0, width - row.shape[2]), (0, 0)]
+        found[name] = np.pad(row, margins, constant_values=1)
+    return found

@@ -1,6 +1,7 @@
 """The settings of images: defaults, limits, what depends on others, and what cannot work."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -185,9 +186,11 @@ def _check_local_views(config: ConfigDict, encoder: nn.Module) -> None:
         )
 
 
-def check_views(config: ConfigDict, size: int, size_key: str) -> None:
-    """Raises ConfigError for settings of a view that do not fit images of a size."""
-    for name in ("view1", "view2"):
+def check_views(
+    config: ConfigDict, size: int, size_key: str, names: Sequence[str] = ("view1", "view2")
+) -> None:
+    """Raises ConfigError for settings of the views of these names that do not fit a size."""
+    for name in names:
         view = config.views[name]
         if view.pad >= size:
             raise ConfigError(

@@ -1,6 +1,6 @@
 """What the kinds have in common whose sources NumPy loads by index."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from byol_jax import byol, models, parallel
 from byol_jax.byol import Tree
 from byol_jax.data import indexed
 from byol_jax.errors import ConfigError, describe
+from byol_jax.runs import tree
 from byol_jax.runs.kinds.kind import Kind, OnDecodeError
 
 
@@ -66,23 +67,31 @@ class IndexedKind(Kind):
 
 
 def check_encoders(
-    kind: Kind, config: ConfigDict, shapes: dict[str, tuple[int, ...]], advice: str
+    kind: Kind,
+    config: ConfigDict,
+    shapes: dict[str, tuple[int, ...]],
+    advice: str,
+    sections: Sequence[str] = ("encoder", "target.encoder"),
+    dtype: Any = None,
 ) -> None:
     """Raises ConfigError if an encoder of a config cannot take views.
 
     Args:
       kind: of the config's data.
-      config: of a run; also the target's encoder is checked, where it has its own.
+      config: of a run.
       shapes: of one example in a view, by what to call it.
       advice: what to choose, the end of the message.
+      sections: where the encoders are in the config; an encoder without a name is none.
+      dtype: of a view; by default the kind's.
     """
     sizes = kind.sizes(kind.encoder_record(config))
-    sections = {"encoder": config.encoder, "target.encoder": config.target.encoder}
-    for section, settings in sections.items():
+    dtype = dtype or kind.view_dtype
+    for section in sections:
+        settings = tree.get(config, section)
         for what, shape in shapes.items() if settings.name else ():
             encoder = models.with_fields(models.make_encoder(**settings), **sizes)
             try:
-                models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), kind.view_dtype))
+                models.variable_shapes(encoder, jax.ShapeDtypeStruct((2, *shape), dtype))
             except Exception as error:  # whatever the module raises
                 raise ConfigError(
                     f"config.{section}.name={settings.name} cannot take {what} of shape {shape} "

@@ -31,6 +31,8 @@ class Kind(abc.ABC):
       choices: values that settings of this kind can have, by key; "views.*" is both views.
       at_least: smallest values, likewise, where that is not 0.
       at_most: largest values, likewise.
+      more_encoders: sections of the config for encoders beside `config.encoder`, and the names of
+        these encoders by default.
       before_the_key: settings of runs from before their key existed, where they behaved otherwise.
     """
 
@@ -44,6 +46,7 @@ class Kind(abc.ABC):
     choices: ClassVar[dict[str, tuple]] = {}
     at_least: ClassVar[dict[str, float]] = {}
     at_most: ClassVar[dict[str, float]] = {}
+    more_encoders: ClassVar[dict[str, str]] = {}
     before_the_key: ClassVar[dict[str, Any]] = {}
 
     # The config.
@@ -74,8 +77,20 @@ class Kind(abc.ABC):
         """Raises ValueError, beginning with a setting, if an encoder cannot take the views."""
         del config, encoder
 
-    def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:
-        """The encoder of an `encoder_record`, from a function that makes one."""
+    def wrap(
+        self,
+        record: dict[str, Any],
+        make: Callable[..., nn.Module],
+        axis_name: str | None = None,
+    ) -> nn.Module:
+        """The encoder of an `encoder_record`, from a function that makes one.
+
+        Args:
+          record: the record.
+          make: makes the encoder of `config.encoder`, or of other settings, a mapping.
+          axis_name: mapped axis of replicas, for batch norms around encoders.
+        """
+        del axis_name
         return self.adapt(models.with_fields(make(), **self.sizes(record)))
 
     def sizes(self, record: dict[str, Any]) -> dict[str, int]:
@@ -102,6 +117,11 @@ class Kind(abc.ABC):
     @abc.abstractmethod
     def view_shapes(self, config: ConfigDict) -> list[Tree]:
         """Shapes of one example in a view, without the batch: the different ones."""
+
+    def more_views(self, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+        """One example in a view, without the batch, as each of `more_encoders` takes it."""
+        del config
+        return {}
 
     @abc.abstractmethod
     def describe(self, config: ConfigDict) -> str:

@@ -101,7 +101,13 @@ class Signals(IndexedKind):
     def without_user_code(self, config):  # noqa: D102
         config.augment.function = ""
 
-    def wrap(self, record: dict[str, Any], make: Callable[[], nn.Module]) -> nn.Module:  # noqa: D102
+    def wrap(  # noqa: D102
+        self,
+        record: dict[str, Any],
+        make: Callable[..., nn.Module],
+        axis_name: str | None = None,
+    ) -> nn.Module:
+        del axis_name
         names = [*record["arrays"]]
         return make() if len(names) == 1 else models.ByArray({name: make() for name in names})
 

@@ -7,19 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from byol_jax import byol
 from byol_jax.augment import text as augment
 from byol_jax.byol import Tree
-from byol_jax.data import wordpiece
-from byol_jax.data.text import TextSource, TokenSource, first_tokens, open_text
-from byol_jax.errors import ConfigError, DataError
-from byol_jax.runs import paths
-from byol_jax.runs.kinds import drawing
+from byol_jax.data.text import TextSource, TokenSource, open_text
+from byol_jax.errors import ConfigError
+from byol_jax.runs.kinds import drawing, text_settings
 from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
 from byol_jax.runs.kinds.kind import OnDecodeError
-from byol_jax.runs.limits import limit
 
 PREFIX = "text:"
 
@@ -33,45 +30,26 @@ class Text(IndexedKind):
     raw_name = "token counts"
     source_type = TextSource
     view_dtype = jnp.int32
-    at_least = limit(1, "data.length") | limit(100, "data.vocabulary_size")
-    at_most = (
-        limit(2**14, "data.length")
-        | limit(10**6, "data.vocabulary_size")
-        | limit(1, "views.*.span_share")
-        | limit(2**14, "views.*.shuffle_distance")
-    )
+    at_least = text_settings.AT_LEAST
+    at_most = text_settings.AT_MOST
 
     def add_settings(self, config):  # noqa: D102 (see Kind, here and below)
-        config.data.length = 64  # tokens of an example
-        config.data.vocabulary_size = 8000  # tokens, at most; learned from the training texts
-        config.data.vocabulary = config_dict.placeholder(tuple)  # None: from the data
+        text_settings.add(config)
         view = dataclasses.asdict(augment.View())
         config.views = ConfigDict({"view1": view, "view2": view})
 
     def check(self, config, encoder):  # noqa: D102
         del encoder
-        tokens = config.data.vocabulary
-        if tokens is not None:
-            begins = tuple(tokens[:2]) == (wordpiece.PAD, wordpiece.UNKNOWN)
-            are_strings = all(isinstance(token, str) for token in tokens)
-            if not (begins and are_strings and len({*tokens}) == len(tokens)):
-                raise ConfigError(
-                    f"config.data.vocabulary must be different tokens, the first {wordpiece.PAD} "
-                    f"and {wordpiece.UNKNOWN}: leave it out, to learn one from the data."
-                )
+        text_settings.check(config)
         check_encoders(self, config, {"texts": (config.data.length,)}, "choose text_transformer")
 
     def fit_to(self, config: ConfigDict, source: TextSource) -> None:  # noqa: D102
         self.check_source(config, source)
-        if config.data.vocabulary is None:
-            config.data.vocabulary = _vocabulary_of(config.init)
-        if config.data.vocabulary is None:
-            skip = config.data.on_decode_error == "skip"
-            config.data.vocabulary = source.vocabulary(config.data.vocabulary_size, skip)
+        text_settings.fit_to(config, source)
 
     def sizes(self, record: dict[str, Any]) -> dict[str, int]:
-        """How many tokens there are; 1 before the vocabulary is known, for checks of shapes."""
-        return {"num_tokens": max(1, len(record["vocabulary"]))}
+        """How many tokens there are."""
+        return {"num_tokens": text_settings.num_tokens(record)}
 
     def view_shapes(self, config):  # noqa: D102
         return [(config.data.length,)]
@@ -112,10 +90,7 @@ class Text(IndexedKind):
 
     def raw(self, config: ConfigDict, examples: np.ndarray) -> np.ndarray:
         """log(1 + how often a text has a token), for each token, and of length 1."""
-        size = len(config.data.vocabulary)
-        counts = np.stack([np.bincount(row[row != 0], minlength=size) for row in examples])
-        logs = np.log1p(counts.astype(np.float32))
-        return logs / np.maximum(np.linalg.norm(logs, axis=1, keepdims=True), 1e-12)
+        return text_settings.log_counts(examples, len(config.data.vocabulary))
 
     def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
         examples = np.zeros((2, config.data.length), np.int32)
@@ -135,7 +110,7 @@ class Text(IndexedKind):
         rows = {"text": examples} | {f"view {i}": view for i, view in enumerate(views, start=1)}
         return drawing.texts(
             {
-                name: [_words(policy.vocabulary, tokens) for tokens in np.asarray(row)]
+                name: [text_settings.words(policy.vocabulary, tokens) for tokens in np.asarray(row)]
                 for name, row in rows.items()
             }
         )
@@ -164,15 +139,7 @@ class Text(IndexedKind):
     def check_inputs(self, record, module, name, given):
         """Returns int32 (n, length), from a sequence of n strings."""
         del module
-        is_list = np.iterable(given) and not isinstance(given, str)
-        if not is_list or not all(isinstance(text, str) for text in given):
-            raise DataError(f"{name} takes a list of strings.")
-        texts = list(map(str, given))
-        try:
-            "".join(texts).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{name} was given a string that is no Unicode ({error}).") from error
-        return first_tokens(tuple(record["vocabulary"]), texts, record["length"])
+        return text_settings.checked(record, name, given)
 
     def preprocess(self, record, examples):  # noqa: D102
         del record
@@ -182,23 +149,5 @@ class Text(IndexedKind):
         return jax.ShapeDtypeStruct((n, record["length"]), np.int32)
 
 
-def _vocabulary_of(init: ConfigDict) -> tuple[str, ...] | None:
-    """The vocabulary of what a run starts from; None if that has none, or is nothing."""
-    path = init.state or init.encoder or init.target_encoder
-    try:
-        record = paths.read_record(paths.path(path)) if path else {}
-        of_run = record.get("config", {}).get("data", {})
-        found = record.get("vocabulary", of_run.get("vocabulary"))
-    except (AttributeError, OSError, ValueError):  # reported where it is opened
-        return None
-    return None if found is None else tuple(found)
-
-
 def _tokens(config: ConfigDict, source: TextSource) -> TokenSource:
     return TokenSource(source, tuple(config.data.vocabulary), config.data.length)
-
-
-def _words(vocabulary: tuple[str, ...], tokens: np.ndarray) -> str:
-    """A text of tokens, with the pieces of a word together."""
-    joined = " ".join(vocabulary[token] for token in tokens if token)
-    return joined.replace(f" {wordpiece.CONTINUES}", "")
