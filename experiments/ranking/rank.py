@@ -28,13 +28,13 @@ class Ranking(NamedTuple):
 
 def read(run: Path) -> list[tuple[dict[str, float], float]]:
     """The measures and the accuracy of each evaluated checkpoint of a run."""
-    encoders = []
+    encoders = {}  # by step: the last checkpoint may have been evaluated by its number too
     for path in sorted((run / "eval").glob("label_free*.json")):
         other = path.with_name(path.name.replace("label_free", "logistic", 1))
         if other.exists():
             measures, accuracy = json.loads(path.read_text()), json.loads(other.read_text())
-            encoders.append((measures["details"]["byol"], accuracy["top1"]["byol"]))
-    return encoders
+            encoders[measures["step"]] = measures["details"]["byol"], accuracy["top1"]["byol"]
+    return list(encoders.values())
 
 
 def rank(

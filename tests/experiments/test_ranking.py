@@ -47,12 +47,13 @@ def test_of_equal_scores_the_worst_encoder_counts():
 
 def test_evaluations_of_one_checkpoint_belong_together(tmp_path):
     (tmp_path / "eval").mkdir()
-    for suffix, accuracy in {"": 0.7, "-step5": 0.4}.items():
-        measures = {"details": {"byol": MEASURES | {"rankme": 10 * accuracy}}}
+    # The last checkpoint was evaluated twice: it counts once.
+    for suffix, step, accuracy in (("", 9, 0.7), ("-step5", 5, 0.4), ("-step9", 9, 0.7)):
+        measures = {"details": {"byol": MEASURES | {"rankme": 10 * accuracy}}, "step": step}
         (tmp_path / "eval" / f"label_free{suffix}.json").write_text(json.dumps(measures))
         logistic = {"top1": {"byol": accuracy}}
         (tmp_path / "eval" / f"logistic{suffix}.json").write_text(json.dumps(logistic))
-    (tmp_path / "eval" / "label_free-step9.json").write_text("{}")  # not evaluated by logistic
+    (tmp_path / "eval" / "label_free-step7.json").write_text("{}")  # not evaluated by logistic
     found = read(tmp_path)
     assert sorted((measures["rankme"], top1) for measures, top1 in found) == [(4, 0.4), (7, 0.7)]
     assert lines_of_accuracy(found) == "logistic 40.0% to 70.0%"
