@@ -1,6 +1,7 @@
 """Settings of all tests: four virtual CPU devices, compilation, and the paths of data."""
 
 import contextlib
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -40,6 +41,9 @@ LONGEST = (
     "test_byol",
     "test_variants",
 )
+# Tracing makes millions of objects, few of which are garbage: it is looked for less often.
+gc.set_threshold(200_000, 20, 20)
+
 REFERENCE = Path(__file__).parent / "data" / "reference"
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
+from commands import imported
 from tiny import tiny_config
 
 import byol_jax
 from byol_jax.cli import __main__ as cli
 from byol_jax.cli import app, config_flag
+from byol_jax.errors import UserError
 from byol_jax.train import loop
 
 ROOT = Path(__file__).parents[2]
@@ -235,7 +238,7 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, lines, message):
 
 
 @pytest.mark.parametrize(
-    ("command", "flags", "code", "message"),
+    ("command", "given", "code", "message"),
     [
         ("pretrain", [QUICKSTART, "--config.stesp=3", "--workdir=W"], 2, "no such config key"),
         ("pretrain", [QUICKSTART, "--config.steps=x", "--workdir=W"], 2, "invalid literal"),
@@ -254,22 +257,36 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, lines, message):
         ),
         ("pretrain", [QUICKSTART, "--workdir=W", "--config.batch_size=30"], 1, "does not divide"),
         ("evaluate", ["--checkpoint=W", "--protocol=logistic"], 1, "holds no run"),
-        ("evaluate", ["--checkpoint=W", "--protocol=svm"], 1, "is not one of knn, logistic"),
-        ("finetune", ["--checkpoint=W", "--workdir=W"], 1, "is neither a pre-training run nor"),
         ("finetune", ["--checkpoint=W", "--workdir=W", "--epochs=x"], 1, "a list of numbers such"),
-        ("export", ["--checkpoint=W", "--output=X"], 1, "is neither a pre-training run nor"),
-        ("data-service", [], 1, "--port=N starts a dispatcher"),
-        ("check-data", [], 1, "name the images to check: --data=folder:PATH"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, command, flags, code, message):
-    flags = [flag.replace("=W", f"={tmp_path / 'w'}") for flag in flags]
-    done = call(command, *flags)
+def test_a_mistake_is_one_line(tmp_path, command, given, code, message):
+    done = call(command, *(flag.replace("=W", f"={tmp_path / 'w'}") for flag in given))
     assert done.returncode == code, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and message in last
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "message"),
+    [
+        ("evaluate", ["--checkpoint=W", "--protocol=svm"], "is not one of knn, logistic"),
+        ("finetune", ["--checkpoint=W", "--workdir=W"], "is neither a pre-training run nor"),
+        ("export", ["--checkpoint=W", "--output=X"], "is neither a pre-training run nor"),
+        ("data_service", [], "--port=N starts a dispatcher"),
+        ("check_data", [], "name the images to check: --data=folder:PATH"),
+    ],
+)
+def test_a_mistake_raises_what_the_command_prints(tmp_path, command, given, message):
+    """As above, in this process."""
+    with imported(command) as module:
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS([command, *(flag.replace("=W", f"={tmp_path / 'w'}") for flag in given)])
+        with pytest.raises(UserError, match=re.escape(message)) as raised:
+            module.main()
+    assert "\n" not in str(raised.value) and not (tmp_path / "w").exists()
 
 
 def test_wrong_flags_are_answered_without_importing_jax():
