@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from byol_jax import byol, data, parallel
 from byol_jax.cli import encoders
-from byol_jax.errors import ConfigError
+from byol_jax.errors import ConfigError, DataError
 from byol_jax.evaluate import cross_modal
 from byol_jax.runs import inputs, kinds
 from byol_jax.runs import run as run_lib
@@ -56,6 +56,8 @@ def results(
             for name, of_state in embed.items():
                 found = of_state(take(examples), batch_size)
                 features.setdefault((name, part), []).append(found)
+    if not features:
+        raise DataError(f"{source.name}: no example can be read. Check where its files are.")
     same = {part: np.unique(found, return_inverse=True)[1] for part, found in digests.items()}
     first, second = parts
     rows = {}

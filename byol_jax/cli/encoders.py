@@ -207,7 +207,8 @@ def views(
                 both = jax.tree.map(np.asarray, augment(step, examples))
                 for name, row in mine.items():
                     embedded = np.stack([row.embed(seen) for seen in both], axis=1)
-                    found[name].append(embedded.reshape(batch_size, label_free.VIEWS, -1))
+                    embedded = embedded.reshape(-1, label_free.VIEWS, embedded.shape[-1])
+                    found[name].append(embedded)
                 shown.update(batch_size)
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
@@ -227,8 +228,9 @@ def _pairs(
         for images, *_ in crops:
             yield images.reshape(-1, 2, *images.shape[2:])
         return
-    batches = kinds.of(config).eval_batches(config, source, batch_size, batch_size * steps, None)
-    for examples, _ in batches:
+    skipping = _skipping(config, left_out)
+    limit = batch_size * steps
+    for examples, _ in kinds.of(config).eval_batches(config, source, batch_size, limit, skipping):
         yield jax.tree.map(lambda x: np.repeat(x, times, axis=0), examples)
 
 

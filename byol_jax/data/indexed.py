@@ -92,18 +92,21 @@ def train_batches(
     """
     epoch_steps = steps_per_epoch(source, batch_size)
 
-    @functools.lru_cache(2)  # batches that are loaded ahead may be of the next epoch
+    @functools.lru_cache(1)  # used by one thread alone, step after step
     def order_of(epoch: int) -> np.ndarray:
         return np.random.default_rng((seed, epoch)).permutation(source.num_examples)
 
-    def load(epoch: int, positions: np.ndarray) -> Loaded:
-        seeds = [(seed, epoch, int(i)) for i in positions]
-        return _load(source, order_of(epoch)[positions], seeds, on_decode_error is not None)
+    def load(epoch: int, chosen: np.ndarray) -> Loaded:
+        """Positions in the epoch and the examples there: (n, 2)."""
+        seeds = [(seed, epoch, int(position)) for position in chosen[:, 0]]
+        return _load(source, chosen[:, 1], seeds, on_decode_error is not None)
 
     def loads() -> Iterator[tuple[Callable[[np.ndarray], Loaded], np.ndarray]]:
         for step in range(start_step, num_steps):
             epoch, step_of_epoch = divmod(step, epoch_steps)
-            yield functools.partial(load, epoch), step_of_epoch * batch_size + rows
+            positions = step_of_epoch * batch_size + rows
+            chosen = np.stack([positions, order_of(epoch)[positions]], axis=1)
+            yield functools.partial(load, epoch), chosen
 
     def batches() -> Iterator[Batch]:
         for step, (examples, chosen, errors) in enumerate(_in_threads(loads()), start_step):

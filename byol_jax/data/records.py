@@ -64,6 +64,8 @@ class Records(abc.ABC):
         """The fields of a record; raises DataError if it cannot be read."""
         try:
             return self._read(index)
+        except DataError:  # of the file, not of this record
+            raise
         except ValueError as error:
             reason = "it is not UTF-8" if isinstance(error, UnicodeError) else str(error)
             raise self.error(index, reason) from error

@@ -1,6 +1,7 @@
 """Files of images and texts: reading, labels, and what cannot be read."""
 
 import json
+import struct
 import sys
 
 import numpy as np
@@ -142,6 +143,17 @@ def test_a_bad_pair_is_one_line_or_is_skipped(folder, row, message):
         source, **plan, on_decode_error=lambda step, error: errors.append((step, error))
     )
     assert batch.examples["text"].tolist() == [[2, 0]] * 4 and errors[0][0] == 1
+
+
+def test_whatever_a_damaged_image_raises_is_one_line(folder, monkeypatch):
+    def raising(image):
+        raise struct.error("required argument is not an integer")
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", raising)
+    write(folder, [{"image": "tall.png", "text": "cat"}])
+    source = PairSource(open_image_text(str(folder), "train", 4), VOCABULARY, 2)
+    with pytest.raises(DataError, match=r"tall\.png cannot be decoded \(required argument is not"):
+        source.load(np.arange(1))
 
 
 @pytest.mark.parametrize(

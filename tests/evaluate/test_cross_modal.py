@@ -54,6 +54,14 @@ def test_features_that_are_all_equal_have_the_recall_of_chance():
     assert found["recall"][5] == pytest.approx(0.8 * 0.5 + 0.2 * (1 - 5 * 4 / (10 * 9)))
 
 
+@pytest.mark.parametrize(("n", "d"), [(171, 256), (1003, 64)])
+def test_ties_do_not_depend_on_the_last_bits(n, d):
+    constant = np.tile(np.random.default_rng(0).normal(size=d), (n, 1))
+    queries, own = np.random.default_rng(1).normal(size=(n, d)), np.arange(n)
+    assert cross_modal(constant, constant, own, own) == chance(own, own)
+    assert cross_modal(queries, constant, own, own) == chance(own, own)
+
+
 def test_chance_is_the_mean_over_random_orders():
     rng = np.random.default_rng(1)
     same_query, same_gallery = rng.integers(9, size=(2, 12))

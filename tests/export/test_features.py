@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+from absl import flags
+from commands import imported
 from encoders import random_encoder, tiny_convnext, tiny_vit
 from PIL import Image
 
@@ -18,8 +18,6 @@ from byol_jax.data import textures
 from byol_jax.errors import DataError, UserError
 from byol_jax.export import features
 from byol_jax.runs import encoder as encoder_lib
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +186,12 @@ def test_an_encoder_is_not_overwritten(encoder, images, tmp_path):
     assert not (tmp_path / "features.npz").exists()
 
 
-def call(*flags):
-    command = [sys.executable, "-m", "byol_jax.cli", "export", "--what=features", *map(str, flags)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def call(*given):
+    """Runs the command in this process."""
+    with imported("export") as command:
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(["export", "--what=features", *map(str, given)])
+        command.main()
 
 
 def export_trained_on(encoder, tmp_path, data, test_fraction):
@@ -202,14 +203,13 @@ def export_trained_on(encoder, tmp_path, data, test_fraction):
     return tmp_path
 
 
-def test_the_training_data_are_the_default(gray, tmp_path):
+def test_the_training_data_are_the_default(gray, tmp_path, capsys):
     data = {"source": "embedded", "dir": "", "train_split": "test"}
     export = export_trained_on(gray, tmp_path / "encoder", data, test_fraction=1.0)
     out = tmp_path / "out"
-    done = call(f"--checkpoint={export}", f"--output={out}")
-    assert done.returncode == 0, done.stderr
+    call(f"--checkpoint={export}", f"--output={out}")
     files = "config.json, features.npz, features.parquet"
-    assert done.stdout == f"{out}: {files}: features of resnet8, step 0\n"
+    assert capsys.readouterr().out == f"{out}: {files}: features of resnet8, step 0\n"
     pixels, labels = textures.load("test")
     found, table = read(out)
     assert_close(found["embeddings"], byol_jax.load(export).embed(pixels))
@@ -222,31 +222,27 @@ def test_other_data_by_flags(encoder, images, tmp_path):
     data = {"source": "embedded", "dir": "", "train_split": "test"}
     export = export_trained_on(encoder, tmp_path / "encoder", data, test_fraction=1.0)
     out = tmp_path / "out"
-    done = call(
-        f"--checkpoint={export}", f"--output={out}", f"--data=folder:{folder}", "--split=val"
-    )
-    assert done.returncode == 0, done.stderr
+    call(f"--checkpoint={export}", f"--output={out}", f"--data=folder:{folder}", "--split=val")
     found, _ = read(out)
     assert_close(found["embeddings"], encoder.embed(arrays))
     assert found["names"].tolist() == names
 
 
-def test_damaged_images_are_left_out_from_the_command_line(encoder, damaged, tmp_path):
+def test_damaged_images_are_left_out_from_the_command_line(encoder, damaged, tmp_path, capsys):
     encoder_lib.save(encoder, tmp_path / "encoder")
     command = (
         *(f"--checkpoint={tmp_path / 'encoder'}", f"--output={tmp_path / 'out'}"),
         *(f"--data=folder:{damaged}", "--split=val"),
     )
-    done = call(*command)
-    assert done.returncode == 1 and "--on_decode_error=skip (of evaluate and export)" in done.stderr
-    done = call(*command, "--on_decode_error=skip")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("left out: ") == len(DAMAGED)
+    with pytest.raises(DataError, match=r"--on_decode_error=skip \(of evaluate and export\)"):
+        call(*command)
+    call(*command, "--on_decode_error=skip")
+    assert capsys.readouterr().out.count("left out: ") == len(DAMAGED)
     assert read(tmp_path / "out")[0]["names"].tolist() == ["cat/1.png", "dog/0.png"]
 
 
 def test_an_encoder_without_named_training_data(encoder, tmp_path):
     encoder_lib.save(encoder, tmp_path / "encoder")
-    done = call(f"--checkpoint={tmp_path / 'encoder'}", f"--output={tmp_path / 'out'}")
-    assert done.returncode == 1 and "name images with --data." in done.stderr
+    with pytest.raises(UserError, match=r"name images with --data\."):
+        call(f"--checkpoint={tmp_path / 'encoder'}", f"--output={tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()

@@ -114,7 +114,7 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
         ({"picture": IMAGES}, "or one of them"),
         ({}, "or one of them"),
         ({"image": IMAGES.astype(float)}, r"takes uint8 images .*not float64 \(2, 8, 8, 3\)"),
-        ({"image": [IMAGES[0], IMAGES[0, 1:]]}, "takes uint8 images of one size"),
+        ({"image": [IMAGES[0], IMAGES[0, 1:]]}, "was given images of several sizes"),
         ({"image": IMAGES, "text": ["one"]}, "different numbers of images and texts"),
         ({"text": "one"}, "embed takes a list of strings"),
         ({"text": []}, "was given 0 pairs"),
@@ -182,12 +182,22 @@ def test_info_nce_needs_no_labels(folder, tmp_path, capsys):
     assert loop.train(config, tmp_path / "run")
     lines = (tmp_path / "run" / "decode_errors.jsonl").read_text().splitlines()
     assert lines and all("line 2 of" in json.loads(line)["image"] for line in lines)
-    evaluate(f"--checkpoint={tmp_path / 'run'}", "--protocol=cross_modal", "--baselines=none")
+    protocols = "--protocol=cross_modal,label_free"
+    evaluate(f"--checkpoint={tmp_path / 'run'}", protocols, "--baselines=none")
     assert "left out: line 2 of" in capsys.readouterr().out
+    report = json.loads((tmp_path / "run" / "eval" / "label_free-skip.json").read_text())
+    assert report["details"]["byol"]["lidar"] > 0
     report = json.loads((tmp_path / "run" / "eval" / "cross_modal-skip.json").read_text())
-    assert report["test_examples"] == 7 and len(report["left_out"]) == 1
+    assert report["test_examples"] == 7 and len(report["left_out"]) == 2  # one of each split
     with pytest.raises(DataError, match="has no labels to evaluate on"):
         evaluate(f"--checkpoint={tmp_path / 'run'}", "--protocol=knn,cross_modal")
+    (folder / "plain_gone.jsonl").write_text('{"image": "missing.png", "text": "x"}\n' * 8)
+    with pytest.raises(DataError, match="plain_gone: no example can be read"):
+        evaluate(
+            *(f"--checkpoint={tmp_path / 'run'}", "--protocol=cross_modal"),
+            *(f"--data=image_text:{folder}", "--train_split=plain_train"),
+            "--test_split=plain_gone",
+        )
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,9 @@ class ImageText(IndexedKind):
 
     def raw(self, config: ConfigDict, examples: dict[str, np.ndarray]) -> np.ndarray:
         """Pixels of images shrunk to 32 pixels, log(1 + counts) of tokens, or both."""
-        from byol_jax import evaluate  # late: `byol_jax.load` needs none of it
+        # Late: `byol_jax.load` needs none of it.
+        from byol_jax import evaluate
+        from byol_jax.evaluate.features import unit_rows
 
         found = []
         if "image" in examples:
@@ -183,6 +185,8 @@ class ImageText(IndexedKind):
         if "text" in examples:
             size = len(config.data.vocabulary)
             found.append(text_settings.log_counts(examples["text"], size))
+        if len(found) > 1:  # equal parts: otherwise the pixels, which are more, would decide alone
+            found = [unit_rows(part) for part in found]
         return np.concatenate(found, axis=1)
 
     def input_bound_hint(self, config, source):  # noqa: D102
@@ -292,7 +296,7 @@ def _checked_images(name: str, given: Any) -> np.ndarray:
     try:
         images = np.asarray(given)
     except ValueError:
-        images = np.zeros(0)  # of several sizes
+        raise DataError(f"{name} was given images of several sizes: resize them to one.") from None
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
         raise DataError(
             f"{name} takes uint8 images of one size, (n, height, width, 3), not {images.dtype} "
