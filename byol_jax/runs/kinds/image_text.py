@@ -1,7 +1,7 @@
 """Images with texts about them: an image is one view of a pair, and the text the other."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,6 @@ from byol_jax.errors import ConfigError, DataError
 from byol_jax.runs.kinds import drawing, image_settings, text_settings
 from byol_jax.runs.kinds.images import crop
 from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
-from byol_jax.runs.kinds.kind import OnDecodeError
 from byol_jax.runs.limits import limit
 
 PREFIX = "image_text:"
@@ -137,27 +136,8 @@ class ImageText(IndexedKind):
             )
         return open_image_text(spec.removeprefix(PREFIX), split, config.data.decode_size)
 
-    def train_batches(  # noqa: D102
-        self,
-        config: ConfigDict,
-        source: ImageTextSource,
-        start_step: int,
-        total_steps: int,
-        on_decode_error: OnDecodeError,
-    ) -> Iterator[byol.Batch]:
-        pairs = _pairs(config, source)
-        return super().train_batches(config, pairs, start_step, total_steps, on_decode_error)
-
-    def eval_batches(  # noqa: D102
-        self,
-        config: ConfigDict,
-        source: ImageTextSource,
-        batch_size: int,
-        limit: int | None,
-        on_decode_error: OnDecodeError,
-    ) -> Iterator[tuple[Tree, np.ndarray | None]]:
-        pairs = _pairs(config, source)
-        return super().eval_batches(config, pairs, batch_size, limit, on_decode_error)
+    def examples(self, config: ConfigDict, source: ImageTextSource) -> PairSource:  # noqa: D102
+        return PairSource(source, tuple(config.data.vocabulary), config.data.length)
 
     def parts(self, config):
         """The image alone, and the text alone."""
@@ -165,13 +145,7 @@ class ImageText(IndexedKind):
         return {name: partial(_only, name) for name in PARTS}
 
     def check_same_inputs(self, given, config, record):  # noqa: D102
-        here = self.encoder_record(config)
-        for key in ("length", "vocabulary"):
-            if record[key] != here[key]:
-                raise ConfigError(
-                    f"{given} has another {key} than the run: name an encoder of the same, such as "
-                    "one of another checkpoint."
-                )
+        text_settings.check_same(given, self.encoder_record(config), record)
 
     def raw(self, config: ConfigDict, examples: dict[str, np.ndarray]) -> np.ndarray:
         """Pixels of images shrunk to 32 pixels, log(1 + counts) of tokens, or both."""
@@ -286,10 +260,6 @@ class ImageText(IndexedKind):
 
 def _only(name: str, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: examples[name]}
-
-
-def _pairs(config: ConfigDict, source: ImageTextSource) -> PairSource:
-    return PairSource(source, tuple(config.data.vocabulary), config.data.length)
 
 
 def _checked_images(name: str, given: Any) -> np.ndarray:

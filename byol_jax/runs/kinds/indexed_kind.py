@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from byol_jax import byol, models, parallel
+from byol_jax import byol, data, models, parallel
 from byol_jax.byol import Tree
 from byol_jax.data import indexed
 from byol_jax.errors import ConfigError, describe
@@ -17,6 +17,11 @@ from byol_jax.runs.kinds.kind import Kind, OnDecodeError
 
 class IndexedKind(Kind):
     """Batches of an `indexed.IndexedSource`."""
+
+    def examples(self, config: ConfigDict, source: data.Source) -> indexed.IndexedSource:
+        """The examples of a source, if that has them in another form, such as texts."""
+        del config
+        return source
 
     def train_batches(
         self,
@@ -28,7 +33,7 @@ class IndexedKind(Kind):
     ) -> Iterator[byol.Batch]:
         """As `inputs.train_batches`."""
         batches = indexed.train_batches(
-            source,
+            self.examples(config, source),
             batch_size=config.batch_size,
             seed=config.seed,
             num_steps=total_steps,
@@ -47,9 +52,11 @@ class IndexedKind(Kind):
         on_decode_error: OnDecodeError,
     ) -> Iterator[tuple[Tree, np.ndarray | None]]:
         """As of `Kind`."""
-        del config
         return indexed.eval_batches(
-            source, batch_size=batch_size, limit=limit, on_decode_error=on_decode_error
+            self.examples(config, source),
+            batch_size=batch_size,
+            limit=limit,
+            on_decode_error=on_decode_error,
         )
 
     def eval_views(

@@ -1,7 +1,7 @@
 """Texts: numbers of tokens, and views with fewer words in another order."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ from byol_jax.data.text import TextSource, TokenSource, open_text
 from byol_jax.errors import ConfigError
 from byol_jax.runs.kinds import drawing, text_settings
 from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
-from byol_jax.runs.kinds.kind import OnDecodeError
 
 PREFIX = "text:"
 
@@ -66,27 +65,8 @@ class Text(IndexedKind):
             )
         return open_text(spec.removeprefix(PREFIX), split)
 
-    def train_batches(  # noqa: D102
-        self,
-        config: ConfigDict,
-        source: TextSource,
-        start_step: int,
-        total_steps: int,
-        on_decode_error: OnDecodeError,
-    ) -> Iterator[byol.Batch]:
-        tokens = _tokens(config, source)
-        return super().train_batches(config, tokens, start_step, total_steps, on_decode_error)
-
-    def eval_batches(  # noqa: D102
-        self,
-        config: ConfigDict,
-        source: TextSource,
-        batch_size: int,
-        limit: int | None,
-        on_decode_error: OnDecodeError,
-    ) -> Iterator[tuple[Tree, np.ndarray | None]]:
-        tokens = _tokens(config, source)
-        return super().eval_batches(config, tokens, batch_size, limit, on_decode_error)
+    def examples(self, config: ConfigDict, source: TextSource) -> TokenSource:  # noqa: D102
+        return TokenSource(source, tuple(config.data.vocabulary), config.data.length)
 
     def raw(self, config: ConfigDict, examples: np.ndarray) -> np.ndarray:
         """log(1 + how often a text has a token), for each token, and of length 1."""
@@ -128,13 +108,7 @@ class Text(IndexedKind):
         return {"data": {"length": record["length"], "vocabulary": tuple(vocabulary)}}
 
     def check_same_inputs(self, given, config, record):  # noqa: D102
-        here = self.encoder_record(config)
-        for key in ("length", "vocabulary"):
-            if record[key] != here[key]:
-                raise ConfigError(
-                    f"{given} has another {key} than the run: name an encoder of the same, such as "
-                    "one of another checkpoint."
-                )
+        text_settings.check_same(given, self.encoder_record(config), record)
 
     def check_inputs(self, record, module, name, given):
         """Returns int32 (n, length), from a sequence of n strings."""
@@ -147,7 +121,3 @@ class Text(IndexedKind):
 
     def blank(self, record, n):  # noqa: D102
         return jax.ShapeDtypeStruct((n, record["length"]), np.int32)
-
-
-def _tokens(config: ConfigDict, source: TextSource) -> TokenSource:
-    return TokenSource(source, tuple(config.data.vocabulary), config.data.length)

@@ -50,6 +50,22 @@ def fit_to(config: ConfigDict, source: TextSource) -> None:
         config.data.vocabulary = source.vocabulary(config.data.vocabulary_size, skip)
 
 
+def check_same(given: str, here: dict[str, Any], record: dict[str, Any]) -> None:
+    """Raises ConfigError, which begins with `given`, if an encoder takes other tokens.
+
+    Args:
+      given: how the user gave the encoder.
+      here: the `encoder_record` of the run.
+      record: that of the encoder.
+    """
+    for key in ("length", "vocabulary"):
+        if record[key] != here[key]:
+            raise ConfigError(
+                f"{given} has another {key} than the run: name an encoder of the same, such as one "
+                "of another checkpoint."
+            )
+
+
 def _vocabulary_of(init: ConfigDict) -> tuple[str, ...] | None:
     """The vocabulary of what a run starts from; None if that has none, or is nothing."""
     path = init.state or init.encoder or init.target_encoder
