@@ -16,7 +16,7 @@ from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import inputs, paths, tree
 from byol_jax.train import loop
 
-SPECS = ("tfds:", "npz:", "folder:", "pairs:", "csv:", "text:", "embedded")
+SPECS = ("tfds:", "npz:", "folder:", "pairs:", "csv:", "text:", "image_text:", "embedded")
 SMALL = 64  # pixels up to which arrays get the settings of CIFAR-10,
 SMALL_EPOCHS = 200  # with this length
 

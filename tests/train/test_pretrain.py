@@ -1,5 +1,6 @@
 """byol_jax.pretrain: arrays, folders, presets and settings, and calls from other threads."""
 
+import sys
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ from tiny import tiny_config
 import byol_jax
 from byol_jax import data
 from byol_jax.errors import ConfigError
+from byol_jax.runs import kinds
 from byol_jax.runs import run as run_lib
 from byol_jax.train import pretrain as pretrain_lib
 
@@ -20,6 +22,12 @@ SMALL = {
     "views": {view: {"jitter_prob": 0.0, "blur_prob": 0.0} for view in ("view1", "view2")},
     "dtype": "float32",
 }
+
+
+def test_names_of_sources_of_every_kind_are_no_folders():
+    modules = [sys.modules[type(kind).__module__] for kind in kinds.KINDS.values()]
+    prefixes = {module.PREFIX for module in modules if hasattr(module, "PREFIX")}
+    assert {"image_text:", "npz:"} <= prefixes <= set(pretrain_lib.SPECS)
 
 
 @pytest.fixture(scope="module")
