@@ -82,7 +82,7 @@ DENSE_SIZE = flags.DEFINE_integer(
 BASELINES = shared_flags.define_baselines(["random", "pixels"])
 AGAINST = flags.DEFINE_list("against", [], "Other encoders to compare with: paths.")
 DATA = flags.DEFINE_string(
-    "data", None, "tfds:NAME, folder:PATH, npz:PATH, embedded; or the run's."
+    "data", None, "A source of the run's kind, such as folder:PATH; the run's by default."
 )
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data; the run's by default.")
 TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "To fit on; the run's by default.")
