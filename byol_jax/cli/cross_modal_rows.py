@@ -94,9 +94,9 @@ def _examples(
     config: ConfigDict, source: data.Source, left_out: dict[str, None]
 ) -> Iterator[byol.Tree]:
     """All examples in batches."""
-    kind = kinds.of(config)
-    report = left_out.setdefault if config.data.on_decode_error == "skip" else None
-    batches = inputs.eval_batches(config, source, on_decode_error=report)
+    kind, batch_size = kinds.of(config), inputs.eval_batch_size(config)
+    report = encoders.skipping(config, left_out)
+    batches = kind.eval_batches(config, source, batch_size, None, report)
     with encoders.progress(source.name, source.num_examples, kind.unit) as shown:
         for examples, _ in batches:
             yield examples

@@ -119,7 +119,7 @@ def features(
     """
     views = list(dict.fromkeys(row.view for row in rows.values()))
     batches = kinds.of(config).eval_views(
-        config, source, views, inputs.eval_batch_size(config), _skipping(config, left_out)
+        config, source, views, inputs.eval_batch_size(config), skipping(config, left_out)
     )
     with progress(source.name, source.num_examples, kinds.of(config).unit) as shown:
 
@@ -159,7 +159,7 @@ def estimate(
     """
     views = list(dict.fromkeys(row.view for row in rows.values()))
     batches = kinds.of(config).eval_views(
-        config, source, views, inputs.eval_batch_size(config), _skipping(config, {})
+        config, source, views, inputs.eval_batch_size(config), skipping(config, {})
     )
     sizes, images, start = {}, 0, time.perf_counter()
     for number, (seen, _) in enumerate(itertools.islice(batches, ESTIMATED_BATCHES + 1)):
@@ -228,9 +228,9 @@ def _pairs(
         for images, *_ in crops:
             yield images.reshape(-1, 2, *images.shape[2:])
         return
-    skipping = _skipping(config, left_out)
+    report = skipping(config, left_out)
     limit = batch_size * steps
-    for examples, _ in kinds.of(config).eval_batches(config, source, batch_size, limit, skipping):
+    for examples, _ in kinds.of(config).eval_batches(config, source, batch_size, limit, report):
         yield jax.tree.map(lambda x: np.repeat(x, times, axis=0), examples)
 
 
@@ -254,7 +254,7 @@ def train_crops(
         start_step=start_step,
         crop=images.crop(config),
         views=views,
-        on_decode_error=_skipping(config, left_out),
+        on_decode_error=skipping(config, left_out),
     )
 
 
@@ -265,7 +265,8 @@ def by_size(rows: dict[str, Row]) -> Iterator[tuple[int | None, dict[str, Row]]]
         yield size, {name: row for name, row in rows.items() if sizes[name] == size}
 
 
-def _skipping(config: ConfigDict, left_out: dict[str, None]) -> Callable[[int, str], None] | None:
+def skipping(config: ConfigDict, left_out: dict[str, None]) -> Callable[[int, str], None] | None:
+    """What adds messages about examples that cannot be read as keys; None: they are errors."""
     if config.data.on_decode_error != "skip":
         return None
     return lambda _, message: left_out.setdefault(message)

@@ -30,9 +30,9 @@ byol-jax evaluate --checkpoint=DIR --protocol=dense --data=folder:PATH --masks=P
     cross_modal of examples with two parts, such as an image and a text: whether the nearest text of
                 a test image is its own, and the other way round, which needs no labels. The part
                 that is asked for is the online network's prediction, and those that are searched
-                are the target network's projections, as in the loss. Parts that are identical, as
-                an encoder sees them, count as right for each other's partners. Without raw pixels
-                and --against
+                are the target network's projections, as in the loss. If two parts are identical as
+                an encoder sees them, the partner of either counts as right for both. Without raw
+                pixels and --against
 
 Baselines show what pre-training added: the same encoder with random weights, and raw pixels of
 images shrunk to 32 pixels. --against adds other encoders, each with the image size that it was

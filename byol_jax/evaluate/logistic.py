@@ -217,9 +217,8 @@ def fit(
         if rows < columns:
             _, singular_values, transposed = jnp.linalg.svd(features, full_matrices=False)
             eigenvalues, basis = singular_values**2 / rows, transposed.T
-            features, labels = _over_devices(features), _over_devices(labels)
-        else:
-            features, labels = _over_devices(features), _over_devices(labels)
+        features, labels = _over_devices(features), _over_devices(labels)
+        if rows >= columns:
             eigenvalues, basis = jnp.linalg.eigh(_products(features) / rows)
         # The size of rounding errors: with too small a bound the steps would diverge.
         curvature = jnp.maximum(eigenvalues, 0) / 2 + 1e-6 * eigenvalues.max()
@@ -248,7 +247,9 @@ def _over_devices(rows: np.ndarray) -> jax.Array:
     def part(index: tuple[slice, ...]) -> np.ndarray:
         first = (index[0].start or 0) * each
         found = rows[first : first + each]
-        return np.pad(found, ((0, each - len(found)), *((0, 0),) * (rows.ndim - 1)))[None]
+        if len(found) < each:  # np.pad would copy in any case
+            found = np.pad(found, ((0, each - len(found)), *((0, 0),) * (rows.ndim - 1)))
+        return found[None]
 
     sharding = NamedSharding(Mesh(devices, ("rows",)), PartitionSpec("rows"))
     return jax.make_array_from_callback((len(devices), each, *rows.shape[1:]), sharding, part)

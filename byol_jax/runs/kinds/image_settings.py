@@ -186,6 +186,15 @@ def _check_local_views(config: ConfigDict, encoder: nn.Module) -> None:
         )
 
 
+def check_decode_size(config: ConfigDict) -> None:
+    """Raises ConfigError if images are decoded to fewer pixels than views have."""
+    if config.data.decode_size < config.data.image_size:
+        raise ConfigError(
+            f"config.data.decode_size={config.data.decode_size} must be at least "
+            f"config.data.image_size={config.data.image_size}."
+        )
+
+
 def check_views(
     config: ConfigDict, size: int, size_key: str, names: Sequence[str] = ("view1", "view2")
 ) -> None:

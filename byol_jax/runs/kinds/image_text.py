@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +19,7 @@ from byol_jax.data.image_text import ImageTextSource, PairSource, open_image_tex
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.runs.kinds import drawing, image_settings, text_settings
 from byol_jax.runs.kinds.images import crop
-from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
+from byol_jax.runs.kinds.indexed_kind import IndexedKind, arrays_alone, check_encoders
 from byol_jax.runs.limits import limit
 
 PREFIX = "image_text:"
@@ -66,11 +65,7 @@ class ImageText(IndexedKind):
 
     def check(self, config, encoder):  # noqa: D102
         del encoder
-        if config.data.decode_size < config.data.image_size:
-            raise ConfigError(
-                f"config.data.decode_size={config.data.decode_size} must be at least "
-                f"config.data.image_size={config.data.image_size}."
-            )
+        image_settings.check_decode_size(config)
         if config.target.encoder.name:
             raise ConfigError(
                 f"config.target.encoder.name={config.target.encoder.name} is not for pairs of "
@@ -142,7 +137,7 @@ class ImageText(IndexedKind):
     def parts(self, config):
         """The image alone, and the text alone."""
         del config
-        return {name: partial(_only, name) for name in PARTS}
+        return arrays_alone(PARTS)
 
     def check_same_inputs(self, given, config, record):  # noqa: D102
         text_settings.check_same(given, self.encoder_record(config), record)
@@ -256,10 +251,6 @@ class ImageText(IndexedKind):
             "image": jax.ShapeDtypeStruct((n, size, size, 3), np.uint8),
             "text": jax.ShapeDtypeStruct((n, record["length"]), np.int32),
         }
-
-
-def _only(name: str, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: examples[name]}
 
 
 def _checked_images(name: str, given: Any) -> np.ndarray:

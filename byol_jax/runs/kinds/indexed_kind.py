@@ -1,6 +1,7 @@
 """What the kinds have in common whose sources NumPy loads by index."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -71,6 +72,15 @@ class IndexedKind(Kind):
         batches = self.eval_batches(config, source, batch_size, None, on_decode_error)
         for examples, labels in batches:
             yield (examples,) * len(views), labels
+
+
+def arrays_alone(names: Iterable[str]) -> dict[str, Callable[[Tree], Tree]]:
+    """For `Kind.parts`: functions from arrays by name to one of them, still by its name."""
+
+    def only(name: str, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: examples[name]}
+
+    return {name: partial(only, name) for name in names}
 
 
 def check_encoders(

@@ -4,7 +4,6 @@ together, such as two sensors of one movement.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -21,7 +20,7 @@ from byol_jax.data.signals import SignalSource, open_signals
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.runs import user_code
 from byol_jax.runs.kinds import drawing
-from byol_jax.runs.kinds.indexed_kind import IndexedKind, check_encoders
+from byol_jax.runs.kinds.indexed_kind import IndexedKind, arrays_alone, check_encoders
 from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
 
 PREFIX = "npz:"
@@ -134,7 +133,7 @@ class Signals(IndexedKind):
     def parts(self, config):
         """Each of two arrays alone."""
         names = _names(config)
-        return {name: partial(_only, name) for name in names} if len(names) > 1 else {}
+        return arrays_alone(names) if len(names) > 1 else {}
 
     def check_same_inputs(self, given, config, record):  # noqa: D102
         has = {name: tuple(array["shape"]) for name, array in record["arrays"].items()}
@@ -230,10 +229,6 @@ class Signals(IndexedKind):
             for name, array in record["arrays"].items()
         }
         return shapes if len(shapes) > 1 else next(iter(shapes.values()))
-
-
-def _only(name: str, examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: examples[name]}
 
 
 def _names(config: ConfigDict) -> tuple[str, ...]:

@@ -60,11 +60,7 @@ class Video(IndexedKind):
 
     def check(self, config, encoder):  # noqa: D102
         del encoder
-        if config.data.decode_size < config.data.image_size:
-            raise ConfigError(
-                f"config.data.decode_size={config.data.decode_size} must be at least "
-                f"config.data.image_size={config.data.image_size}."
-            )
+        image_settings.check_decode_size(config)
         image_settings.check_views(config, config.data.image_size, "data.image_size")
 
     def fit_to(self, config, source):  # noqa: D102
