@@ -213,9 +213,9 @@ def _check_own_encoders(config: ConfigDict) -> None:
             shapes, dtype = [view.shape], view.dtype
         if section == "target.encoder":  # it sees no local views
             shapes = shapes[:1]
-        kind = models.own_class(encoder.name)
-        sizes = kind_of_data.sizes(kind_of_data.encoder_record(config))
-        for shape in shapes:
+        for shape in shapes:  # none before the data is known, and no record either
+            kind = models.own_class(encoder.name)
+            sizes = kind_of_data.sizes(kind_of_data.encoder_record(config))
             _check_own_encoder(
                 *(section, kind, FrozenConfigDict(encoder), shape, dtype),
                 *(kind_of_data, (*sizes.items(),)),
