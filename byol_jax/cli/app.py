@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from absl import app, flags, logging
 
@@ -24,8 +25,13 @@ EXTRAS = {  # packages that a plain install lacks, and the extra that has them
 }
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], arguments: str = "") -> None:
     """Parses the flags and runs `main`; a user's mistake ends in a one-line error.
+
+    `arguments` are flags that may be given by their position, as a usage line writes them: with
+    "RUN IMAGE...", `search runs/mine a.jpg b.jpg` is `search --run=runs/mine --image=a.jpg
+    --image=b.jpg`. Those in brackets, such as "[FOLDER]", may be left out. They are strings, and
+    the last may be a `DEFINE_multi_string` with three dots.
 
     Exit codes: 0 done, or stopped and saved on a signal (or then --stopped_exit_code); 1 the input
     cannot be used, or another process of the run was lost; 2 a flag is wrong; 130 interrupted.
@@ -33,7 +39,7 @@ def run(main: Callable[[], int | None]) -> None:
     # Orbax logs every file that it writes; what a user needs to know is printed by our own code.
     logging.set_verbosity(logging.ERROR)
     try:
-        app.run(lambda _: _guarded(main), flags_parser=_parse)
+        app.run(lambda _: _guarded(main), flags_parser=partial(_parse, arguments))
     except SystemExit as error:
         # Without Python's finalization. Before 3.14 it ends threads that return from C++, such as
         # TensorStore's, which aborts the process although all its work is done.
@@ -45,21 +51,39 @@ def run(main: Callable[[], int | None]) -> None:
         os._exit(error.code or 0)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(arguments: str, argv: Sequence[str]) -> list[str]:
     if {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"} & set(argv):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head -1` ends quietly
         print(_help())
         sys.exit(0)
     try:
         _check_names(argv)
+        flags.FLAGS.set_gnu_getopt()  # flags may follow arguments
         rest = flags.FLAGS(list(argv))
+        _set_by_position(arguments.split(), rest[1:])
     # The flags of ml_collections raise many types: for a key that does not exist, a value of the
     # wrong type, and more.
     except Exception as error:
         _exit(format_error(error), 2)
-    if rest[1:]:
-        _exit(f"unexpected argument {rest[1]!r}; flags are written --name=value", 2)
     return rest
+
+
+def _set_by_position(arguments: Sequence[str], values: list[str]) -> None:
+    """Gives the values to the flags that `arguments` names, if they are not given by name.
+
+    Raises flags.Error if a value is missing, or one too many.
+    """
+    for argument in arguments:
+        name = argument.strip("[].")
+        flag = flags.FLAGS[name.lower()]
+        if flag.using_default_value and values:
+            count = len(values) if "..." in argument else 1
+            flag.value = values[:count] if "..." in argument else values[0]
+            values = values[count:]
+        if not flag.value and not argument.startswith("["):
+            raise flags.Error(f"{name} is missing; --help describes the arguments.")
+    if values:
+        raise flags.Error(f"unexpected argument {values[0]!r}; flags are written --name=value")
 
 
 def _help() -> str:

@@ -1,7 +1,8 @@
 """The flag --config=NAME, --config=NAME:ARGUMENT or --config=FILE.py.
 
 NAME is a file of byol_jax/presets; ARGUMENT goes to its get_config(). Each setting can be changed
-by a flag of its own, --config.key=value.
+by a flag of its own, --config.key=value. --config=auto stands for a plan (train/plan.py), which the
+command makes when it knows the data.
 """
 
 import importlib.util
@@ -20,6 +21,7 @@ from byol_jax.cli import app
 from byol_jax.errors import ConfigError
 
 FOLDER = Path(presets.__file__).parent
+AUTO = "auto"
 
 flags.disclaim_key_flags()  # --help of a command lists it as the command's own
 
@@ -40,6 +42,22 @@ def value(holder: flags.FlagHolder) -> ConfigDict:
     config = holder.value
     config_lib.use_other_encoder(config, flags.FLAGS["config"].parser.preset)
     return config
+
+
+def is_auto() -> bool:
+    """Whether the settings are to be chosen for the data."""
+    return flags.FLAGS["config"].parser.name == AUTO
+
+
+def overrides() -> dict[str, Any]:
+    """The settings that flags changed, by dotted key."""
+    return dict(config_flags.get_override_values(flags.FLAGS["config"]))
+
+
+def auto_by_default(argv: list[str]) -> None:
+    """Adds --config=auto to a command line without --config."""
+    if not any(re.fullmatch(r"--?config(=.*)?", argument, re.DOTALL) for argument in argv):
+        argv.insert(1, f"--config={AUTO}")
 
 
 def names() -> list[str]:
@@ -88,7 +106,7 @@ class _Parser(flags.ArgumentParser):
             _use_own_encoders(config, self.argv)
         except ConfigError as error:
             raise flags.Error(str(error)) from error  # which absl does not ascribe to --config
-        self.preset = config.copy_and_resolve_references()
+        self.name, self.preset = source, config.copy_and_resolve_references()
         return config.lock()
 
     def flag_type(self) -> str:

@@ -1,6 +1,10 @@
 """Pre-trains an encoder with BYOL.
 
-byol-jax pretrain --config=cifar10 --workdir=DIR [--config.key=value ...]
+byol-jax pretrain FOLDER [--workdir=DIR] [--epochs=N] [--image_size=N] [--encoder=NAME] [--dry_run]
+byol-jax pretrain --config=NAME --workdir=DIR [--config.key=value ...]
+
+The first chooses settings that fit the images and this machine, and prints them; --write_config
+writes them into a file to edit. The second takes a preset, or such a file.
 
 The same command again resumes from the last checkpoint. On several machines start one process on
 each; TPU pods, Slurm and Kubernetes are detected, elsewhere add
@@ -9,13 +13,33 @@ each; TPU pods, Slurm and Kubernetes are detected, elsewhere add
 """
 
 import contextlib
+import sys
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from byol_jax.cli import app, config_flag, import_flag, shared_flags
+from byol_jax.errors import ConfigError
 
 CONFIG = config_flag.define()
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, for everything it writes.")
+SOURCE = flags.DEFINE_string(
+    "folder", None, "A folder of images, or another source, as --config.data.source names it."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, for everything it writes; by default runs/NAME of FOLDER."
+)
+EPOCHS = flags.DEFINE_integer(
+    "epochs", None, "How often each image is seen: --config.epochs, and no steps.", lower_bound=1
+)
+IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels: --config.data.image_size.")
+ENCODER = flags.DEFINE_string("encoder", None, "--config.encoder.name.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Train a few steps, print how long the run and how large its memory would be."
+)
+WRITE_CONFIG = flags.DEFINE_string(
+    "write_config", None, "Write the settings into this file, for --config, and do not train."
+)
 ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of process 0, where there are several processes."
 )
@@ -37,16 +61,16 @@ CACHE = flags.DEFINE_string(
     "byol_jax in the user's cache folder. JAX_COMPILATION_CACHE_DIR has precedence.",
 )
 IMPORT = import_flag.define()
-flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> int:
     """Trains; returns the exit code."""
+    name = _workdir()
     # Imported here, so that wrong flags are answered at once.
     from byol_jax import backend
     from byol_jax.backend import compile_cache
     from byol_jax.runs import paths, processes
-    from byol_jax.train import loop
+    from byol_jax.train import dry_run, loop, preset
 
     with contextlib.ExitStack() as stack:
         if CACHE.value != "":
@@ -58,11 +82,48 @@ def main() -> int:
             backend.use_cpu_devices(CPU_DEVICES.value)  # joining other processes starts JAX
         processes.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
         import_flag.apply(IMPORT)
-        workdir = paths.path(WORKDIR.value)
-        config = config_flag.value(CONFIG)
+        workdir = paths.path(name)
+        config = _config(workdir)
+        if WRITE_CONFIG.value:
+            preset.write(config, Path(WRITE_CONFIG.value))
+            print(f"Written to {WRITE_CONFIG.value}: train with --config={WRITE_CONFIG.value}.")
+            return 0
+        if DRY_RUN.value:
+            for line in dry_run.estimate(config, CPU_DEVICES.value):
+                print(line)
+            return 0
         is_complete = loop.train(config, workdir, cpu_devices=CPU_DEVICES.value)
     return 0 if is_complete else STOPPED.value
 
 
+def _config(workdir: Any) -> Any:
+    """The settings: those of a preset or of a plan, with what the flags change."""
+    from byol_jax.data import open as open_lib
+    from byol_jax.train import plan, preset
+
+    short = {"data.image_size": IMAGE_SIZE.value, "encoder.name": ENCODER.value}
+    short |= {"data.source": SOURCE.value and open_lib.spec(SOURCE.value)}
+    settings = {key: value for key, value in short.items() if value is not None}
+    if EPOCHS.value:
+        settings |= {"epochs": EPOCHS.value, "steps": 0}
+    if config_flag.is_auto():
+        settings = config_flag.overrides() | settings
+        return plan.planned(None, workdir, settings, CPU_DEVICES.value)
+    return preset.changed(config_flag.value(CONFIG), settings)
+
+
+def _workdir() -> str:
+    """The folder of the run; by default runs/NAME, where FOLDER is PATH/NAME."""
+    is_auto = config_flag.is_auto()
+    if is_auto and not (SOURCE.value or CONFIG.value.data.source):
+        raise ConfigError("name the images: byol-jax pretrain FOLDER.")
+    if WORKDIR.value:
+        return WORKDIR.value
+    if not is_auto or not SOURCE.value:
+        raise ConfigError("--workdir is missing: name a folder for what the run writes.")
+    return f"runs/{Path(SOURCE.value).name or 'images'}"
+
+
 if __name__ == "__main__":
-    app.run(main)
+    config_flag.auto_by_default(sys.argv)
+    app.run(main, "[FOLDER]")

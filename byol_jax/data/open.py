@@ -6,6 +6,14 @@ from byol_jax.data.source import ImageSource, check_channels
 from byol_jax.data.textures import CLASS_NAMES, load
 from byol_jax.errors import ConfigError
 
+# What the name of a source begins with, of images and of other kinds of data.
+PREFIXES = ("tfds:", "npz:", "folder:", "pairs:", "csv:", "text:", "image_text:", "embedded")
+
+
+def spec(name: str) -> str:
+    """The name of a source; a path alone is that of a folder."""
+    return name if name.startswith(PREFIXES) else f"folder:{name}"
+
 
 def open_source(
     spec: str, split: str, *, data_dir: str | None = None, channels: int = 3

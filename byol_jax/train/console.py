@@ -14,9 +14,10 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs import kinds
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.paths import AnyPath
+from byol_jax.train import plan
 from byol_jax.train.timer import INPUT_BOUND, Timer
 
-FEW_RENEWALS, RENEWALS = 50, 200  # of the target network in a run: docs/ablations.md
+FEW_RENEWALS = 50  # of the target network in a run: docs/ablations.md
 SHOWN = ("loss", "images_per_second", "knn_test_top1", "probe_test_top1", "probe_train_top1")
 
 
@@ -74,7 +75,7 @@ def warn_of_slow_target(
       total: steps.
     """
     share = 1.0 if config.target.tau_schedule == "constant" else 0.5  # of 1 - tau_base, on average
-    better = max(0.5, 1 - RENEWALS / (share * total))
+    better = plan.fitting_decay(config.target.tau_schedule, total)
     if renewals < FEW_RENEWALS and better < config.target.tau_base:
         log(
             f"warning: tau lets the target network follow too slowly for {total} steps, which "

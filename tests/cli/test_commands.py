@@ -24,7 +24,7 @@ from byol_jax.train import loop
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "--config=quickstart"
 PRESETS = (
-    "buir, buir_nb, byol_a, byol_a_small, cifar10, cifar100, cifar10_small, cifar10_vit, "
+    "auto, buir, buir_nb, byol_a, byol_a_small, cifar10, cifar100, cifar10_small, cifar10_vit, "
     "folder, folder_small, image_text, image_text_small, imagenet, imagenet_512, imagenet_vit_s16, "
     "imagenette, quickstart, rho_byol, signals, tables, text, text_small, video_small"
 )
@@ -243,8 +243,10 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, lines, message):
         ("pretrain", [QUICKSTART, "--config.stesp=3", "--workdir=W"], 2, "no such config key"),
         ("pretrain", [QUICKSTART, "--config.steps=x", "--workdir=W"], 2, "invalid literal"),
         ("pretrain", [QUICKSTART, "--wrkdir=W"], 2, "flag 'wrkdir'. Did you mean: workdir"),
-        ("pretrain", [QUICKSTART], 2, "--workdir is missing"),
-        ("pretrain", [QUICKSTART, "--workdir=W", "extra"], 2, "unexpected argument 'extra'"),
+        ("pretrain", [QUICKSTART], 1, "--workdir is missing"),
+        ("pretrain", [], 1, "name the images: byol-jax pretrain FOLDER."),
+        ("pretrain", ["A", "extra", "--workdir=W"], 2, "unexpected argument 'extra'"),
+        ("pretrain", ["nowhere", "--workdir=W"], 1, "the folder nowhere does not exist"),
         ("pretrain", ["--config=nowhere.py", "--workdir=W"], 2, "nowhere.py: there is no such"),
         ("pretrain", ["--config=cifar11", "--workdir=W"], 2, f"the presets are {PRESETS};"),
         ("pretrain", ["--config=imagenet:ten", "--workdir=W"], 2, "must end in a number of epochs"),

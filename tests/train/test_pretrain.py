@@ -10,6 +10,7 @@ from tiny import tiny_config
 
 import byol_jax
 from byol_jax import data
+from byol_jax.data import open as open_lib
 from byol_jax.errors import ConfigError
 from byol_jax.runs import kinds
 from byol_jax.runs import run as run_lib
@@ -27,7 +28,7 @@ SMALL = {
 def test_names_of_sources_of_every_kind_are_no_folders():
     modules = [sys.modules[type(kind).__module__] for kind in kinds.KINDS.values()]
     prefixes = {module.PREFIX for module in modules if hasattr(module, "PREFIX")}
-    assert {"image_text:", "npz:"} <= prefixes <= set(pretrain_lib.SPECS)
+    assert {"image_text:", "npz:"} <= prefixes <= set(open_lib.PREFIXES)
 
 
 @pytest.fixture(scope="module")
@@ -83,21 +84,17 @@ def test_a_config_is_used_as_it_is(images, tmp_path):
     assert encoder.config["mean"] == [0.5]
 
 
-def adapted(source, **settings):
-    return pretrain_lib._adapted_preset(None, source, settings)
-
-
-def test_a_preset_is_adapted_to_an_array(images):
-    config = adapted(data.from_arrays(images))
+def test_a_preset_is_fitted_to_an_array(images):
+    config = pretrain_lib._fitted("cifar10", data.from_arrays(images), {})
     assert (config.encoder.name, config.encoder.stem) == ("resnet18", "cifar")
     assert (config.data.image_size, config.data.channels, config.data.test_split) == (16, 3, "")
-    assert (config.epochs, config.batch_size) == (200, 32)
+    assert (config.epochs, config.batch_size) == (1000, 32)
     np.testing.assert_allclose(config.views.mean, (0.2, 0.4, 0.2), atol=0.01)
     np.testing.assert_allclose(config.views.std, 3 * (0.2 / 3**0.5,), atol=0.01)
     gray = np.zeros((300, 100, 80, 1), np.uint8)
-    config = adapted(data.from_arrays(gray), steps=100)
+    config = pretrain_lib._fitted("folder", data.from_arrays(gray), {"steps": 100})
     assert config.encoder.name == "resnet50"
-    assert (config.data.image_size, config.data.channels) == (80, 1)
+    assert (config.data.image_size, config.data.channels) == (64, 1)
     assert (config.epochs, config.steps, config.batch_size) == (0, 100, 256)
     assert config.optimizer.warmup_epochs == 10.0
     assert config.views.std == (0.001,)

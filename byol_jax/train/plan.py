@@ -1,0 +1,246 @@
+"""Settings for images that nobody has trained on yet, from a look at them and at the machine.
+
+A preset is chosen and fitted to the images. The rules are few, so that they can be read, and the
+same images on the same machine always give the same settings. docs/small_data.md has the
+measurements that they rest on, and says what was not measured.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from byol_jax import backend, data
+from byol_jax.data.look import Look
+from byol_jax.data.look import look as look_at
+from byol_jax.errors import ConfigError
+from byol_jax.runs import config as config_lib
+from byol_jax.runs import inputs, paths, tree
+from byol_jax.runs import run as run_lib
+from byol_jax.train import preset
+
+FEWEST = 4  # images
+SMALL_SIDE = 48  # pixels: up to here images are trained on at 32 pixels, as those of CIFAR-10
+MANY = 50_000  # images from which on an accelerator trains a ResNet-50
+# Of a run on an accelerator: images that it sees, repeated ones included, and limits of its length.
+SEEN, FEWEST_EPOCHS, MOST_EPOCHS, FEWEST_STEPS = 10_000_000, 100, 1000, 3000
+CPU_STEPS, CPU_BATCH_SIZE = 3000, 128  # minutes on two cores
+RENEWALS = 200  # of the target network in a run, at least: docs/ablations.md, "Short runs"
+SIZE_STEP = 32  # pixels: image sizes are multiples, as a ResNet halves them five times
+EVALUATIONS = 10  # of a run, at least
+# Bytes that an example takes in training, in bfloat16 at 224 pixels; they grow with the area.
+BYTES_PER_EXAMPLE = {"resnet18": 60e6, "resnet50": 250e6}
+MEMORY_SHARE = 0.6  # of a device, for examples
+
+
+class Machine(NamedTuple):
+    """Where training would run."""
+
+    platform: str  # cpu, gpu or tpu
+    name: str
+    devices: int  # of a CPU, its cores
+    memory: float | None  # bytes of a device; None where unknown
+
+    def __str__(self) -> str:
+        if self.platform == "cpu":
+            return f"{self.devices} cores of {self.name}, no GPU"
+        memory = "" if self.memory is None else f" with {self.memory / 1e9:.0f} GB"
+        return f"{self.devices} x {self.name}{memory}"
+
+
+class Plan(NamedTuple):
+    """What was chosen."""
+
+    config: ConfigDict
+    lines: list[tuple[str, str, str]]  # a name, a value, and why
+
+
+def this_machine() -> Machine:
+    """The devices that JAX finds; it starts JAX."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return Machine("cpu", backend.processor(), backend.cores(), None)
+    memory = (device.memory_stats() or {}).get("bytes_limit")
+    return Machine(device.platform, device.device_kind, jax.device_count(), memory)
+
+
+def planned(
+    source: data.Source | None,
+    workdir: str | paths.AnyPath,
+    settings: dict[str, Any],
+    cpu_devices: int | None = None,
+) -> ConfigDict:
+    """The config of the run in a folder, or if there is none yet, a new one; printed with reasons.
+
+    Args:
+      source: images; None if `settings` names them by "data.source".
+      workdir: the folder. A run there keeps its settings, as it would be refused with others.
+      settings: what the user has decided, by dotted key.
+      cpu_devices: as of `loop.train`.
+
+    Raises:
+      UserError: the images cannot be read, or not be trained on; or a setting cannot be used.
+    """
+    workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
+    if run_lib.has_checkpoint(workdir):
+        return preset.changed(run_lib.read(workdir).config, settings)
+    if source is None:
+        config = preset.changed(config_lib.default(), settings)
+        if not config.data.source:
+            raise ConfigError("name the images: byol-jax pretrain FOLDER.")
+        source = inputs.open_split(config, config.data.train_split)
+    else:
+        settings = {"data.channels": source.channels} | settings
+    look = look_at(source)
+    if not jax.distributed.is_initialized():  # else one device for each process
+        wanted = settings.get("batch_size", CPU_BATCH_SIZE)
+        batch_size = preset.largest_batch(wanted, look.num_examples)
+        most = backend.most_cpu_devices(batch_size // settings.get("accum_steps", 1))
+        backend.use_cpu_devices(cpu_devices or most)
+    machine = this_machine()
+    plan = make_plan(look, machine, settings)
+    for line in describe(plan, look, machine, source.name):
+        print(line)
+    return plan.config
+
+
+def make_plan(look: Look, machine: Machine, settings: dict[str, Any]) -> Plan:
+    """A config for some images on a machine.
+
+    Args:
+      look: what the images are like.
+      machine: where it trains.
+      settings: what the user has decided, by dotted key, such as {"epochs": 100}. What is open
+        follows it.
+
+    Raises:
+      ConfigError: there are fewer than four images, or a setting cannot be used.
+    """
+    if look.num_examples < FEWEST:
+        raise ConfigError(
+            f"{look.num_examples} image(s) are too few to train on: bring {FEWEST} or more, better "
+            "hundreds."
+        )
+    name, why = _preset_name(look, machine)
+    config = preset.changed(preset.get(name), {"data.source": "", "data.test_split": ""})
+    fit_images(config, look, settings)
+    _fit_machine(config, look, machine)
+    if "steps" in settings or "epochs" in settings:
+        settings = {"steps": 0, "epochs": 0} | settings
+    config = preset.changed(config, settings)
+    preset.fit_batch(config, look.num_examples, settings)
+    steps = config_lib.total_steps(config, max(1, look.num_examples // config.batch_size))
+    if "target.tau_base" not in settings:
+        tau, schedule = config.target.tau_base, config.target.tau_schedule
+        fitting = fitting_decay(schedule, steps)
+        config.target.tau_base = fitting if schedule == "constant" else min(tau, fitting)
+    _fit_intervals(config, steps, settings)
+    if "accum_steps" not in settings:
+        config.accum_steps = _accum_steps(config, machine)
+    return Plan(config, _lines(config, why, look, steps))
+
+
+def describe(plan: Plan, look: Look, machine: Machine, name: str) -> list[str]:
+    """Lines about images, machine and plan."""
+    damaged = f"; {look.unreadable} of them cannot be decoded" if look.unreadable else ""
+    lines = [
+        f"{name}: {look.num_examples} images, the shorter side mostly {look.side} pixels "
+        f"({look.smallest} to {look.largest}; from a sample of {look.sampled + look.unreadable}"
+        f"{damaged})",
+        f"{machine}",
+    ]
+    return lines + [
+        f"  {name:11} {value}" + (f"  ({why})" if why else "") for name, value, why in plan.lines
+    ]
+
+
+def fitting_decay(schedule: str, steps: int) -> float:
+    """tau_base with which a run of so many steps replaces the target RENEWALS times."""
+    share = 1.0 if schedule == "constant" else 0.5  # of 1 - tau_base, on average
+    return max(0.5, 1 - RENEWALS / (share * steps))
+
+
+def _preset_name(look: Look, machine: Machine) -> tuple[str, str]:
+    """The preset to start from, and why."""
+    is_small = look.side <= SMALL_SIDE
+    if machine.platform == "cpu":
+        why = "ends in minutes without a GPU"
+        return ("cifar10_small" if is_small else "folder_small"), why
+    if is_small:
+        return "cifar10", f"images of up to {SMALL_SIDE} pixels"
+    if look.num_examples < MANY:
+        return "imagenette", f"fewer than {MANY} images"
+    return "folder", f"{MANY} images or more"
+
+
+def fit_images(config: ConfigDict, look: Look, settings: dict[str, Any]) -> None:
+    """Sets channels, mean and standard deviation, and an image size that is not far above theirs.
+
+    Where `settings` start from given weights, mean and standard deviation stay as they are.
+    """
+    channels = 1 if look.is_gray else len(look.mean)
+    config.data.channels = channels
+    if "init.encoder" not in settings:  # given weights know the colours of their own images
+        config.views.mean, config.views.std = look.mean[:channels], look.std[:channels]
+    is_small = look.side <= SMALL_SIDE
+    fitting = look.side if is_small else round(look.side / SIZE_STEP) * SIZE_STEP
+    config.data.image_size = min(config.data.image_size, fitting)
+
+
+def _fit_machine(config: ConfigDict, look: Look, machine: Machine) -> None:
+    """Sets the length, and what suits the machine."""
+    if machine.platform == "cpu":
+        config.epochs, config.steps, config.target.tau_schedule = 0, CPU_STEPS, "constant"
+        return
+    config.dtype = "bfloat16"
+    epochs = round(SEEN / look.num_examples)
+    config.epochs, config.steps = int(np.clip(epochs, FEWEST_EPOCHS, MOST_EPOCHS)), 0
+    batch_size = min(config.batch_size, look.num_examples)
+    if config.epochs * (look.num_examples // batch_size) < FEWEST_STEPS:
+        config.epochs, config.steps = 0, FEWEST_STEPS
+
+
+def _fit_intervals(config: ConfigDict, steps: int, settings: dict[str, Any]) -> None:
+    """Evaluates and saves at least EVALUATIONS times."""
+    for key in ("checkpoint.every_steps", "evaluation.every_steps"):
+        if key not in settings:
+            tree.put(config, key, min(tree.get(config, key), max(1, steps // EVALUATIONS)))
+
+
+def _accum_steps(config: ConfigDict, machine: Machine) -> int:
+    """The fewest micro-batches that fit into the memory of the devices, as far as it is known."""
+    size = BYTES_PER_EXAMPLE.get(config.encoder.name)
+    if machine.memory is None or size is None:
+        return config.accum_steps
+    size *= (config.data.image_size / 224) ** 2 * (2 if config.dtype == "float32" else 1)
+    most = MEMORY_SHARE * machine.memory * machine.devices / size
+    smallest = max(FEWEST, machine.devices)
+    accum_steps = 1
+    while config.batch_size / accum_steps > most and (
+        config.batch_size % (2 * accum_steps * smallest) == 0
+    ):
+        accum_steps *= 2
+    return accum_steps
+
+
+def _lines(config: ConfigDict, why: str, look: Look, steps: int) -> list[tuple[str, str, str]]:
+    epochs = steps * config.batch_size / look.num_examples
+    rate = config.optimizer.base_learning_rate
+    if rate is None:
+        rate = config_lib.OPTIMIZER_DEFAULTS[config.optimizer.name]["base_learning_rate"]
+    half = "a batch is at most the images" if 2 * config.batch_size > look.num_examples else ""
+    parts = f" in {config.accum_steps} parts" if config.accum_steps > 1 else ""
+    moments = [" ".join(f"{x:.2f}" for x in config.views[key]) for key in ("mean", "std")]
+    width = config.encoder.get("width_multiplier")
+    encoder = config.encoder.name + (f", {width:g} x the width" if width not in (None, 1) else "")
+    return [
+        ("encoder", encoder, why),
+        ("image size", f"{config.data.image_size} pixels", f"the images have {look.side}"),
+        ("channels", str(config.data.channels), "the images are gray" if look.is_gray else ""),
+        ("mean, std", "; ".join(moments), "of the images"),
+        ("batch", f"{config.batch_size} images{parts}", half),
+        ("length", f"{steps} steps, {epochs:.3g} epochs", ""),
+        ("optimizer", f"{config.optimizer.name}, {rate:g} for 256 images", ""),
+        ("target", f"tau {config.target.tau_base:.3g}", "the target follows often enough"),
+    ]
