@@ -133,6 +133,24 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> optax.Sch
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps, end_value=0.0)
 
 
+def warmup_constant(
+    peak: float, warmup_steps: int, cooldown_start: int, total_steps: int
+) -> optax.Schedule:
+    """Linear from 0 to `peak` at `warmup_steps`, constant, and a cool-down to 0 at the end.
+
+    A run can be lengthened from the state at `cooldown_start`, as no step before it depends on the
+    end. The cool-down is that of arXiv 2405.18392, section 3: 1 - sqrt(share of it that is done).
+    """
+
+    def rate(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warmup = jnp.minimum(step / max(1, warmup_steps), 1.0) if warmup_steps else 1.0
+        done = (step - cooldown_start) / max(1, total_steps - cooldown_start)
+        return peak * warmup * (1 - jnp.sqrt(jnp.clip(done, 0.0, 1.0)))
+
+    return rate
+
+
 def target_decay(base: float, total_steps: int) -> optax.Schedule:
     """tau_t = 1 - (1 - base) (cos(pi t / T) + 1) / 2, from `base` at 0 to 1 at T (section 3.3)."""
 

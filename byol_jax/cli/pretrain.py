@@ -34,6 +34,13 @@ EPOCHS = flags.DEFINE_integer(
 )
 IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels: --config.data.image_size.")
 ENCODER = flags.DEFINE_string("encoder", None, "--config.encoder.name.")
+EXTEND_EPOCHS = flags.DEFINE_integer(
+    "extend_epochs",
+    None,
+    "Train a longer run than the one in --workdir, from where its learning rate began to fall, in "
+    "the folder WORKDIR-extended. Its --config.optimizer.schedule has to be constant.",
+    lower_bound=1,
+)
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Train a few steps, print how long the run and how large its memory would be."
 )
@@ -70,7 +77,7 @@ def main() -> int:
     from byol_jax import backend
     from byol_jax.backend import compile_cache
     from byol_jax.runs import paths, processes
-    from byol_jax.train import dry_run, loop, preset
+    from byol_jax.train import dry_run, extend, loop, preset
 
     with contextlib.ExitStack() as stack:
         if CACHE.value != "":
@@ -83,7 +90,11 @@ def main() -> int:
         processes.join(ADDRESS.value, PROCESSES.value, PROCESS.value)
         import_flag.apply(IMPORT)
         workdir = paths.path(name)
-        config = _config(workdir)
+        if EXTEND_EPOCHS.value:
+            config = extend.longer(workdir, EXTEND_EPOCHS.value)
+            workdir = workdir.with_name(f"{workdir.name}-extended")
+        else:
+            config = _config(workdir)
         if WRITE_CONFIG.value:
             preset.write(config, Path(WRITE_CONFIG.value))
             print(f"Written to {WRITE_CONFIG.value}: train with --config={WRITE_CONFIG.value}.")
@@ -115,6 +126,8 @@ def _config(workdir: Any) -> Any:
 def _workdir() -> str:
     """The folder of the run; by default runs/NAME, where FOLDER is PATH/NAME."""
     is_auto = config_flag.is_auto()
+    if EXTEND_EPOCHS.value and WORKDIR.value:
+        return WORKDIR.value
     if is_auto and not (SOURCE.value or CONFIG.value.data.source):
         raise ConfigError("name the images: byol-jax pretrain FOLDER.")
     if WORKDIR.value:

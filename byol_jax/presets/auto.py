@@ -1,8 +1,9 @@
-"""Settings that fit your images and this machine: the default of `byol-jax pretrain FOLDER`.
+"""Settings that fit your images and this machine; the default where --config is left out.
 
-    byol-jax pretrain FOLDER [--workdir=DIR] [--epochs=N] [--image_size=N] [--encoder=NAME]
+    byol-jax pretrain --config=auto FOLDER [--workdir=DIR] [--epochs=N] [--image_size=N] \
+        [--encoder=NAME]
 
-What is chosen, and by which rules: byol_jax/train/plan.py. They rest on docs/small_data.md.
+By which rules they are chosen: byol_jax/train/plan.py.
 """
 
 from ml_collections import ConfigDict
@@ -11,5 +12,7 @@ from byol_jax.runs import config as config_lib
 
 
 def get_config() -> ConfigDict:
-    """Returns the paper's settings, which the plan of a run replaces."""
-    return config_lib.default()
+    """Returns the paper's settings, which a plan replaces where no flag changes them."""
+    config = config_lib.default()
+    config.epochs = 100
+    return config

@@ -31,6 +31,15 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
             f"but the run has {total}: shorten the warm-up or lengthen the run."
         )
     peak = config.optimizer.base_learning_rate * config.batch_size / 256
+    if config.optimizer.schedule == "constant":
+        start = config_lib.cooldown_start(config, steps_per_epoch)
+        if start < warmup:
+            raise ConfigError(
+                f"config.optimizer.warmup_epochs={config.optimizer.warmup_epochs:g} is {warmup} "
+                f"steps, but the cool-down begins at step {start}: shorten the warm-up, or "
+                "config.optimizer.cooldown_share."
+            )
+        return optim.warmup_constant(peak, warmup, start, total)
     return optim.warmup_cosine(peak, warmup, total)
 
 

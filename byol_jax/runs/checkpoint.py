@@ -44,6 +44,7 @@ class RetentionPolicy(NamedTuple):
     newest: int  # number of newest checkpoints
     every_steps: int = 0  # all whose step is a multiple of this; 0: none
     best: str = ""  # the checkpoint with the highest score of this name; the newer one of equals
+    step: int | None = None  # that of this step
 
     def kept(self, steps: Sequence[int], scores: dict[int, float]) -> set[int]:
         """The steps to keep, given the scores by step."""
@@ -52,6 +53,7 @@ class RetentionPolicy(NamedTuple):
             *sorted(steps)[-self.newest :],
             *(step for step in steps if self.every_steps and step % self.every_steps == 0),
             *(step for _, step in best if self.best),
+            *(step for step in steps if step == self.step),
         }
 
 

@@ -110,7 +110,8 @@ def default(kind: str = "images") -> ConfigDict:
     config.target.encoder = _open_encoder("")
 
     config.init = ConfigDict()  # what a new run starts from, if not from random weights
-    config.init.state = ""  # a run, imported or ours: the complete state, with step and momentum
+    # A run, imported or ours, or RUN/checkpoints/STEP: the complete state, with step and momentum.
+    config.init.state = ""
     config.init.encoder = ""  # a run, an export or weights of torchvision or timm: both encoders
     config.init.target_encoder = ""  # likewise, for the target's encoder alone
 
@@ -123,6 +124,10 @@ def default(kind: str = "images") -> ConfigDict:
     config.optimizer.trust_coefficient = 1e-3  # LARS
     config.optimizer.clip = False  # LARS: adapt only steps that are too long (small data sets)
     config.optimizer.warmup_epochs = 10.0  # may be fractional
+    # Of the learning rate after the warm-up: cosine to 0; or constant, with a cool-down to 0 in the
+    # last share of the run, so that it can be lengthened from there.
+    config.optimizer.schedule = "cosine"
+    config.optimizer.cooldown_share = config_dict.placeholder(float)  # of constant; None: 0.2
 
     config.on_nonfinite = "stop"  # NaN or infinity in an update; or skip that update,
     config.max_skipped_updates = 10  # this many in a row at most
@@ -253,6 +258,14 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
 def warmup_steps(config: ConfigDict, steps_per_epoch: int) -> int:
     """Updates until the learning rate is at its peak."""
     return round(config.optimizer.warmup_epochs * steps_per_epoch)
+
+
+def cooldown_start(config: ConfigDict, steps_per_epoch: int) -> int | None:
+    """The step at which the learning rate of a resolved config begins to fall to 0, if constant."""
+    if config.optimizer.schedule != "constant":
+        return None
+    total = total_steps(config, steps_per_epoch)
+    return total - round(config.optimizer.cooldown_share * total)
 
 
 def micro_batch_size(config: ConfigDict) -> int:

@@ -14,6 +14,7 @@ from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
 
 CHOICES = {
     "optimizer.name": tuple(config_lib.OPTIMIZER_DEFAULTS),
+    "optimizer.schedule": ("cosine", "constant"),
     "dtype": ("float32", "bfloat16"),
     "matmul_precision": ("default", "high", "highest"),
     "cpu_convolution": backend.CONVOLUTIONS,
@@ -22,6 +23,7 @@ CHOICES = {
     "data.on_decode_error": ("error", "skip"),
     "on_nonfinite": ("stop", "skip"),
 }
+COOLDOWN_SHARE = 0.2  # of a run (arXiv 2405.18392, section 3)
 MIN_BATCH_SIZE = 4  # batch norm over fewer examples leaves nothing to learn from
 # A number is at least 0 and at most MAX_FINITE, or 1 for a *_prob, except for these. "views.*" is
 # both views, here and in CHOICES. A *_min is also at most its *_max.
@@ -36,7 +38,7 @@ AT_LEAST = {
 AT_MOST = {
     **limit(2**31 - 1, "seed"),
     **limit(100, "heads.projector_layers heads.predictor_layers"),  # each takes time to compile
-    **limit(1, "optimizer.momentum target.tau_base"),
+    **limit(1, "optimizer.momentum optimizer.cooldown_share target.tau_base"),
     **limit(1e38, "optimizer.base_learning_rate"),
 }
 
@@ -121,6 +123,14 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     for key, value in config_lib.OPTIMIZER_DEFAULTS[config.optimizer.name].items():
         if config.optimizer[key] is None:
             config.optimizer[key] = value
+    if config.optimizer.schedule == "cosine" and config.optimizer.cooldown_share is not None:
+        raise ConfigError(
+            f"config.optimizer.cooldown_share={config.optimizer.cooldown_share:g} has no use with "
+            "config.optimizer.schedule=cosine: add --config.optimizer.schedule=constant, or leave "
+            "it out."
+        )
+    if config.optimizer.schedule == "constant" and config.optimizer.cooldown_share is None:
+        config.optimizer.cooldown_share = COOLDOWN_SHARE
     warnings = []
     rate = config.optimizer.base_learning_rate
     usual = config_lib.OPTIMIZER_DEFAULTS["adamw"]["base_learning_rate"]

@@ -63,6 +63,11 @@ class Run(NamedTuple):
         """Updates until the learning rate is at its peak."""
         return config_lib.warmup_steps(self.config, self.steps_per_epoch)
 
+    @property
+    def cooldown_start(self) -> int | None:
+        """The step whose state a longer run can start from; None if there is none."""
+        return config_lib.cooldown_start(self.config, self.steps_per_epoch)
+
     def learning_rate(self) -> optax.Schedule:
         """The learning rate by step; raises ConfigError if the warm-up is longer than the run."""
         return build.learning_rate(self.config, self.steps_per_epoch)

@@ -34,15 +34,16 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
             )
     if not config.init.state:
         return 0
-    path = paths.path(config.init.state)
+    path, step = _run_and_step(config.init.state)
     if (path / "model.safetensors").exists():
         raise UserError(
             f"config.init.state={path} is an export, which has an encoder only: use "
             "config.init.encoder instead."
         )
     run_lib.read(path)  # raises if the folder is not a run
-    with run_lib.checkpoints_of(path) as checkpoints:
-        step = checkpoints.latest_step()
+    if step is None:
+        with run_lib.checkpoints_of(path) as checkpoints:
+            step = checkpoints.latest_step()
     if step >= total_steps:
         raise UserError(
             f"config.init.state={path} is at step {step} and this run ends at {total_steps}: make "
@@ -50,6 +51,14 @@ def first_step(config: ConfigDict, total_steps: int) -> int:
             "config.init.encoder."
         )
     return step
+
+
+def _run_and_step(text: str) -> tuple[paths.AnyPath, int | None]:
+    """A run's folder and None, or of a folder RUN/checkpoints/STEP the run's and the step."""
+    path = paths.path(text)
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return path.parent.parent, int(path.name)
+    return path, None
 
 
 def new_state(learner: byol.Learner, config: ConfigDict, first: int) -> byol.State:
@@ -74,7 +83,7 @@ def new_state(learner: byol.Learner, config: ConfigDict, first: int) -> byol.Sta
 def _other_state(config: ConfigDict, fresh: byol.State, step: int) -> byol.State:
     """Another run's state at a step, with this run's seed, and its probe if the classes differ."""
     key, path = "config.init.state", config.init.state
-    other = run_lib.restore(paths.path(path), step)
+    other = run_lib.restore(_run_and_step(path)[0], step)
     theirs = other.run.config
     before, now = tree.flat(theirs), tree.flat(config)
     shared = (f"encoder.{name}" for name in SHAPELESS_SETTINGS if name in theirs.encoder)

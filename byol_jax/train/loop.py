@@ -83,6 +83,7 @@ def loop(ctx: RunContext) -> bool:
             is_last = step == total
             evaluators = [f for every, f in ctx.evaluators if is_due(step, every, is_last)]
             should_save = is_due(step, config.checkpoint.every_steps, is_last)
+            should_save = should_save or step == ctx.run.cooldown_start
             should_log = should_save or evaluators or is_due(step, config.log_every_steps)
             if not (should_log or request):
                 continue

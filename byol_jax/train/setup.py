@@ -147,7 +147,7 @@ def run_context(
         keep = config.checkpoint
         score_name = metrics.score_name(config, has_labels=test_source is not None)
         best = score_name if keep.keep_best else ""
-        policy = RetentionPolicy(keep.keep, keep.keep_every_steps, best)
+        policy = RetentionPolicy(keep.keep, keep.keep_every_steps, best, run.cooldown_start)
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", policy))
         progress = console.Progress(run.total_steps, quiet=not processes.is_first())
         stack.callback(progress.close)

@@ -124,6 +124,18 @@ def test_sgd_has_momentum():
     np.testing.assert_allclose(second["kernel"], -0.15, rtol=1e-6)
 
 
+def test_warmup_constant():
+    schedule = optim.warmup_constant(2.0, 10, 80, 100)
+    rates = np.array([float(schedule(step)) for step in range(101)])
+    np.testing.assert_allclose(rates[:11], 2.0 * np.arange(11) / 10, rtol=1e-6)
+    np.testing.assert_allclose(rates[10:81], 2.0, rtol=1e-6)
+    np.testing.assert_allclose(rates[80:], 2 - 2 * np.sqrt(np.arange(21) / 20), atol=1e-6)
+    # What comes before the cool-down does not depend on the end.
+    longer = optim.warmup_constant(2.0, 10, 160, 200)
+    assert [float(longer(step)) for step in range(81)] == rates[:81].tolist()
+    assert float(optim.warmup_constant(2.0, 0, 5, 5)(0)) == 2.0
+
+
 def test_warmup_cosine():
     schedule = optim.warmup_cosine(2.0, 10, 110)
     steps = np.arange(0, 111)

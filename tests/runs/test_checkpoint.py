@@ -277,6 +277,7 @@ KEPT = [
     (RetentionPolicy(2), {5, 6}),
     (RetentionPolicy(1, every_steps=2), {2, 4, 6}),
     (RetentionPolicy(1, best="knn"), {2, 6}),
+    (RetentionPolicy(1, step=3), {3, 6}),
     (RetentionPolicy(2, every_steps=3, best="knn"), {2, 3, 5, 6}),
 ]
 
