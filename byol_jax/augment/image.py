@@ -3,8 +3,9 @@
 Section 3.3 and appendix B of the paper. crops.py has the geometric half. Each operation takes one
 float32 image (channels, height, width) in 0..1 (channels first: planes of pixels vectorise, triples
 of channels do not) and equals the authors' code before their clipping to 0..1, which `jitter` and
-`view` do here. Images of one channel skip saturation, hue and gray. `view` also applies what is
-not in the paper, if asked to: geometry.py before these operations, corrupt.py after them.
+`view` do here. Images of other than three channels skip saturation, hue and gray, which are of
+colours. `view` also applies what is not in the paper, if asked to: geometry.py before these
+operations, corrupt.py after them.
 
 Random amounts depend on the key alone.
 """
@@ -222,7 +223,7 @@ def view(
     Args:
       config: probabilities and strengths.
       key: a PRNG key for this image and view alone.
-      image: float32 (channels, height, width) in 0..1, of 1 or 3 channels.
+      image: float32 (channels, height, width) in 0..1.
       mean: of each channel: what `config.fill="mean"` fills with.
     """
     image = change_geometry(config, key, image)

@@ -22,6 +22,7 @@ EXTRAS = {  # packages that a plain install lacks, and the extra that has them
     "implicit": "recommendation",
     "av": "video",
     "tokenizers": "text",
+    **dict.fromkeys(("tifffile", "imagecodecs"), "tiff"),
 }
 
 

@@ -1,7 +1,7 @@
 r"""Decodes every image of a source as training does, to find bad ones before a long run.
 
-byol-jax check-data --data=folder:PATH|tfds:NAME|npz:PATH|embedded [--split=NAME] \
-    [--data_dir=DIR] [--channels=1|3] [--workers=N]
+byol-jax check-data --data=folder:PATH|glob:PATTERN|list:FILE|tfds:NAME|npz:PATH|embedded \
+    [--split=NAME] [--data_dir=DIR] [--channels=N] [--workers=N]
 byol-jax check-data --config=cifar10 [--config.key=value ...]
 
 Lists the images that cannot be decoded, and those that can but look wrong (`odd:`). With a
@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from byol_jax.data.source import Source
 
 CONFIG = config_flag.define()
-DATA = flags.DEFINE_string("data", None, "tfds:NAME, folder:, npz:PATH, embedded; or the config's.")
+DATA = flags.DEFINE_string(
+    "data", None, "folder:PATH, glob:PATTERN, list:FILE and others; the config's by default."
+)
 SPLIT = flags.DEFINE_string("split", None, "Split to check; by default those of the config.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the TFDS data sets.")
-CHANNELS = flags.DEFINE_integer("channels", None, "1 for gray images, 3 (the default) for colour.")
+CHANNELS = flags.DEFINE_integer(
+    "channels", None, "1 for gray images, 3 (the default) for colour, others."
+)
 WORKERS = flags.DEFINE_integer(
     "workers", os.cpu_count() or 1, "Number of images to decode at a time.", lower_bound=1
 )

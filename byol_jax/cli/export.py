@@ -118,6 +118,7 @@ def open_source(encoder_config: dict[str, Any]):
         SPLIT.value or split or "train",
         data_dir=DATA_DIR.value or trained_on.get("dir") or None,
         channels=encoder_config["channels"],
+        value_range=encoder_config.get("value_range", ()),
     )
 
 

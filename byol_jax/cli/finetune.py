@@ -190,6 +190,7 @@ def _sources(encoder: Any) -> tuple[Any, Any, Any]:
     options = {
         "data_dir": DATA_DIR.value or of_run.get("dir") or None,
         "channels": encoder.config["channels"],
+        "value_range": encoder.config.get("value_range", ()),
     }
     train = data.open_source(
         spec, TRAIN_SPLIT.value or of_run.get("train_split") or "train", **options

@@ -144,7 +144,11 @@ def _open(benchmark: Any, config: Any) -> list[Any]:
         raise DataError(f"{benchmark.why_not}.")
     train, test = (
         data.open_source(
-            benchmark.source, split, data_dir=DATA_DIR.value, channels=config.data.channels
+            benchmark.source,
+            split,
+            data_dir=DATA_DIR.value,
+            channels=config.data.channels,
+            value_range=config.data.value_range,
         )
         for split in (benchmark.train_split, benchmark.test_split)
     )

@@ -58,7 +58,7 @@ def from_arrays(
     """A source made of arrays.
 
     Args:
-      images: uint8 (N, H, W, C), values 0 to 255, C 1 (gray) or 3 (RGB).
+      images: uint8 (N, H, W, C), values 0 to 255, C 1 (gray), 3 (RGB) or any other.
       labels: integers (N,) from 0 up, or None.
       name: what to call the source in logs and messages.
       class_names: a name for each label; the numbers "0", "1", ... if left out.
@@ -70,10 +70,15 @@ def from_arrays(
     images = np.asarray(images)
     if images.dtype != np.uint8:
         raise DataError(f"{name}: images must be uint8 from 0 to 255, not {images.dtype}.")
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+    if images.ndim != 4 or 0 in images.shape:
         raise DataError(
-            f"{name}: images must have a shape (N, H, W, C) with C 1 or 3 and nothing empty, "
-            f"not {images.shape}."
+            f"{name}: images must have a shape (N, H, W, C), such as with C 1 or 3, and nothing "
+            f"empty, not {images.shape}."
+        )
+    if images.shape[1] <= 4 < images.shape[3]:
+        raise DataError(
+            f"{name}: images of shape {images.shape} seem to have their channels first, and they "
+            "must be last: (N, H, W, C)."
         )
     class_names = check_labels(name, len(images), labels, class_names)
     return ArraySource(name, images, labels, class_names, fingerprint)

@@ -67,14 +67,14 @@ def _warnings(source, raw):
     if min(height, width) < SMALL:
         yield f"it is only {width} x {height} pixels"
     data = source.encoded(raw)
-    if data is None:
+    if data is None or source.channels not in (1, 3):  # which Pillow does not know
         return
     data = data.numpy()
     try:
         with Image.open(io.BytesIO(data)) as image:  # reads the header only
             if image.mode == "CMYK":
                 yield "its CMYK colours are converted to RGB without their profile"
-            if image.mode.startswith("I"):
+            if image.mode.startswith("I") and getattr(source, "value_range", None) is None:
                 yield "only the upper 8 of its 16 bits are used"
             if getattr(image, "is_animated", False):
                 yield "of its animation only the first frame is used"

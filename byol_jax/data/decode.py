@@ -3,7 +3,7 @@
 The format is detected from the bytes, not the name: JPEG (CMYK and YCCK too), PNG (of any depth; 16
 bits lose the lower 8), GIF, BMP and WebP. Animations give their first frame, alpha channels are
 dropped, and images are turned upright by an EXIF orientation within their first 4096 bytes, where
-JPEG files have it.
+JPEG files have it. more_formats.py adds TIFF and PNM.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,6 +13,8 @@ import numpy as np
 from byol_jax.data._tensorflow import tf
 from byol_jax.data.source import ImageSource
 
+# What an error of Python code in a graph begins with: TensorFlow puts text around it.
+PYTHON_MARK = "byol_jax says: "
 NOT_REPLACED = -1  # instead of the index of an example that cannot be decoded
 
 # EXIF is the first segment of a JPEG, or the second after a short one.
@@ -54,6 +56,8 @@ def error_reason(error: tf.errors.OpError) -> str:
         return "it is not there any more"
     if isinstance(error, tf.errors.PermissionDeniedError):
         return "it may not be read"
+    if PYTHON_MARK in error.message:
+        return error.message.partition(PYTHON_MARK)[2].splitlines()[0]
     for message, reason in (
         ("Input is empty", "it is empty"),
         ("Unknown image file format", "it is not a JPEG, PNG, GIF, BMP or WebP image"),

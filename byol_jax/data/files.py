@@ -5,10 +5,17 @@ Each folder at the top of the root is a class, with all files at any depth below
 follow the sorted names of the classes that hold files. Two layouts have no labels: files directly
 in the root (all files below are taken), and a single folder at the top (one class says nothing).
 Files and folders whose name starts with a dot are skipped, such as the "._" files of macOS.
+
+Several folders are PATH1,PATH2 and so on. A comma within a name has a backslash before it, unless
+the whole text is the path of a folder. Classes of equal names are one class; if a folder has none,
+there are no labels.
+globs.py and lists.py find files in other ways.
 """
 
 import hashlib
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,33 +28,82 @@ SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", 
 
 
 class Files(NamedTuple):
-    """What `find` found."""
+    """What was found."""
 
-    root: Path
+    root: Path  # that names begin below
     paths: list[str]
     labels: list[int]  # -1 without labels
     class_names: tuple[str, ...] | None
     warnings: list[str]
 
 
-def find(path: str, split: str, extensions: tuple[str, ...], what: str) -> Files:
-    """The files below `path`, in one of the layouts described above.
+def find(spec: str, split: str, extensions: tuple[str, ...], what: str) -> Files:
+    """The files below one or several folders, in the layouts described above.
 
     Args:
-      path: of a folder.
+      spec: the folder, or several with commas between them.
       split: "train", "test" or the name of another folder below it.
       extensions: of the files, in lower case, such as ".wav".
       what: the files are, for messages, such as "images".
 
     Raises:
-      DataError: if the folder or the split does not exist, cannot be read or holds no such files.
+      DataError: if a folder or the split does not exist, cannot be read or holds no such files.
     """
+    found = [_below_one(path, split, extensions, what) for path in folders_of(spec)]
+    return found[0] if len(found) == 1 else _joined(found)
+
+
+def folders_of(spec: str) -> list[str]:
+    """The folders of PATH1,PATH2; raises DataError for an empty one."""
+    if "," not in spec or os.path.isdir(os.path.expanduser(spec)):
+        return [spec]
+    folders = [folder.replace("\\,", ",") for folder in re.split(r"(?<!\\),", spec)]
+    if not all(folders):
+        raise DataError(
+            f"folder:{spec} names an empty path: separate folders by single commas, and write a "
+            "comma within a name as \\,."
+        )
+    return folders
+
+
+def _joined(found: list[Files]) -> Files:
+    """Several folders as one: their common parent is the root."""
+    root = Path(os.path.commonpath([os.path.abspath(one.root) for one in found]))
+    paths = [os.path.abspath(path) for one in found for path in one.paths]
+    warnings = [line for one in found for line in one.warnings]
+    class_names, labels = None, [-1] * len(paths)
+    if all(one.class_names for one in found):
+        class_names = tuple(sorted({name for one in found for name in one.class_names}))
+        number = {name: i for i, name in enumerate(class_names)}
+        labels = [number[one.class_names[label]] for one in found for label in one.labels]
+    elif any(one.class_names for one in found):
+        without = next(one.root for one in found if not one.class_names)
+        warnings.append(f"No labels, as {without} has no classes, and others have.")
+    return Files(root, paths, labels, class_names, warnings + repeated(paths))
+
+
+def repeated(paths: list[str]) -> list[str]:
+    """A warning about paths that are there more than once, if there are any."""
+    counts = Counter(map(os.path.normpath, paths))
+    twice = [path for path, count in counts.items() if count > 1]
+    if not twice:
+        return []
+    return [f"Named more than once, and used as often: {len(twice)} files: {_first_few(twice)}."]
+
+
+def check_local(prefix: str, path: str) -> None:
+    """Raises DataError for a path in a bucket."""
     if "://" in path:
         raise DataError(
-            f"folder:{path} is in a bucket, where folders are not read: copy it to a disk, or "
+            f"{prefix}:{path} is in a bucket, where folders are not read: copy it to a disk, or "
             "make a TFDS dataset of it, which --config.data.dir (of evaluate and export: "
             "--data_dir) may look for there."
         )
+
+
+def _below_one(path: str, split: str, extensions: tuple[str, ...], what: str) -> Files:
+    """As `find`, of one folder."""
+    check_local("folder", path)
     try:
         root = _root(Path(path).expanduser(), split, what)
     except OSError as error:  # such as a path that is too long
@@ -63,6 +119,28 @@ def find(path: str, split: str, extensions: tuple[str, ...], what: str) -> Files
     by_class = {
         e.name: list(_below(e.path, {*above}, extensions, broken)) for e in entries if _is(e.is_dir)
     }
+    found = arranged(root, flat, by_class, what)
+    if not found.paths:
+        raise DataError(f"{root} holds no {what}; put {', '.join(extensions)} files into it.")
+    if broken:
+        found.warnings.append(
+            f"Skipped, as they are broken links or no files: {_first_few(broken)}."
+        )
+    return found
+
+
+def arranged(root: Path, flat: list[str], by_class: dict[str, list[str]], what: str) -> Files:
+    """Files with labels, if their layout has classes; perhaps none.
+
+    Args:
+      root: the folder.
+      flat: paths of the files in it.
+      by_class: of the files below each folder in it.
+      what: as of `find`.
+
+    Raises:
+      DataError: the folders are splits.
+    """
     empty = [folder for folder, paths in by_class.items() if not paths]
     by_class = {folder: paths for folder, paths in by_class.items() if paths}
     splits = [folder for folder in by_class if folder.lower() in SPLITS]
@@ -72,21 +150,13 @@ def find(path: str, split: str, extensions: tuple[str, ...], what: str) -> Files
             "--config.data.train_split (of evaluate: --train_split, of export: --split), or point "
             "folder: at it."
         )
-    warnings = []
-    if not flat and len(by_class) > 1:
-        class_names = tuple(map(printable, by_class))
-        pairs = [(p, i) for i, paths in enumerate(by_class.values()) for p in paths]
-        if empty:
-            warnings.append(f"No classes, as they hold no {what}: {_first_few(empty)}.")
-    else:
-        class_names = None
-        pairs = [(p, -1) for p in flat + [p for paths in by_class.values() for p in paths]]
-    if not pairs:
-        raise DataError(f"{root} holds no {what}; put {', '.join(extensions)} files into it.")
-    if broken:
-        warnings.append(f"Skipped, as they are broken links or no files: {_first_few(broken)}.")
-    paths, labels = zip(*pairs, strict=True)
-    return Files(root, list(paths), list(labels), class_names, warnings)
+    if flat or len(by_class) < 2:
+        paths = flat + [path for paths in by_class.values() for path in paths]
+        return Files(root, paths, [-1] * len(paths), None, [])
+    paths = [path for paths in by_class.values() for path in paths]
+    labels = [label for label, paths in enumerate(by_class.values()) for _ in paths]
+    warnings = [f"No classes, as they hold no {what}: {_first_few(empty)}."] if empty else []
+    return Files(root, paths, labels, tuple(map(printable, by_class)), warnings)
 
 
 def fingerprint(root: Path, paths: list[str], labels: np.ndarray) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from byol_jax.errors import DataError
+from byol_jax.errors import ConfigError, DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -40,8 +40,11 @@ def open_masked(
       unlabelled: numbers that stand for no class.
 
     Raises:
+      ConfigError: another number of channels.
       DataError: a folder is missing, no image has a mask, or one of them cannot be read.
     """
+    if channels not in (1, 3):
+        raise ConfigError(f"--protocol=dense reads images of 1 or 3 channels, not of {channels}.")
     folders = [Path(root).expanduser() / split for root in (images, masks)]
     for folder in folders:
         if not folder.is_dir():

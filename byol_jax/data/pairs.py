@@ -1,6 +1,6 @@
 """Pairs of images as a source: the two views of an example come from two files.
 
-`pairs:FOLDER1,FOLDER2` joins two folders, in the layouts of folder.py, by the paths of the images
+`pairs:FOLDER1,FOLDER2` joins two folders, in the layouts of files.py, by the paths of the images
 below them without their endings: FOLDER1/train/a/1.jpg and FOLDER2/train/a/1.png are a pair.
 Classes are those of the first folder. `pairs:TABLE.csv` joins by a table with a header: columns
 "first" and "second" with paths relative to the table's folder, and optionally "label" and "split".
@@ -10,12 +10,13 @@ View 1 is a crop of the first image and view 2 one of the second. In evaluation 
 first image.
 """
 
-import csv
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
-from byol_jax.data.folder import FolderSource, open_folder
+from byol_jax.data import files, lists
+from byol_jax.data.image_files import ImageFiles, open_files
 from byol_jax.data.source import RandomAccessSource
 from byol_jax.errors import DataError
 
@@ -25,10 +26,11 @@ SHOWN = 3  # names in a warning
 class PairSource(RandomAccessSource):
     """Two folders whose images at equal indices belong together."""
 
-    def __init__(self, name: str, first: FolderSource, second: FolderSource):
+    def __init__(self, name: str, first: ImageFiles, second: ImageFiles):
         """Keeps the two, which have as many images; use `open_pairs`."""
         super().__init__(name, first.labels, first.channels, first.class_names)
         self._first, self._second = first, second
+        self.uses_python = first.uses_python or second.uses_python
 
     def names(self):  # noqa: D102 (see Source)
         return self._first.names()
@@ -52,30 +54,35 @@ class PairSource(RandomAccessSource):
         return f"{self._first.describe(index)} or {self._second.describe(index)}"
 
 
-def open_pairs(spec: str, split: str, channels: int) -> PairSource:
+def open_pairs(
+    spec: str, split: str, channels: int, value_range: tuple[float, float] | None = None
+) -> PairSource:
     """A source of pairs.
 
     Args:
       spec: "FOLDER1,FOLDER2" or "TABLE.csv".
-      split: as of `open_folder`, or a value of the table's column "split".
+      split: of each folder, or a value of the table's column "split".
       channels: of the images.
+      value_range: as of `ImageFiles`.
 
     Raises:
       DataError: a folder or the table cannot be read, or there is no pair.
+      UserError: a package is missing.
     """
     name = f"pairs:{spec}/{split}"
+    options = {"channels": channels, "value_range": value_range}
     if spec.lower().endswith(".csv"):
-        return _from_table(name, Path(spec).expanduser(), split, channels)
+        return _from_table(name, Path(spec).expanduser(), split, **options)
     folders = spec.split(",")
     if len(folders) != 2 or not all(folders):
         raise DataError(
             f"pairs:{spec} is neither two folders, pairs:FOLDER1,FOLDER2, nor a table, "
             "pairs:TABLE.csv."
         )
-    return _from_folders(name, *(open_folder(folder, split, channels) for folder in folders))
+    return _from_folders(name, *(open_files("folder", one, split, **options) for one in folders))
 
 
-def _from_folders(name: str, first: FolderSource, second: FolderSource) -> PairSource:
+def _from_folders(name: str, first: ImageFiles, second: ImageFiles) -> PairSource:
     stems = [_stems(source) for source in (first, second)]
     common = [stem for stem in stems[0] if stem in stems[1]]
     if not common:
@@ -98,7 +105,7 @@ def _from_folders(name: str, first: FolderSource, second: FolderSource) -> PairS
     return source
 
 
-def _stems(source: FolderSource) -> dict[str, int]:
+def _stems(source: ImageFiles) -> dict[str, int]:
     """Indices by the path below the root without its ending; raises DataError for equal ones."""
     found: dict[str, int] = {}
     for index, path in enumerate(source.names()):
@@ -111,41 +118,18 @@ def _stems(source: FolderSource) -> dict[str, int]:
     return found
 
 
-def _chosen(source: FolderSource, indices: list[int]) -> FolderSource:
+def _chosen(source: ImageFiles, indices: list[int]) -> ImageFiles:
     """The images of a folder at these indices, in this order."""
     paths = source.paths()
     labels = [int(source.labels[index]) for index in indices]
-    return FolderSource(
-        source.name,
-        source.root,
-        [paths[index] for index in indices],
-        labels,
-        source.class_names,
-        source.channels,
-    )
+    chosen = [paths[index] for index in indices]
+    found = files.Files(source.root, chosen, labels, source.class_names, [])
+    return ImageFiles(source.name, found, source.channels, source.value_range)
 
 
-def _from_table(name: str, path: Path, split: str, channels: int) -> PairSource:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            rows, columns = list(table), table.fieldnames or []
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"the table {path} cannot be read ({error}).") from error
-    missing = {"first", "second"} - set(columns)
-    if missing:
-        raise DataError(
-            f"the table {path} has no column {min(missing)!r}: its first line must name the "
-            "columns, such as first,second,label,split."
-        )
-    if "split" in columns:
-        splits = dict.fromkeys(row["split"] for row in rows)
-        rows = [row for row in rows if row["split"] == split]
-        if not rows:
-            known = ", ".join(map(repr, splits)) or "none"
-            raise DataError(f"the table {path} has no split {split!r}; it has {known}.")
-    elif split != "train":
-        raise DataError(f"the table {path} has no split {split!r}, as it has no column 'split'.")
+def _from_table(name: str, path: Path, split: str, **options: Any) -> PairSource:
+    rows, columns = lists.read_table(path, ("first", "second"), split)
+    rows = [row.values for row in rows]
     for number, row in enumerate(rows):
         if not row["first"] or not row["second"]:
             raise DataError(
@@ -156,18 +140,9 @@ def _from_table(name: str, path: Path, split: str, channels: int) -> PairSource:
     if "label" in columns:
         class_names = tuple(sorted({row["label"] or "" for row in rows}))
         labels = [class_names.index(row["label"] or "") for row in rows]
-    root = path.parent
-    return PairSource(
-        name,
-        *(
-            FolderSource(
-                f"{name} ({column})",
-                root,
-                [os.path.join(root, row[column]) for row in rows],
-                labels,
-                class_names,
-                channels,
-            )
-            for column in ("first", "second")
-        ),
-    )
+    root, sources = path.parent, []
+    for column in ("first", "second"):
+        paths = [os.path.join(root, row[column]) for row in rows]
+        found = files.Files(root, paths, labels, class_names, [])
+        sources.append(ImageFiles(f"{name} ({column})", found, **options))
+    return PairSource(name, *sources)

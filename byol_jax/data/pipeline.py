@@ -97,6 +97,12 @@ def train_batches(
     pipeline = TrainPipeline(
         source, part, epoch_steps, batch_size, rows, image_size, crop, local, views, seed, replace
     )
+    if service and source.uses_python:
+        raise ConfigError(
+            f"{source.name} has images that Python code decodes (TIFF, PNM, or with "
+            "config.data.value_range), which a tf.data service cannot run: leave out "
+            "--config.data.service."
+        )
     if service:
         arrays = service_lib.batches(
             pipeline.batches, start_step, num_steps, service, source.order_depends_on_processes

@@ -54,7 +54,7 @@ class Records(abc.ABC):
                 lines.append(line)
                 yield line, label
 
-        self.labels, self.class_names = _labels(file, found())
+        self.labels, self.class_names = labels_of(file, found())
         self.lines = np.asarray(lines)
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ def find(prefix: str, path: str, split: str, fields: tuple[str, ...]) -> Records
     extensions = EXTENSIONS if fields == ("text",) else EXTENSIONS[1:]
     file = Path(path).expanduser()
     try:
-        file = _split_file(prefix, file, split, extensions)
+        file = split_file(prefix, file, split, extensions)
         found = (_Rows if _kind(file) == ".csv" else _Lines)(file, fields)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): name another file.") from error
@@ -132,7 +132,7 @@ def _kind(file: Path) -> str:
     return file.suffix.lower()
 
 
-def _split_file(prefix: str, path: Path, split: str, extensions: tuple[str, ...]) -> Path:
+def split_file(prefix: str, path: Path, split: str, extensions: tuple[str, ...]) -> Path:
     """The file of a split; raises DataError if there is none."""
     kinds = ", ".join(extensions)
     if path.is_dir():
@@ -325,7 +325,7 @@ def _check_columns(file: Path, columns: Sequence[str], fields: tuple[str, ...]) 
             )
 
 
-def _labels(
+def labels_of(
     file: Path, found: Iterable[tuple[int, Any]]
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
     """Labels of records with the numbers of their lines: all have one, or none has.

@@ -75,8 +75,11 @@ class ImageSource(Source):
     """A source of images.
 
     Attributes:
-      channels: channels of every decoded image: 1 (gray) or 3 (RGB).
+      channels: channels of every decoded image: 1 (gray), 3 (RGB), or any other number.
+      uses_python: whether `decode` runs Python code, which other machines lack.
     """
+
+    uses_python = False
 
     def __init__(
         self, name: str, num_examples: int, channels: int, class_names: tuple[str, ...] | None

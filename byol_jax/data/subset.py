@@ -87,9 +87,9 @@ def listed(source: ImageSource, names: list[str]) -> tuple[ImageSource, ImageSou
     Raises:
       DataError: the source is no folder, or has none of them.
     """
-    from byol_jax.data.folder import FolderSource
+    from byol_jax.data.image_files import ImageFiles
 
-    if not isinstance(source, FolderSource):
+    if not isinstance(source, ImageFiles):
         raise DataError(f"{source.name} is no folder: only the images of folder:PATH have names.")
     wanted, all_names = set(names), source.names()
     is_listed = np.array(

@@ -108,7 +108,7 @@ def _state_dict(encoder: Encoder) -> dict[str, np.ndarray]:
         return torchvision_export.state_dict(encoder, "timm")
     if channels != 3:
         raise CheckpointError(
-            f"This encoder has no counterpart in timm: its images have {channels} channel, and "
+            f"This encoder has no counterpart in timm: its images have {channels} channel(s), and "
             "timm prepares images with 3; use --format=byol_jax, stablehlo, savedmodel or onnx."
         )
     return names.to_state_dict(module, encoder.variables, encoder.config["image_size"])

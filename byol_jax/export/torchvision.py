@@ -93,7 +93,7 @@ def state_dict(encoder: Encoder, library: str) -> dict[str, np.ndarray]:
             f"stride 2 on another side than {library} does, so that features would differ"
         )
     elif channels != 3:
-        reason = f"its images have {channels} channel, and those of {library}'s ResNets have 3"
+        reason = f"its images have {channels} channel(s), and those of {library}'s ResNets have 3"
     elif _widths(module) != (64, 64, 128, 256, 512):
         reason = (
             f"its stem and stages have {', '.join(map(str, _widths(module)))} channels, and those "

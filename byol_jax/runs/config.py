@@ -70,8 +70,8 @@ def default(kind: str = "images") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.kind = kind  # a name of kinds.KINDS; a preset chooses it
-    # tfds:NAME, folder:PATH, pairs:PATH1,PATH2, npz:PATH, text:PATH, image_text:PATH, csv:FILE or
-    # embedded.
+    # tfds:NAME, folder:PATH, glob:PATTERN, list:FILE, pairs:PATH1,PATH2, npz:PATH, text:PATH,
+    # image_text:PATH, csv:FILE or embedded.
     config.data.source = ""
     config.data.train_split = "train"
     config.data.test_split = ""  # held-out examples with labels, for kNN; empty: none

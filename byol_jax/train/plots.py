@@ -72,8 +72,8 @@ def draw_rows(path: AnyPath, rows: dict[str, np.ndarray]) -> None:
 
     Args:
       path: the PNG to write.
-      rows: by name, float (n, height, width, channels) in 0..1, of 1 or 3 channels; the first
-        of them the largest.
+      rows: by name, float (n, height, width, channels) in 0..1; the first of them the largest. Of
+        more than 3 channels the first 3 are drawn as red, green and blue, of 2 the first as gray.
     """
     count, height, width, _ = next(iter(rows.values())).shape
     # Without interpolation, which would add blur that the networks do not see.
@@ -87,7 +87,7 @@ def draw_rows(path: AnyPath, rows: dict[str, np.ndarray]) -> None:
         top = TITLE + row * down
         draw.text((GAP, top + down / 2), name, "black", font, anchor="lm")
         for column, image in enumerate(np.clip(np.rint(255 * images), 0, 255).astype(np.uint8)):
-            image = image[..., 0] if image.shape[-1] == 1 else image
+            image = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
             image = Image.fromarray(image.repeat(scale, 0).repeat(scale, 1))
             picture.paste(image, (LABEL + column * right, top))
     png = io.BytesIO()

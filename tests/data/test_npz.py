@@ -50,7 +50,7 @@ def test_other_images_under_the_same_name_have_another_fingerprint(tmp_path):
         (b"PK\x03\x04 cut short", "cannot be read"),
         ({"pixels": IMAGES}, "holds no array called images"),
         ({"images": IMAGES.astype(np.float32)}, "images must be uint8"),
-        ({"images": IMAGES[..., :2]}, "C 1 or 3"),
+        ({"images": IMAGES[..., :2]}, "has images of channels=2, not 3"),
         ({"images": IMAGES, "labels": LABELS[:3]}, "one for each example"),
         ({"images": np.array([None, {}], object)}, "cannot be read"),  # a pickle
     ],

@@ -14,17 +14,16 @@ from byol_jax.augment import corrupt, geometry
 from byol_jax.augment import image as image_augment
 from byol_jax.errors import ConfigError
 from byol_jax.runs import tree
-from byol_jax.runs.limits import MIN_POSITIVE, limit
+from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
 
 CHOICES = {
     "crop.fit": ("clip", "retry"),
     "views.*.pad_mode": tuple(geometry.PAD_MODES),
     "views.*.fill": corrupt.FILLS,
-    "data.channels": (1, 3),
     "data.placement": ("auto", "host", "device"),
 }
 AT_LEAST = {
-    **limit(1, "data.image_size crop.local_size"),
+    **limit(1, "data.image_size data.channels crop.local_size"),
     **limit(MIN_POSITIVE, "crop.area_min crop.area_max crop.ratio_min crop.ratio_max"),
     **limit(MIN_POSITIVE, "crop.local_area_min crop.local_area_max crop.test_fraction"),
     **limit(MIN_POSITIVE, "views.*.blur_sigma_min views.*.blur_sigma_max views.*.blur_divider"),
@@ -34,6 +33,7 @@ AT_LEAST = {
 }
 AT_MOST = {
     **limit(2**16, "data.image_size"),
+    **limit(1024, "data.channels"),
     **limit(1, "crop.area_min crop.area_max crop.test_fraction"),
     **limit(1, "crop.local_area_min crop.local_area_max"),
     **limit(100, "crop.local_views"),  # each takes time to compile
@@ -41,6 +41,7 @@ AT_MOST = {
     **limit(180, "views.*.rotation_degrees"),
     **limit(100, "augment.adversarial_iterations"),  # each takes time to compile
 }
+FILES = ("folder:", "glob:", "list:", "pairs:")  # sources of image files
 # Where runs from before a key existed did not behave as its default today.
 TEST_FRACTION = 0.875
 BEFORE_THE_KEY = {"crop.fit": "retry"}
@@ -80,7 +81,10 @@ def add(config: ConfigDict) -> None:
     """Adds the settings of images, with their defaults: those of the paper for ImageNet."""
     config.data.dir = ""  # where TFDS keeps its data; empty: its own default
     config.data.image_size = 224
-    config.data.channels = 3
+    config.data.channels = 3  # 1: gray; any other number: of TIFF files and npz:
+    # Of image files of more than 8 bits, LOW,HIGH: the values that become 0 and 255. Empty, "()":
+    # the range of their type. docs/images.md
+    config.data.value_range = ()
     # Where crops are computed: host, device (which then keeps all images), or auto: the device, for
     # arrays of up to 1 GB. Host and device draw different crops of the same distribution.
     config.data.placement = "auto"
@@ -118,7 +122,8 @@ def add_views(config: ConfigDict) -> None:
     # (torchvision).
     config.crop.fit = "clip"
     # The photometric half, and what is off by default: the fields of image_augment.Policy. mean and
-    # std are those of each channel, for values in 0..1.
+    # std are those of each channel, for values in 0..1; of images, one number for all channels, or
+    # none, "()": from a sample of the training data.
     config.views = ConfigDict(_fields(image_augment.IMAGENET))
 
 
@@ -134,21 +139,49 @@ def _fields(policy: image_augment.Policy) -> dict[str, Any]:
 
 def resolve(config: ConfigDict) -> None:
     """Fills in what `config.disable_augmentations` stands for; raises ConfigError."""
-    check_moments(config, config.data.channels)
+    for key in ("mean", "std"):
+        if len(config.views[key]) == 1:
+            config.views[key] = config.views[key] * config.data.channels
+    check_moments(config, config.data.channels, may_be_open=True)
+    _check_value_range(config)
     _disable_augmentations(config)
 
 
-def check_moments(config: ConfigDict, channels: int) -> None:
-    """Raises ConfigError for means and standard deviations that do not fit the channels."""
+def check_moments(config: ConfigDict, channels: int, may_be_open: bool = False) -> None:
+    """Raises ConfigError for means and standard deviations that do not fit the channels.
+
+    Where `may_be_open`, none at all are from the data.
+    """
     for key in ("mean", "std"):
+        if may_be_open and not config.views[key]:
+            continue
         values, low = config.views[key], MIN_POSITIVE if key == "std" else 0
         in_range = all(isinstance(v, int | float) and low <= v <= 1 for v in values)
+        from_data = f", or --config.views.{key}=() for that of the data" if may_be_open else ""
         if len(values) != channels or not in_range:
             raise ConfigError(
                 f"config.views.{key}={tuple(values)}: give {channels} number(s) between 0 and 1, "
                 "one for each channel, such as "
-                f"--config.views.{key}={','.join(['0.5'] * channels)}."
+                f"--config.views.{key}={','.join(['0.5'] * channels)}{from_data}."
             )
+
+
+def _check_value_range(config: ConfigDict) -> None:
+    """Raises ConfigError unless it is empty, or two numbers that ascend."""
+    given = tuple(config.data.value_range)
+    are_numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in given)
+    in_order = len(given) == 2 and are_numbers and -MAX_FINITE <= given[0] < given[1] <= MAX_FINITE
+    if given and not in_order:
+        raise ConfigError(
+            f"config.data.value_range={given}: give two numbers, the lower one first, such as "
+            "--config.data.value_range=0,4095."
+        )
+    source = config.data.source
+    if given and not source.startswith(FILES):
+        raise ConfigError(
+            f"config.data.value_range={given} is for image files of more than 8 bits ("
+            f"{', '.join(FILES)}), not for config.data.source={source}: leave it out."
+        )
 
 
 def check(config: ConfigDict, encoder: nn.Module) -> None:

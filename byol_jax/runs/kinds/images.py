@@ -17,6 +17,9 @@ from byol_jax.runs import user_code
 from byol_jax.runs.kinds import image_settings
 from byol_jax.runs.kinds.kind import Kind, OnDecodeError, Tree
 
+MOMENTS = 500  # images from which mean and standard deviation are computed
+MIN_STD = 0.001
+
 
 class Images(Kind):
     """uint8 (height, width, channels) of any size, by tf.data."""
@@ -43,6 +46,10 @@ class Images(Kind):
     def fit_to(self, config, source):  # noqa: D102
         self.check_source(config, source)
         config.data.placement = on_device.placement(config, source)
+        if not (config.views.mean and config.views.std):
+            found = moments(config, source)
+            for key in ("mean", "std"):
+                config.views[key] = config.views[key] or found[key]
 
     def check_encoder(self, config, encoder):  # noqa: D102
         models.check_image_size(encoder, config.data.image_size, config.data.image_size)
@@ -65,7 +72,10 @@ class Images(Kind):
 
     def open_split(self, config: ConfigDict, split: str) -> data.ImageSource:  # noqa: D102
         name, data_dir = config.data.source, config.data.dir or None
-        return data.open_source(name, split, data_dir=data_dir, channels=config.data.channels)
+        channels, value_range = config.data.channels, config.data.value_range
+        return data.open_source(
+            name, split, data_dir=data_dir, channels=channels, value_range=value_range
+        )
 
     def train_batches(
         self,
@@ -186,6 +196,7 @@ class Images(Kind):
         return {
             "image_size": config.data.image_size,
             "channels": config.data.channels,
+            "value_range": list(config.data.value_range),
             "mean": list(config.views.mean),
             "std": list(config.views.std),
         }
@@ -195,7 +206,11 @@ class Images(Kind):
         return {
             "views": {"mean": record["mean"], "std": record["std"]},
             "crop": {"test_fraction": run["crop"]["test_fraction"]} if run else {},
-            "data": {"image_size": record["image_size"], "channels": record["channels"]},
+            "data": {
+                "image_size": record["image_size"],
+                "channels": record["channels"],
+                "value_range": tuple(record.get("value_range", ())),
+            },
         }
 
     def check_inputs(
@@ -226,6 +241,33 @@ class Images(Kind):
     def blank(self, record: dict[str, Any], n: Any) -> jax.ShapeDtypeStruct:  # noqa: D102
         size = record["image_size"]
         return jax.ShapeDtypeStruct((n, size, size, record["channels"]), np.uint8)
+
+
+def moments(config: ConfigDict, source: data.ImageSource) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in 0..1, of the centres of MOMENTS images.
+
+    The images are drawn at random, but always the same. A standard deviation of 0 becomes MIN_STD.
+
+    Raises:
+      DataError: an image cannot be decoded, unless config.data.on_decode_error is skip.
+    """
+    skip = config.data.on_decode_error == "skip"
+    batches = data.eval_batches(
+        source,
+        batch_size=1,
+        image_size=config.data.image_size,
+        crop_fraction=1.0,
+        limit=MOMENTS,
+        on_decode_error=(lambda *_: None) if skip else None,
+    )
+    sums, count = np.zeros((2, source.channels)), 0
+    for images, _ in batches:
+        pixels = images.reshape(-1, source.channels) / 255
+        sums += [pixels.sum(0), (pixels**2).sum(0)]
+        count += len(pixels)
+    mean, square = sums / max(count, 1)
+    std = np.sqrt(np.maximum(square - mean**2, MIN_STD**2))
+    return {key: tuple(np.round(x, 4).tolist()) for key, x in (("mean", mean), ("std", std))}
 
 
 def crop(config: ConfigDict) -> crops.Crop:
