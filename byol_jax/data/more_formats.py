@@ -107,8 +107,8 @@ def _mapped(values: np.ndarray, value_range: Range) -> np.ndarray:
         info = np.iinfo(values.dtype)
         return ((values.astype(np.int64) - info.min) >> (info.bits - 8)).astype(np.uint8)
     low, high = value_range
-    scaled = (np.nan_to_num(values.astype(np.float64), nan=low) - low) * (255 / (high - low))
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    inside = np.clip(np.where(np.isnan(values), low, values.astype(np.float64)), low, high)
+    return np.rint((inside - low) * (255 / (high - low))).astype(np.uint8)
 
 
 def require(channels: int) -> None:
