@@ -39,7 +39,7 @@ FORMAT = flags.DEFINE_string(
 DATA = flags.DEFINE_string(
     "data",
     None,
-    "For features: tfds:NAME, folder:PATH, npz:PATH or embedded; the training's by default.",
+    "For features: folder:PATH, list:FILE, tfds:NAME and others; the training's by default.",
 )
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "For features: where TFDS keeps its data; the training's by default."

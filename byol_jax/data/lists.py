@@ -44,7 +44,7 @@ def find(path: str, split: str, what: str) -> files.Files:
         is_table = file.suffix.lower() == ".csv" and file.is_file()
         if not is_table:
             file = records.split_file("list", file, split, EXTENSIONS)
-            is_table, split = file.suffix.lower() == ".csv", "train"
+            is_table, split = file.suffix.lower() == ".csv", None  # all of it
         rows, columns = read_table(file, ("path",), split) if is_table else (_lines(file), ["path"])
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): name another list.") from error
@@ -69,13 +69,14 @@ def find(path: str, split: str, what: str) -> files.Files:
     return files.Files(file.parent, paths, labels.tolist(), class_names, files.repeated(paths))
 
 
-def read_table(file: Path, needed: tuple[str, ...], split: str) -> tuple[list[Row], list[str]]:
+def read_table(file: Path, needed: tuple[str, ...], split: str | None) -> tuple[list[Row], list[str]]:
     """The rows of a split of a .csv file with a header, and its columns.
 
     Args:
       file: the table.
       needed: columns that it must have.
-      split: a value of its column "split"; "train", if it has no such column.
+      split: a value of its column "split"; "train", if it has no such column;
+        None for all rows.
 
     Raises:
       DataError: it cannot be read, or lacks a column or the split.
@@ -95,6 +96,8 @@ def read_table(file: Path, needed: tuple[str, ...], split: str) -> tuple[list[Ro
                 f"the table {file} has no column {name!r}: its first line must name the columns, "
                 f"such as {such}."
             )
+    if split is None:
+        return rows, columns
     if "split" in columns:
         splits = dict.fromkeys(row.values["split"] for row in rows)
         rows = [row for row in rows if row.values["split"] == split]

@@ -122,6 +122,8 @@ def test_a_list_keeps_its_order(places):
     file.rename(places / "lists" / "test.txt")
     assert open_source(f"list:{places}/lists", "test").fingerprint() == source.fingerprint()
     fails(f"list:{places}/lists", "has no split 'train' .it has test.: name one", "train")
+    (places / "lists" / "train.csv").write_text("path,split\n../two/train/cat/e.png,any\n")
+    assert pixels(open_source(f"list:{places}/lists", "train")) == ([6], None)
 
 
 def table(places, text):

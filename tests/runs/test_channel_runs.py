@@ -43,7 +43,7 @@ def config_for(source):
     config = tiny_config()
     config.steps, config.batch_size = 4, 8
     config.data.source, config.data.channels = source, CHANNELS
-    config.views.mean = config.views.std = ()
+    config.views.mean, config.views.std = (), ("",)  # as the flag without a value is read
     for view in (config.views.view1, config.views.view2):
         view.gray_prob, view.solarize_prob = 0.5, 0.5
     config.checkpoint.every_steps = 2
@@ -148,7 +148,7 @@ def test_mistakes_are_one_line(folder, tmp_path):
     with pytest.raises(DataError, match="images of channels=5, not 4"):
         loop.train(config, tmp_path / "run")
     config.views.mean = (0.1, 0.2)
-    with pytest.raises(ConfigError, match=r"give 4 number.s. .* for that of the data") as error:
+    with pytest.raises(ConfigError, match=r"give 4 number.s. .* or those of the data by") as error:
         resolve(config)
     assert "\n" not in str(error.value)
 

@@ -82,7 +82,7 @@ def add(config: ConfigDict) -> None:
     config.data.dir = ""  # where TFDS keeps its data; empty: its own default
     config.data.image_size = 224
     config.data.channels = 3  # 1: gray; any other number: of TIFF files and npz:
-    # Of image files of more than 8 bits, LOW,HIGH: the values that become 0 and 255. Empty, "()":
+    # Of image files of more than 8 bits, LOW,HIGH: the values that become 0 and 255. Empty:
     # the range of their type. docs/images.md
     config.data.value_range = ()
     # Where crops are computed: host, device (which then keeps all images), or auto: the device, for
@@ -123,7 +123,7 @@ def add_views(config: ConfigDict) -> None:
     config.crop.fit = "clip"
     # The photometric half, and what is off by default: the fields of image_augment.Policy. mean and
     # std are those of each channel, for values in 0..1; of images, one number for all channels, or
-    # none, "()": from a sample of the training data.
+    # none: from a sample of the training data.
     config.views = ConfigDict(_fields(image_augment.IMAGENET))
 
 
@@ -140,6 +140,8 @@ def _fields(policy: image_augment.Policy) -> dict[str, Any]:
 def resolve(config: ConfigDict) -> None:
     """Fills in what `config.disable_augmentations` stands for; raises ConfigError."""
     for key in ("mean", "std"):
+        if config.views[key] == ("",):  # as --config.views.mean= is read
+            config.views[key] = ()
         if len(config.views[key]) == 1:
             config.views[key] = config.views[key] * config.data.channels
     check_moments(config, config.data.channels, may_be_open=True)
@@ -157,12 +159,12 @@ def check_moments(config: ConfigDict, channels: int, may_be_open: bool = False) 
             continue
         values, low = config.views[key], MIN_POSITIVE if key == "std" else 0
         in_range = all(isinstance(v, int | float) and low <= v <= 1 for v in values)
-        from_data = f", or --config.views.{key}=() for that of the data" if may_be_open else ""
+        from_data = ", or those of the data by --config.views.mean= --config.views.std="
         if len(values) != channels or not in_range:
             raise ConfigError(
                 f"config.views.{key}={tuple(values)}: give {channels} number(s) between 0 and 1, "
                 "one for each channel, such as "
-                f"--config.views.{key}={','.join(['0.5'] * channels)}{from_data}."
+                f"--config.views.{key}={','.join(['0.5'] * channels)}{from_data * may_be_open}."
             )
 
 
