@@ -69,7 +69,9 @@ def find(path: str, split: str, what: str) -> files.Files:
     return files.Files(file.parent, paths, labels.tolist(), class_names, files.repeated(paths))
 
 
-def read_table(file: Path, needed: tuple[str, ...], split: str | None) -> tuple[list[Row], list[str]]:
+def read_table(
+    file: Path, needed: tuple[str, ...], split: str | None
+) -> tuple[list[Row], list[str]]:
     """The rows of a split of a .csv file with a header, and its columns.
 
     Args:

@@ -118,7 +118,7 @@ def require(channels: int) -> None:
 
 
 def _tifffile():
-    return optional.package("tifffile", "TIFF files with several channels", "tiff")
+    return optional.package("tifffile", "TIFF files that Pillow does not read", "tiff")
 
 
 def _is_deep_png(data):
