@@ -13,6 +13,7 @@ from byol_jax.data._tensorflow import tf
 from byol_jax.data.decode import decode_error, error_reason, orientation
 from byol_jax.data.source import ImageSource
 
+BITS = 258  # the tag of TIFF 6.0 for the bits of each sample
 SMALL = 16  # pixels; few crops of such an image show anything
 
 
@@ -74,8 +75,10 @@ def _warnings(source, raw):
         with Image.open(io.BytesIO(data)) as image:  # reads the header only
             if image.mode == "CMYK":
                 yield "its CMYK colours are converted to RGB without their profile"
-            if image.mode.startswith("I") and getattr(source, "value_range", None) is None:
-                yield "only the upper 8 of its 16 bits are used"
+            bits = max(getattr(image, "tag_v2", {}).get(BITS, (8,)))  # of a TIFF
+            is_deep = image.mode.startswith("I") or bits > 8
+            if is_deep and getattr(source, "value_range", None) is None:
+                yield f"only the upper 8 of its {max(bits, 16)} bits are used"
             if getattr(image, "is_animated", False):
                 yield "of its animation only the first frame is used"
     # Not an error, as TensorFlow can read it.
