@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from byol_jax import models
 from byol_jax.augment import corrupt, geometry
 from byol_jax.augment import image as image_augment
+from byol_jax.data.open import FILES
 from byol_jax.errors import ConfigError
 from byol_jax.runs import tree
 from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
@@ -41,7 +42,6 @@ AT_MOST = {
     **limit(180, "views.*.rotation_degrees"),
     **limit(100, "augment.adversarial_iterations"),  # each takes time to compile
 }
-FILES = ("folder:", "glob:", "list:", "pairs:")  # sources of image files
 # Where runs from before a key existed did not behave as its default today.
 TEST_FRACTION = 0.875
 BEFORE_THE_KEY = {"crop.fit": "retry"}

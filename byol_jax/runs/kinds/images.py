@@ -12,13 +12,11 @@ from byol_jax import adversarial, byol, data, models, parallel
 from byol_jax.augment import crops
 from byol_jax.augment import image as image_augment
 from byol_jax.data import on_device
+from byol_jax.data.look import look
 from byol_jax.errors import ConfigError, DataError
 from byol_jax.runs import user_code
 from byol_jax.runs.kinds import image_settings
 from byol_jax.runs.kinds.kind import Kind, OnDecodeError, Tree
-
-MOMENTS = 500  # images from which mean and standard deviation are computed
-MIN_STD = 0.001
 
 
 class Images(Kind):
@@ -47,9 +45,9 @@ class Images(Kind):
         self.check_source(config, source)
         config.data.placement = on_device.placement(config, source)
         if not (config.views.mean and config.views.std):
-            found = moments(config, source)
-            for key in ("mean", "std"):
-                config.views[key] = config.views[key] or found[key]
+            found = look(source)
+            config.views.mean = config.views.mean or found.mean
+            config.views.std = config.views.std or found.std
 
     def check_encoder(self, config, encoder):  # noqa: D102
         models.check_image_size(encoder, config.data.image_size, config.data.image_size)
@@ -241,33 +239,6 @@ class Images(Kind):
     def blank(self, record: dict[str, Any], n: Any) -> jax.ShapeDtypeStruct:  # noqa: D102
         size = record["image_size"]
         return jax.ShapeDtypeStruct((n, size, size, record["channels"]), np.uint8)
-
-
-def moments(config: ConfigDict, source: data.ImageSource) -> dict[str, tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in 0..1, of the centres of MOMENTS images.
-
-    The images are drawn at random, but always the same. A standard deviation of 0 becomes MIN_STD.
-
-    Raises:
-      DataError: an image cannot be decoded, unless config.data.on_decode_error is skip.
-    """
-    skip = config.data.on_decode_error == "skip"
-    batches = data.eval_batches(
-        source,
-        batch_size=1,
-        image_size=config.data.image_size,
-        crop_fraction=1.0,
-        limit=MOMENTS,
-        on_decode_error=(lambda *_: None) if skip else None,
-    )
-    sums, count = np.zeros((2, source.channels)), 0
-    for images, _ in batches:
-        pixels = images.reshape(-1, source.channels) / 255
-        sums += [pixels.sum(0), (pixels**2).sum(0)]
-        count += len(pixels)
-    mean, square = sums / max(count, 1)
-    std = np.sqrt(np.maximum(square - mean**2, MIN_STD**2))
-    return {key: tuple(np.round(x, 4).tolist()) for key, x in (("mean", mean), ("std", std))}
 
 
 def crop(config: ConfigDict) -> crops.Crop:
