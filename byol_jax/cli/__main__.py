@@ -16,6 +16,9 @@ COMMANDS = {  # module and summary
     "transfer": ("byol_jax.cli.transfer", "measure an encoder on the paper's transfer data sets"),
     "finetune": ("byol_jax.cli.finetune", "train a classifier that starts from an encoder"),
     "recommend": ("byol_jax.cli.recommend", "recommend items to users, or measure that"),
+    "search": ("byol_jax.cli.search", "find the images most similar to given ones"),
+    "dedupe": ("byol_jax.cli.dedupe", "find images that are nearly the same"),
+    "label": ("byol_jax.cli.label", "label images from a few labels, suggest which to label"),
     "export": ("byol_jax.cli.export", "write an encoder or its features for use elsewhere"),
     "import-reference": (
         "byol_jax.cli.import_reference",

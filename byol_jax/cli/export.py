@@ -10,11 +10,10 @@ docs/export.md describes the formats and how to load them.
 
 import importlib
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
-from byol_jax.cli import app, import_flag
+from byol_jax.cli import app, image_features, import_flag
 from byol_jax.errors import ConfigError
 
 FORMATS = {  # the module whose `save` writes it
@@ -84,10 +83,11 @@ def main() -> None:
         from byol_jax.runs import kinds
 
         kinds.require_images(encoder.kind.name, "--what=features")
+        given = DATA.value, SPLIT.value, DATA_DIR.value
         features.save(
             encoder,
             output,
-            open_source(encoder.config),
+            image_features.open_data(encoder.config, CHECKPOINT.value, *given),
             crop_fraction=encoder.crop_fraction,
             on_decode_error=_print_left_out if ON_DECODE_ERROR.value == "skip" else None,
         )
@@ -97,28 +97,6 @@ def main() -> None:
     print(
         f"{output}: {files}: {WHAT.value} of {encoder.config['encoder']['name']}, step "
         f"{encoder.config['training']['step']}"
-    )
-
-
-def open_source(encoder_config: dict[str, Any]):
-    """The source that the flags name, or else the training data of the encoder."""
-    from byol_jax import data
-    from byol_jax.runs import config as config_lib
-
-    trained_on = (encoder_config["training"].get("config") or {}).get("data", {})
-    spec = DATA.value or trained_on.get("source")
-    # The name of a split has no meaning for other data.
-    split = trained_on.get("train_split") if spec == trained_on.get("source") else None
-    if spec in (None, config_lib.UNKNOWN_SOURCE):
-        raise ConfigError(
-            f"{CHECKPOINT.value} does not name its training data: name images with --data."
-        )
-    return data.open_source(
-        spec,
-        SPLIT.value or split or "train",
-        data_dir=DATA_DIR.value or trained_on.get("dir") or None,
-        channels=encoder_config["channels"],
-        value_range=encoder_config.get("value_range", ()),
     )
 
 

@@ -5,6 +5,7 @@ Each of `PROTOCOLS` is `f(train_features, train_labels, test_features, test_labe
 pre-training never used. `linear` trains on features of augmented images, which somebody else
 computes; `dense` takes maps of features, and masks; `multi_label` several labels for each image;
 `label_free` has measures that need no labels, and `cross_modal` compares two parts of examples.
+`neighbours`, `duplicates` and `few_labels` are for searching, cleaning and labelling images.
 This room knows arrays only: no training state, config, file or device mesh, so features may come
 from anywhere. It imports nothing of byol_jax but the errors.
 """

@@ -1,6 +1,7 @@
 """The nearest rows of a set of features, by cosine similarity: exact, in bounded memory."""
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from byol_jax.evaluate.features import check_features, unit_rows
 
 QUERIES = 1024  # rows that are compared at a time,
 KEYS = 2**15  # with as many of the others: 128 MiB of similarities
+FEW = 16  # queries up to which sending the keys to the device takes longer than comparing them
 
 
 def nearest(
@@ -44,38 +46,78 @@ def nearest(
     if len(keys) <= exclude_same_row:
         raise DataError("there is one row only, which has no neighbours: pass two or more.")
     wanted = min(k, len(keys) - exclude_same_row) + exclude_same_row
-    rows, columns = min(QUERIES, len(queries)), min(KEYS, len(keys))
-    parts = []
-    for start in range(0, len(queries), rows):
-        chunk = unit_rows(queries[start : start + rows])
-        # The last chunk is padded to the common size: another shape would compile again.
-        padded = np.pad(chunk, ((0, rows - len(chunk)), (0, 0)))
-        found = _in_chunks(padded, keys, columns, wanted)
-        parts.append([x[: len(chunk)] for x in found])
-    indices, similarities = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    search = _on_host if len(queries) <= FEW else _on_device
+    indices, similarities = search(queries, keys, wanted)
+    indices = indices.astype(np.int32)
     if exclude_same_row:
         indices, similarities = _without_same_row(indices, similarities)
     return indices, similarities
 
 
-def _in_chunks(
-    queries: np.ndarray, keys: np.ndarray, columns: int, k: int
+def _on_host(queries: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best k keys of a few queries."""
+    queries, best = unit_rows(queries), None
+    for first in range(0, len(keys), KEYS):
+        chunk = keys[first : first + KEYS]
+        norms = np.sqrt(np.einsum("nd,nd->n", chunk, chunk))
+        similarities = queries @ chunk.T / np.where(norms > 0, norms, 1)
+        count = min(k, len(chunk))
+        least = np.partition(similarities, -count, axis=1)[:, -count]
+        indices = np.empty((len(queries), count), np.int64)
+        for row, of_query in enumerate(similarities):
+            candidates = np.flatnonzero(of_query >= least[row])
+            order = np.argsort(-of_query[candidates], kind="stable")[:count]
+            indices[row] = candidates[order]
+        found = np.take_along_axis(similarities, indices, axis=1)
+        best = _better(best, indices + first, found, k)
+    return best
+
+
+def _on_device(queries: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best k keys of many queries."""
+    rows, columns = min(QUERIES, len(queries)), min(KEYS, len(keys))
+    best: list[tuple[np.ndarray, np.ndarray] | None] = [None] * -(-len(queries) // rows)
+    # Keys are the outer loop: they are many, and each chunk is scaled and sent once.
+    for first, chunk in _chunks(keys, columns):
+        some, count = _unit_rows(chunk), min(columns, len(keys) - first)
+        for start, asked in _chunks(queries, rows):
+            indices, similarities = map(
+                np.asarray, _top(_unit_rows(asked), some, count, min(k, columns))
+            )
+            part = start // rows
+            best[part] = _better(best[part], indices + first, similarities, k)
+    indices, similarities = (np.concatenate(x)[: len(queries)] for x in zip(*best, strict=True))
+    return indices, similarities
+
+
+def _chunks(features: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The number of a first row, and as many rows from it on."""
+    for start in range(0, len(features), rows):
+        chunk = features[start : start + rows]
+        if len(chunk) < rows:  # the last one: another shape would compile again
+            chunk = np.pad(chunk, ((0, rows - len(chunk)), (0, 0)))
+        yield start, chunk
+
+
+def _better(
+    best: tuple[np.ndarray, np.ndarray] | None,
+    indices: np.ndarray,
+    similarities: np.ndarray,
+    k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best k of all keys, of which a chunk at a time is on the device."""
-    best = None
-    for start in range(0, len(keys), columns):
-        chunk = unit_rows(keys[start : start + columns])
-        padded = np.pad(chunk, ((0, columns - len(chunk)), (0, 0)))
-        indices, similarities = map(np.asarray, _top(queries, padded, len(chunk), min(k, columns)))
-        indices = indices + start
-        if best is not None:
-            indices = np.concatenate([best[0], indices], axis=1)
-            similarities = np.concatenate([best[1], similarities], axis=1)
-            order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
-            indices = np.take_along_axis(indices, order, axis=1)
-            similarities = np.take_along_axis(similarities, order, axis=1)
-        best = indices, similarities
-    return best[0].astype(np.int32), best[1]
+    """The best k of what was found before and of these, which have higher indices."""
+    if best is None:
+        return indices, similarities
+    indices = np.concatenate([best[0], indices], axis=1)
+    similarities = np.concatenate([best[1], similarities], axis=1)
+    order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(indices, order, axis=1), np.take_along_axis(similarities, order, 1)
+
+
+@jax.jit
+def _unit_rows(features):
+    norms = jnp.linalg.norm(features, axis=1, keepdims=True)
+    return features / jnp.where(norms > 0, norms, 1)
 
 
 @functools.partial(jax.jit, static_argnames="k")

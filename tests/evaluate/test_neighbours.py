@@ -18,8 +18,9 @@ def reference(queries, keys, k, exclude):
     return order, np.take_along_axis(similarities, order, axis=1)
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
+@pytest.fixture(autouse=True, params=[0, 100], ids=["device", "host"])
+def small_chunks(request, monkeypatch):
+    monkeypatch.setattr(neighbours, "FEW", request.param)
     monkeypatch.setattr(neighbours, "QUERIES", 8)
     monkeypatch.setattr(neighbours, "KEYS", 16)
 
