@@ -17,8 +17,8 @@ Usage: ./run.sh [COMMAND [ARGUMENTS]]
                  and export it in runs/quickstart; run again, it resumes there
   setup          create .venv and install the pinned requirements
 
-  pretrain, evaluate, transfer, finetune, export, import-reference, check-data, data-service,
-  launch-local, bench
+  pretrain, evaluate, report, transfer, finetune, search, dedupe, label, export, import-reference,
+  check-data, data-service, launch-local, bench
                  the commands of byol-jax, installed first if necessary;
                  ./run.sh COMMAND --help describes each
 
@@ -129,7 +129,9 @@ Done. In $PWD/$quickstart:
   curves.png           loss, health and accuracy by step
   metrics.jsonl        the same as numbers (events.*: for TensorBoard)
   checkpoints/         the complete training state; config.json: every setting
+  report.html          a page about all of this, to open in a browser
 Next: train on your own images, as in README.md.
+The page: $PWD/$quickstart/report.html
 EOF
 }
 
@@ -165,7 +167,7 @@ case $command in
         run_quickstart
         ;;
     setup) setup requirements.txt ;;
-    pretrain | launch-local | evaluate | transfer | finetune | export | import-reference | check-data | data-service | bench)
+    pretrain | launch-local | evaluate | report | transfer | finetune | search | dedupe | label | export | import-reference | check-data | data-service | bench)
         setup requirements.txt
         exec "$python" -m byol_jax.cli "$command" "$@"
         ;;

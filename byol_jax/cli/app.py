@@ -15,7 +15,8 @@ from absl import app, flags, logging
 from byol_jax.errors import UserError
 
 EXTRAS = {  # packages that a plain install lacks, and the extra that has them
-    **dict.fromkeys(("PIL", "matplotlib", "orbax", "sklearn", "tensorboard", "tqdm"), "train"),
+    **dict.fromkeys(("PIL", "jinja2", "matplotlib", "orbax", "plotly"), "train"),
+    **dict.fromkeys(("sklearn", "tensorboard", "tqdm"), "train"),
     **dict.fromkeys(("tensorflow", "tensorflow_datasets"), "train"),
     "pyarrow": "export",
     **dict.fromkeys(("soundfile", "soxr"), "audio"),

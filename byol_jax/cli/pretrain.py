@@ -20,7 +20,9 @@ from typing import Any
 from absl import flags
 
 from byol_jax.cli import app, config_flag, import_flag, shared_flags
-from byol_jax.errors import ConfigError
+from byol_jax.errors import ConfigError, UserError
+
+REPORTED = 2000  # images of the page at the end of a run: seconds
 
 CONFIG = config_flag.define()
 SOURCE = flags.DEFINE_string(
@@ -40,6 +42,11 @@ EXTEND_EPOCHS = flags.DEFINE_integer(
     "Train a longer run than the one in --workdir, from where its learning rate began to fall, in "
     "the folder WORKDIR-extended. Its --config.optimizer.schedule has to be constant.",
     lower_bound=1,
+)
+REPORT = flags.DEFINE_bool(
+    "report",
+    True,
+    "At the end of a run on images, write report.html, a page about it (byol-jax report).",
 )
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Train a few steps, print how long the run and how large its memory would be."
@@ -104,7 +111,27 @@ def main() -> int:
                 print(line)
             return 0
         is_complete = loop.train(config, workdir, cpu_devices=CPU_DEVICES.value)
+        if is_complete and REPORT.value:
+            _report(workdir, config)
     return 0 if is_complete else STOPPED.value
+
+
+def _report(workdir: Any, config: Any) -> None:
+    """Writes the page about a run on images, if there is none; a failure ends no run."""
+    import jax
+
+    from byol_jax.runs import kinds
+
+    is_of_images = config.data.kind == kinds.Images.name
+    if not is_of_images or jax.process_count() > 1 or (workdir / "report.html").exists():
+        return
+    try:
+        from byol_jax import report
+
+        page = report.write(workdir, images=REPORTED)
+        print(f"A page about the run: {page} (byol-jax report {workdir} shows more images)")
+    except (UserError, ModuleNotFoundError) as error:
+        print(f"No page about the run: {error}")
 
 
 def _config(workdir: Any) -> Any:

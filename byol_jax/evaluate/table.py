@@ -10,24 +10,24 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     Args:
       results: what a protocol returned, by the name of the encoder.
     """
-    rows = {name: dict(_cells(result)) for name, result in results.items()}
-    titles = list(dict.fromkeys(title for cells in rows.values() for title in cells))
+    rows = {name: dict(cells(result)) for name, result in results.items()}
+    titles = list(dict.fromkeys(title for row in rows.values() for title in row))
     widths = [
-        max(len(title), *(len(cells.get(title, "")) for cells in rows.values())) for title in titles
+        max(len(title), *(len(row.get(title, "")) for row in rows.values())) for title in titles
     ]
     first = max(12, *map(len, rows))
 
-    def line(name: str, cells: list[str]) -> str:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    def line(name: str, row: list[str]) -> str:
+        padded = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
         return "  ".join([f"  {name:{first}s}", *padded]).rstrip()
 
     yield line("", titles)
-    for name, cells in rows.items():
-        yield line(name, [cells.get(title, "") for title in titles])
+    for name, row in rows.items():
+        yield line(name, [row.get(title, "") for title in titles])
 
 
-def _cells(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Title and text of each number of a result that has a column."""
+def cells(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Title and text of each number of a result of a protocol that has a column."""
     if "shots" in result:
         for shot, found in result["top1_by_shots"].items():
             yield f"{shot} per class", f"{_percent(found['mean'])} +-{100 * found['std']:.1f}"

@@ -4,3 +4,7 @@ A page is made of what a run left in its folder (config, metrics, evaluations), 
 its encoder computes. Drawing is left to a library in the page; this room computes what is drawn. It
 trains nothing and has no flags.
 """
+
+from byol_jax.report.write import write
+
+__all__ = ["write"]

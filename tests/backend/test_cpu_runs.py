@@ -27,6 +27,7 @@ def pretrain(workdir, *flags, **environment):
     return subprocess.run(
         [
             *(sys.executable, "-m", "byol_jax.cli", "pretrain", f"--workdir={workdir}"),
+            "--noreport",
             *(f"--config={ROOT}/tests/faults/toy.py:convnet", *SHORT, *flags),
         ],
         env=os.environ | {"XLA_FLAGS": XLA_FLAGS, "PYTHONPATH": str(ROOT)} | environment,

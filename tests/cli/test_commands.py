@@ -260,6 +260,7 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, lines, message):
         ("pretrain", [QUICKSTART, "--workdir=W", "--config.batch_size=30"], 1, "does not divide"),
         ("evaluate", ["--checkpoint=W", "--protocol=logistic"], 1, "holds no run"),
         ("finetune", ["--checkpoint=W", "--workdir=W", "--epochs=x"], 1, "a list of numbers such"),
+        ("report", ["nowhere"], 1, "nowhere holds no run"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, command, given, code, message):

@@ -40,7 +40,7 @@ def pretrain(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "join", lambda *_: None)  # JAX has started
 
     def pretrain(*arguments):
-        argv = ["pretrain", "--compilation_cache=", *map(str, arguments)]
+        argv = ["pretrain", "--compilation_cache=", "--noreport", *map(str, arguments)]
         config_flag.auto_by_default(argv)
         monkeypatch.setattr("sys.argv", argv)
         with imported("pretrain") as module:
@@ -54,8 +54,10 @@ def pretrain(monkeypatch, tmp_path):
 
 
 def test_a_folder_is_all_that_it_needs(pretrain, folder, tmp_path, capsys):
-    assert pretrain(f"{folder}/", "--encoder=convnet", *TINY) == 0
+    assert pretrain(f"{folder}/", "--encoder=convnet", "--report", *TINY) == 0
     out = capsys.readouterr().out
+    page = tmp_path / "runs" / "photos" / "report.html"
+    assert f"A page about the run: {page}" in out and page.stat().st_size > 100_000
     assert "18 images, the shorter side mostly 20 pixels" in out and "convnet" in out
     run = run_lib.read(tmp_path / "runs" / "photos")
     config = run.config

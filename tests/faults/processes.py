@@ -123,6 +123,7 @@ class Run(NamedTuple):
     def start(self, *more: str) -> Program:
         """Starts its command, or starts it again."""
         command = [sys.executable, "-m", "byol_jax.cli", "pretrain", f"--config={self.config}"]
+        command.append("--noreport")
         command += [f"--workdir={self.workdir}", *self.flags, *more]
         return Program(command, self.environment)
 
