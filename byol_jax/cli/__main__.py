@@ -57,7 +57,7 @@ def usage() -> str:
     return (
         f"usage: byol-jax COMMAND [ARGUMENTS]\n\n{''.join(lines)}\n"
         "byol-jax COMMAND --help lists its flags. A first run, in minutes on a CPU:\n"
-        "  byol-jax pretrain --config=quickstart --workdir=runs/quickstart"
+        "  byol-jax pretrain FOLDER_OF_IMAGES"
     )
 
 
