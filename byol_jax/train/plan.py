@@ -150,9 +150,10 @@ def describe(plan: Plan, look: Look, machine: Machine, name: str) -> list[str]:
         f"{damaged})",
         f"{machine}",
     ]
-    return lines + [
-        f"  {name:11} {value}" + (f"  ({why})" if why else "") for name, value, why in plan.lines
+    lines += [
+        f"  {name:10} {value}" + (f" ({why})" if why else "") for name, value, why in plan.lines
     ]
+    return [*lines, "Change a setting with --config.KEY=VALUE; --write_config=FILE.py writes all."]
 
 
 def fitting_decay(schedule: str, steps: int) -> float:
@@ -229,18 +230,19 @@ def _lines(config: ConfigDict, why: str, look: Look, steps: int) -> list[tuple[s
     rate = config.optimizer.base_learning_rate
     if rate is None:
         rate = config_lib.OPTIMIZER_DEFAULTS[config.optimizer.name]["base_learning_rate"]
-    half = "a batch is at most the images" if 2 * config.batch_size > look.num_examples else ""
     parts = f" in {config.accum_steps} parts" if config.accum_steps > 1 else ""
     moments = [" ".join(f"{x:.2f}" for x in config.views[key]) for key in ("mean", "std")]
     width = config.encoder.get("width_multiplier")
     encoder = config.encoder.name + (f", {width:g} x the width" if width not in (None, 1) else "")
+    few = "no more than there are images" if 2 * config.batch_size > look.num_examples else ""
+    memory = "as many as fit into memory at a time" if parts else few
+    renewals = "the target network is replaced 200 times or more"
     return [
         ("encoder", encoder, why),
         ("image size", f"{config.data.image_size} pixels", f"the images have {look.side}"),
-        ("channels", str(config.data.channels), "the images are gray" if look.is_gray else ""),
-        ("mean, std", "; ".join(moments), "of the images"),
-        ("batch", f"{config.batch_size} images{parts}", half),
-        ("length", f"{steps} steps, {epochs:.3g} epochs", ""),
-        ("optimizer", f"{config.optimizer.name}, {rate:g} for 256 images", ""),
-        ("target", f"tau {config.target.tau_base:.3g}", "the target follows often enough"),
+        ("colours", f"mean {moments[0]}, std {moments[1]}", "gray" if look.is_gray else ""),
+        ("batch", f"{config.batch_size} images{parts}", memory),
+        ("length", f"{steps} steps, {epochs:.0f} epochs", ""),
+        ("optimizer", f"{config.optimizer.name}, learning rate {rate:g} for 256 images", ""),
+        ("target", f"tau {config.target.tau_base:.4g}", renewals),
     ]

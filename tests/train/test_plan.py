@@ -116,7 +116,14 @@ def test_a_plan_says_what_and_why():
     lines = plan_lib.describe(plan, seen, CPU, "folder:images")
     assert len(lines) == 10 and all(len(line) < 130 for line in lines)
     text = "\n".join(lines)
-    for part in ("1000 images", "2 of them cannot", "2 cores", "resnet10", "3000 steps", "0.933"):
+    for part in (
+        "1000 images",
+        "2 of them cannot",
+        "2 cores",
+        "resnet10",
+        "3000 steps, 384 epochs",
+        "0.9333",
+    ):
         assert part in text, part
     assert "1 x a GPU with 80 GB" in str(GPU)
 
