@@ -24,6 +24,8 @@ EXTRAS = {  # packages that a plain install lacks, and the extra that has them
     "av": "video",
     "tokenizers": "text",
     **dict.fromkeys(("tifffile", "imagecodecs"), "tiff"),
+    "wandb": "wandb",
+    "mlflow": "mlflow",
 }
 
 

@@ -132,6 +132,7 @@ def default(kind: str = "images") -> ConfigDict:
     config.on_nonfinite = "stop"  # NaN or infinity in an update; or skip that update,
     config.max_skipped_updates = 10  # this many in a row at most
     config.log_every_steps = 50
+    config.log_to = ""  # wandb, mlflow or wandb,mlflow: where metrics go beside the run's folder
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
     config.checkpoint.every_minutes = 30.0  # and after this time without a checkpoint (0: never)
@@ -242,6 +243,11 @@ def use_other_encoder(config: ConfigDict, preset: ConfigDict) -> None:
         for key, value in before.items():
             if key not in own and encoder[key] == value:
                 encoder[key] = None
+
+
+def trackers(config: ConfigDict) -> list[str]:
+    """The services that config.log_to names, each once."""
+    return list(dict.fromkeys(name.strip() for name in config.log_to.split(",") if name.strip()))
 
 
 def own_classes(config: ConfigDict) -> tuple[type[nn.Module], ...]:

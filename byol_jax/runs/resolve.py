@@ -23,6 +23,7 @@ CHOICES = {
     "data.on_decode_error": ("error", "skip"),
     "on_nonfinite": ("stop", "skip"),
 }
+LOG_TO = ("wandb", "mlflow")
 COOLDOWN_SHARE = 0.2  # of a run (arXiv 2405.18392, section 3)
 MIN_BATCH_SIZE = 4  # batch norm over fewer examples leaves nothing to learn from
 # A number is at least 0 and at most MAX_FINITE, or 1 for a *_prob, except for these. "views.*" is
@@ -105,6 +106,11 @@ def resolve(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     kinds.of(config).check(config, encoder)
     if config.heads.predictor_hidden_size is None:
         config.heads.predictor_hidden_size = config.heads.hidden_size
+    for name in config_lib.trackers(config):
+        if name not in LOG_TO:
+            raise ConfigError(
+                f"config.log_to={config.log_to!r}: {name} is not one of {', '.join(LOG_TO)}."
+            )
     if config.evaluation.patience and not config.evaluation.every_steps:
         raise ConfigError(
             f"config.evaluation.patience={config.evaluation.patience} counts evaluations, and "

@@ -7,6 +7,7 @@ decode_errors.jsonl    images that were replaced (config.data.on_decode_error=sk
 eval/                  results of evaluations
 views.png, curves.png  the first views; loss, health and accuracy by step
 events.*               the metrics for TensorBoard
+tracking_id            of the run at services that get its metrics (config.log_to)
 lock                   held by the process that trains
 """
 
@@ -38,7 +39,7 @@ from byol_jax.runs.resolve import from_record
 # errors and non-finite updates are handled. And data.source, if the data's fingerprint is the same.
 MUTABLE_ON_RESUME = (
     *("data.dir", "data.service", "data.on_decode_error", "on_nonfinite", "max_skipped_updates"),
-    *("encoder.remat", "cpu_convolution", "log_every_steps"),
+    *("encoder.remat", "cpu_convolution", "log_every_steps", "log_to"),
     *("checkpoint.", "evaluation.", "health."),
 )
 

@@ -31,7 +31,7 @@ def estimate(config: ConfigDict, cpu_devices: int | None = None) -> list[str]:
     """
     short = config.copy_and_resolve_references()
     short.epochs, short.steps, short.optimizer.warmup_epochs = 0, STEPS + 1, 0.0
-    short.log_every_steps = STEPS + 1
+    short.log_every_steps, short.log_to = STEPS + 1, ""
     with tempfile.TemporaryDirectory() as folder:
         quiet = contextlib.redirect_stdout(io.StringIO())
         workdir = paths.path(folder)

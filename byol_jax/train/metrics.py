@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from byol_jax.runs import inputs, processes
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.paths import AnyPath, is_local, translate_write_errors, write_atomically
 from byol_jax.train import health
+from byol_jax.train.trackers import BackgroundTracker
 
 KNN_NEIGHBOURS = 20
 NAMED_IMAGES = 5  # in the summary of decode errors
@@ -206,24 +207,38 @@ class EventsFile:
 
 
 class MetricsWriter:
-    """Writes metrics.jsonl and TensorBoard events; the latter to local folders only."""
+    """Writes metrics.jsonl and TensorBoard events, the latter to local folders only.
 
-    def __init__(self, workdir: AnyPath, start_step: int):
+    Trackers receive the same, and at the start what metrics.jsonl has: they skip what they know.
+    """
+
+    def __init__(
+        self, workdir: AnyPath, start_step: int, trackers: Sequence[BackgroundTracker] = ()
+    ):
+        self._trackers = trackers
         self._file = JsonLines(workdir / "metrics.jsonl", start_step)
         self._file.rewrite()
         self._workdir, self._start_step = workdir, start_step
         self._events: EventsFile | None = None
+        for row in read_rows(workdir / "metrics.jsonl") if trackers else ():
+            step = row.pop("step")
+            self._track(step, {key: float("nan") if x is None else x for key, x in row.items()})
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step; NaN and infinity, which JSON lacks, become null."""
         metrics = {key: float(value) for key, value in metrics.items()}
         row = {key: x if abs(x) < float("inf") else None for key, x in metrics.items()}
         self._file.append({"step": step, **row})
+        self._track(step, metrics)
         if not is_local(self._workdir):
             return
         if self._events is None:
             self._events = EventsFile(self._workdir, self._start_step + 1)
         self._events.write(step, metrics)
+
+    def _track(self, step: int, metrics: dict[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.write(step, metrics)
 
     def flush(self) -> None:
         """Writes out all metrics; call it before a checkpoint is saved."""

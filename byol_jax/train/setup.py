@@ -15,7 +15,7 @@ from byol_jax.runs import inputs, kinds, paths, processes
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.checkpoint import Checkpoints, Restored, RetentionPolicy
 from byol_jax.runs.resolve import resolve
-from byol_jax.train import console, init_from, metrics, plots
+from byol_jax.train import console, init_from, metrics, plots, trackers
 from byol_jax.train.early_stopping import EarlyStopping
 from byol_jax.train.health import CollapseMonitor
 from byol_jax.train.metrics import (
@@ -126,6 +126,7 @@ def run_context(
         workdir = paths.path(workdir) if isinstance(workdir, str) else workdir
         _use_cpu_devices(config, workdir, cpu_devices)
         on_all(lambda: backend.check_convolution(config.cpu_convolution, config.dtype))
+        on_all(lambda: trackers.check(config) if processes.is_first() else None)
         parallel.check_devices(config.batch_size, config.accum_steps)
         kind, is_given = kinds.of(config), source is not None
         if not is_given:
@@ -144,6 +145,8 @@ def run_context(
         # The folder, and the state to start from.
         config_changes = on_all(lambda: _prepare_workdir(stack, workdir, run, source))
         processes.check_shared(workdir)
+        # Ends after the checkpoints are complete: it may wait for a network.
+        after_saving = stack.enter_context(contextlib.ExitStack())
         keep = config.checkpoint
         score_name = metrics.score_name(config, has_labels=test_source is not None)
         best = score_name if keep.keep_best else ""
@@ -183,7 +186,8 @@ def run_context(
             evaluate = evaluator(run, learner, source, test_source, decode_errors)
             evaluators.append((config.evaluation.every_steps, evaluate))
         if processes.is_first():
-            writer = MetricsWriter(workdir, first)
+            tracked = trackers.open_trackers(run, workdir, stop, progress.log)
+            writer = MetricsWriter(workdir, first, after_saving.enter_context(tracked))
             stack.callback(_draw_curves, workdir, progress)
             stack.callback(writer.close)
             if decode_errors:

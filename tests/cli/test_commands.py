@@ -155,6 +155,7 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch, capsys):
     distributions = {"PIL": "pillow", "tensorflow_datasets": "tensorflow-datasets"}
     distributions["sklearn"] = "scikit-learn"
     distributions["orbax"] = "orbax-checkpoint"
+    distributions["mlflow"] = "mlflow-skinny"
     for package, extra in app.EXTRAS.items():
         name = distributions.get(package, package)
         assert any(line.startswith((name + ">=", name + "-cpu>=")) for line in extras[extra])
