@@ -5,8 +5,8 @@
 
 Measured once, on images that were re-encoded as JPEG (docs/results/cifar10_small): 53.9% test
 accuracy of a logistic regression on the features, against 36.1% for the same encoder before
-training and 41.4% for raw pixels; 30 minutes without oneDNN. Twice as many epochs: 60.8%, 17 minutes
-with it.
+training and 41.4% for raw pixels; 30 minutes without oneDNN. Twice as many epochs: 60.8%, in 17
+minutes with it.
 
 Not the paper's setting but one that a small network learns from in half an hour: AdamW instead of
 LARS, small batches for many steps, crops of at least a fifth of the image.

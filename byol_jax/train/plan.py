@@ -16,7 +16,7 @@ from byol_jax.data.look import Look
 from byol_jax.data.look import look as look_at
 from byol_jax.errors import ConfigError
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import inputs, paths, tree
+from byol_jax.runs import inputs, paths, processes, tree
 from byol_jax.runs import run as run_lib
 from byol_jax.train import preset
 
@@ -100,8 +100,8 @@ def planned(
         backend.use_cpu_devices(cpu_devices or most)
     machine = this_machine()
     plan = make_plan(look, machine, settings)
-    for line in describe(plan, look, machine, source.name):
-        print(line)
+    if processes.is_first():
+        print(*describe(plan, look, machine, source.name), sep="\n", flush=True)
     return plan.config
 
 
