@@ -17,7 +17,7 @@ Usage: ./run.sh [COMMAND [ARGUMENTS]]
                  and export it in runs/quickstart; run again, it resumes there
   setup          create .venv and install the pinned requirements
 
-  pretrain, evaluate, report, transfer, finetune, search, dedupe, label, export, import-reference,
+  pretrain, evaluate, report, compare, transfer, finetune, search, dedupe, label, export, import-reference,
   check-data, data-service, launch-local, bench
                  the commands of byol-jax, installed first if necessary;
                  ./run.sh COMMAND --help describes each
@@ -167,7 +167,7 @@ case $command in
         run_quickstart
         ;;
     setup) setup requirements.txt ;;
-    pretrain | launch-local | evaluate | report | transfer | finetune | search | dedupe | label | export | import-reference | check-data | data-service | bench)
+    pretrain | launch-local | evaluate | report | compare | transfer | finetune | search | dedupe | label | export | import-reference | check-data | data-service | bench)
         setup requirements.txt
         exec "$python" -m byol_jax.cli "$command" "$@"
         ;;

@@ -14,6 +14,10 @@ COMMANDS = {  # module and summary
     "pretrain": ("byol_jax.cli.pretrain", "train an encoder without labels"),
     "evaluate": ("byol_jax.cli.evaluate", "measure an encoder on labelled images"),
     "report": ("byol_jax.cli.report", "write a page about a run: health, accuracy, map of images"),
+    "compare": (
+        "byol_jax.cli.compare",
+        "write a page with runs side by side: settings, results, curves",
+    ),
     "transfer": ("byol_jax.cli.transfer", "measure an encoder on the paper's transfer data sets"),
     "finetune": ("byol_jax.cli.finetune", "train a classifier that starts from an encoder"),
     "recommend": ("byol_jax.cli.recommend", "recommend items to users, or measure that"),

@@ -1,19 +1,13 @@
-"""The file: a template that is filled with what the other files of this room found."""
+"""The page about a run: its template is filled with what the other files of this room found."""
 
 import base64
-import gzip
-import importlib.resources
 import io
-import json
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
-import byol_jax
-from byol_jax.report import suspects, thumbnails, training, votes
+from byol_jax.report import shell, suspects, thumbnails, training, votes
 from byol_jax.report.evaluations import Table
 from byol_jax.report.features import PIXELS, TRAINED, UNTRAINED, Images
 from byol_jax.report.findings import Findings
@@ -26,11 +20,6 @@ TITLES = {
     UNTRAINED: "the same encoder, untrained",
     PIXELS: "raw pixels, shrunk to 32",
 }
-
-
-def plotly() -> bytes:
-    """The JavaScript of plotly; raises ModuleNotFoundError if it is not installed."""
-    return (importlib.resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
 
 
 def render(
@@ -68,7 +57,7 @@ def render(
       test: the test images, if there are any.
       found: about their features.
       dense: of `dense.colours`.
-      library: of `plotly`.
+      library: of `shell.plotly`.
     """
     leaked = [] if not found.leaks else [pair.first for pair in found.leaks]
     pictures, names = shown.pictures, shown.names
@@ -92,17 +81,11 @@ def render(
         },
         "curves": [curve._asdict() for curve in curves],
     }
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "number": "{:,}".format, "data": _data_url}
-    read = importlib.resources.files("byol_jax.report").joinpath
-    page = environment.from_string(read("page.html").read_text("utf-8")).render(
-        # Text of this package, which is not escaped.
-        style=Markup(read("page.css").read_text("utf-8")),
-        script=Markup(read("page.js").read_text("utf-8")),
-        library=_packed(library),
-        drawn=_packed(json.dumps(drawn, separators=(",", ":")).encode()),
+    return shell.fill(
+        "page",
+        library=library,
+        drawn=drawn,
         sheets=[base64.b64encode(sheet).decode() for sheet in thumbnails.sheets(pictures)],
-        version=byol_jax.__version__,
         name=name,
         step=step,
         load=load,
@@ -132,7 +115,6 @@ def render(
         most_pairs=suspects.MOST,
         dense=None if dense is None else _dense(*dense),
     )
-    return page.encode()
 
 
 def _dense(images: np.ndarray, maps: np.ndarray, layer: str) -> dict[str, Any]:
@@ -150,16 +132,3 @@ def _as_webp(png: bytes) -> bytes:
 def _numbers(values: np.ndarray) -> str:
     """Integers from 0 to 65,535 as base64, which is smaller than JSON."""
     return base64.b64encode(np.asarray(values).astype("<u2").tobytes()).decode()
-
-
-def _packed(content: bytes) -> str:
-    """Base64 of gzip; the same for the same content."""
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
-
-
-def _data_url(webp: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}%"

@@ -35,16 +35,17 @@ def curves(rows: list[dict[str, Any]]) -> list[Curve]:
     """The charts of metrics.jsonl, those that have values."""
     found = []
     for title, names in CURVES.items():
-        lines = {}
-        for name in names:
-            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-            points = points[:: -(-len(points) // DRAWN)][:-1] + points[-1:] if points else []
-            if points:
-                steps, values = zip(*points, strict=True)
-                lines[name] = (list(steps), list(values))
-        if lines:
+        lines = {name: line(rows, name) for name in names}
+        if lines := {name: found for name, found in lines.items() if found[0]}:
             found.append(Curve(title, lines))
     return found
+
+
+def line(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a metric: about DRAWN at most, with the first and the last."""
+    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    points = points[:: -(-len(points) // DRAWN)][:-1] + points[-1:] if points else []
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def health_of(config: Any, rows: list[dict[str, Any]]) -> Verdict:
@@ -150,8 +151,8 @@ def facts(
         "Optimizer": f"{config.optimizer.name}, rate {config.optimizer.base_learning_rate:g}",
         "Seed": str(config.seed),
     }
-    if seconds := _seconds(rows, config.batch_size, step):
-        found["Time in training"] = f"about {_duration(seconds)}, from the logged images/s"
+    if taken := seconds(rows, config.batch_size, [step])[0]:
+        found["Time in training"] = f"about {duration(taken)}, from the logged images/s"
     if isinstance(record.get("computed_by"), dict):
         found["Computed by"] = run_lib.describe(record["computed_by"])
     versions = record.get("versions")
@@ -160,20 +161,26 @@ def facts(
     return found
 
 
-def _seconds(rows: list[dict[str, Any]], batch_size: int, last: int) -> float | None:
-    """The time of the updates up to a step, from their images per second; None if not logged."""
-    seconds, before = 0.0, 0
+def seconds(
+    rows: list[dict[str, Any]], batch_size: int, steps: list[int]
+) -> list[float] | list[None]:
+    """The time of the updates up to some steps, from their images per second; None if not logged.
+
+    Without evaluations and checkpoints. Behind the last logged step, the mean rate holds on.
+    """
+    at, taken = [0], [0.0]
     for row in rows:
-        if row["step"] > last:
-            break
-        rate = row.get("images_per_second")
-        if rate:
-            seconds += (row["step"] - before) * batch_size / rate
-            before = row["step"]
-    return seconds * last / before if before else None
+        if rate := row.get("images_per_second"):
+            taken.append(taken[-1] + (row["step"] - at[-1]) * batch_size / rate)
+            at.append(row["step"])
+    if len(at) == 1:
+        return [None] * len(steps)
+    known = np.interp(steps, at, taken)
+    return (known * np.maximum(np.array(steps) / at[-1], 1)).tolist()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as text."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     if seconds < 5400:

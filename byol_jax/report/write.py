@@ -4,8 +4,17 @@ import itertools
 import shlex
 
 from byol_jax import data
-from byol_jax.errors import CheckpointError, ConfigError, DataError
-from byol_jax.report import dense, evaluations, features, findings, page, thumbnails, training
+from byol_jax.errors import ConfigError, DataError
+from byol_jax.report import (
+    dense,
+    evaluations,
+    features,
+    findings,
+    page,
+    shell,
+    thumbnails,
+    training,
+)
 from byol_jax.report.findings import Log, timed
 from byol_jax.runs import encoder as encoder_lib
 from byol_jax.runs import inputs, kinds, paths
@@ -59,12 +68,8 @@ def write(
         workdir = workdir.resolve()  # the page may be read from elsewhere
     output = workdir / "report.html" if output is None else paths.path(output)
     kinds.require_images(run_lib.read(workdir).config.data.kind, "A report")
-    if output.is_dir() or not output.parent.is_dir():
-        raise CheckpointError(
-            f"--output={output} cannot be written: name a file in a folder that exists, such as "
-            "report.html."
-        )
-    library = page.plotly()
+    shell.check_output(output)
+    library = shell.plotly()
     with timed(log, "checkpoint"):
         trained = run_lib.restore(workdir, step)
     sources = _open(trained, source, data_dir, split, test_split)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
+from byol_jax.presets import signals
 from byol_jax.report import write
 from byol_jax.runs import inputs
 from byol_jax.runs import run as run_lib
@@ -70,3 +71,46 @@ def parts():
 @pytest.fixture(scope="session")
 def page_file(run, parts):
     return write(run, log=lambda line: parts.append(line.partition(":")[0]))
+
+
+def knn(top1, low, high):
+    return {"top1": top1, "interval": [low, high], "k": 20, "top1_by_k": {"20": top1}}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Folders of three runs: evaluated; unfinished, with another rate; on signals, with nothing."""
+    folder = tmp_path_factory.mktemp("runs")
+    configs = {name: tiny_config() for name in ("first", "second")}
+    configs["second"].optimizer.base_learning_rate = 0.25
+    configs["second"].log_every_steps = 1
+    configs["signals"] = signals.get_config()
+    configs["signals"].data.source = "npz:nowhere"
+    for name, config in configs.items():
+        description = {"name": "some", "num_examples": 40, "num_classes": 3}
+        description |= {"class_names": CLASSES, "fingerprint": None}
+        made = run_lib.Run(resolve(config)[0], description, 2)
+        (folder / name).mkdir()
+        run_lib.prepare_workdir(folder / name, made)
+    metrics = {
+        "first": [
+            {"step": s, "byol_loss": 3 / s, "images_per_second": 8.0, "knn_test_top1": s / 10}
+            for s in (2, 4, 6)
+        ],
+        "second": [{"step": s, "byol_loss": 2 / s, "knn_test_top1": 0.25} for s in (1, 2, 3)],
+    }
+    details = {
+        "first": {"byol": knn(0.525, 0.5, 0.55), "random": knn(0.9, 0.8, 0.95)},
+        "second": {"byol": knn(0.75, 0.7, 0.8), "random": knn(0.1, 0.05, 0.2)},
+    }
+    for name, rows in metrics.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / name / "metrics.jsonl").write_text(text)
+        result = {"protocol": "knn", "data": "some/test", "test_examples": 1200}
+        result |= {"step": rows[-1]["step"], "details": details[name]}
+        (folder / name / "eval").mkdir()
+        (folder / name / "eval" / "knn.json").write_text(json.dumps(result))
+    measured = {"protocol": "retrieval", "step": 6, "details": {"byol": {"recall": {"1": 0.5}}}}
+    (folder / "first" / "eval" / "retrieval.json").write_text(json.dumps(measured))
+    (folder / "second" / "eval" / "broken.json").write_text("{")
+    return [folder / name for name in configs]

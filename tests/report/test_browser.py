@@ -1,8 +1,12 @@
 """The page in a browser: Playwright and a Chromium of the system, or the tests are skipped."""
 
+import json
 import shutil
 
+import numpy as np
 import pytest
+
+from byol_jax.report import compare
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -23,6 +27,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def opened(browser, page_file):
+    return open_page(browser, page_file)
+
+
+def open_page(browser, file):
     """The page at the size of a laptop; errors of the console, and requests."""
     errors, requests = [], []
     page = browser.new_page(
@@ -31,7 +39,7 @@ def opened(browser, page_file):
     page.on("console", lambda m: errors.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(page_file.as_uri())
+    page.goto(file.as_uri())
     page.wait_for_selector("html[data-ready]", timeout=60_000)
     return page, errors, requests
 
@@ -143,4 +151,45 @@ def test_an_old_browser_says_what_it_lacks(browser, page_file):
     page.goto(page_file.as_uri())
     assert "too old" in page.locator("#message").text_content()
     assert page.locator("#accuracy table").first.is_visible()
+    page.close()
+
+
+def test_curves_of_runs_change_with_axis_smoothing_and_legend(browser, runs, tmp_path):
+    long = tmp_path / "long"
+    long.mkdir()
+    (long / "config.json").write_bytes((runs[0] / "config.json").read_bytes())
+    rows = [{"step": step, "byol_loss": step % 3} for step in range(1, 41)]
+    (long / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page, errors, requests = open_page(browser, compare([runs[0], long], tmp_path / "page.html"))
+
+    def traces(what):
+        return page.evaluate(f"document.querySelector('.chart').data.map(trace => {what})")
+
+    assert traces("trace.name") == ["first", "long"]
+    page.select_option("#over", "epoch")
+    assert traces("trace.x.slice(0, 3)") == [[1, 2, 3], [0.5, 1, 1.5]]
+    page.select_option("#over", "time")
+    assert traces("trace.x.slice(0, 3)") == [[4, 8, 12], [None] * 3]
+    assert page.locator("#untimed").is_visible()
+
+    page.locator("#smoothing").fill("0.8")
+    _, raw, smoothed = traces("trace.y")
+    weights = 0.8 ** np.arange(40)
+    wanted = [weights[: k + 1] @ raw[k::-1] / weights[: k + 1].sum() for k in range(40)]
+    assert raw == [row["byol_loss"] for row in rows]
+    np.testing.assert_allclose(smoothed, wanted, rtol=1e-12)
+
+    page.locator("#legend button").nth(1).click()
+    assert page.locator("#legend [aria-pressed=false]").count() == 1
+    assert traces("trace.visible") == [True, False, False]
+    page.locator("#more summary").click()
+    page.wait_for_function("document.querySelector('#more .chart').data?.length === 1")
+    light = page.evaluate("document.querySelector('.chart').layout.font.color")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"document.querySelector('.chart').layout.font.color !== '{light}'")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert not [text for text in errors if not any(known in text for known in NOT_ERRORS)]
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == requests[:1]
     page.close()

@@ -209,8 +209,8 @@ def test_long_curves_keep_their_last_point():
 
 def test_time_is_read_from_the_rate():
     rows = [{"step": 10, "images_per_second": 5.0}, {"step": 20, "images_per_second": 10.0}]
-    assert training._seconds(rows, 2, 20) == 10 * 2 / 5 + 10 * 2 / 10
-    assert training._seconds(rows, 2, 10) == 4 and training._seconds([], 2, 10) is None
+    assert training.seconds(rows, 2, [5, 10, 20, 40]) == [2, 4, 4 + 2, 2 * (4 + 2)]
+    assert training.seconds([], 2, [10, 20]) == [None, None]
 
 
 def test_results_of_transfer_are_tables(tmp_path):
@@ -219,7 +219,8 @@ def test_results_of_transfer_are_tables(tmp_path):
     )
     (tmp_path / "broken.json").write_text("{")
     (table,), notes = evaluations.tables(tmp_path)
-    assert table == ("transfer: pets, step 1,000", ["mean per class"], {"byol": ["50.0%"]})
+    assert table.caption == "transfer: pets, step 1,000" and table.file == "transfer"
+    assert (table.titles, table.rows) == (["mean per class"], {"byol": ["50.0%"]})
     assert len(notes) == 1 and notes[0].startswith("broken.json holds no result")
     assert evaluations.tables(tmp_path / "nowhere") == ([], [])
 
