@@ -117,9 +117,10 @@ lint() {
 }
 
 run_quickstart() {
-    step "$python" -m byol_jax.cli pretrain --config=quickstart --workdir="$quickstart"
+    step "$python" -m byol_jax.cli pretrain --config=quickstart --workdir="$quickstart" --noreport
     step "$python" -m byol_jax.cli evaluate --checkpoint="$quickstart" --protocol=logistic,knn
     step "$python" -m byol_jax.cli export --checkpoint="$quickstart" --output="$quickstart/export"
+    step "$python" -m byol_jax.cli report "$quickstart" --images=2000
     cat <<EOF
 
 Done. In $PWD/$quickstart:

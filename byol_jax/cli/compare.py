@@ -25,7 +25,7 @@ def main() -> None:
     from byol_jax import report
 
     written = report.compare(RUN.value, OUTPUT.value)
-    print(f"written to {written}: {written.stat().st_size / 1e6:.1f} MB")
+    print(f"written to {written}")
 
 
 if __name__ == "__main__":

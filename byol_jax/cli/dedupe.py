@@ -60,7 +60,10 @@ def main() -> None:
             raise ConfigError(f"--against={AGAINST.value} is the split itself: name another.")
         if COMMON.index.value is not None:
             raise ConfigError("--index keeps one split: leave it out with --against.")
-    splits = [image_features.of_source(COMMON, encoder, each, mirrored=True) for each in sources]
+    splits = [
+        _distinct(image_features.of_source(COMMON, encoder, each, mirrored=True))
+        for each in sources
+    ]
     whiten = duplicates.whitening(np.concatenate([split.features for split in splits]))
     rows = [whiten(split.features) for split in splits]
     threshold = THRESHOLD.value
@@ -87,6 +90,19 @@ def main() -> None:
         header = ["group", "path", "similarity", "keep"]
         image_features.write_csv("output", OUTPUT.value, header, table)
         print(f"written to {OUTPUT.value}")
+
+
+def _distinct(images: image_features.Images) -> image_features.Images:
+    """Without other names of the same file, such as links to it: who deletes one may lose both."""
+    real: dict[str, int] = {}
+    for row, path in enumerate(images.paths):
+        if os.path.islink(path):
+            real.setdefault(os.path.realpath(path), row)
+        else:
+            real[os.path.realpath(path)] = row
+    kept = sorted(real.values())
+    paths = [images.paths[row] for row in kept]
+    return images._replace(rows=images.rows[kept], paths=paths, features=images.features[kept])
 
 
 def _choose(encoder: Any, images: image_features.Images, rows: "np.ndarray", whiten: Any) -> float:

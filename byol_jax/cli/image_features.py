@@ -118,11 +118,13 @@ def open_data(
       DataError: the source cannot be opened.
     """
     from byol_jax import data
+    from byol_jax.data.open import PREFIXES
     from byol_jax.runs import config as config_lib
 
     trained_on = (record["training"].get("config") or {}).get("data", {})
     spec = spec or trained_on.get("source")
-    if spec in (None, config_lib.UNKNOWN_SOURCE):
+    is_known = spec is not None and spec.startswith(PREFIXES)
+    if not is_known and spec in (None, config_lib.UNKNOWN_SOURCE, trained_on.get("source")):
         raise ConfigError(f"{run} does not name its training data: name images with --data.")
     # The name of a split has no meaning for other data.
     default = trained_on.get("train_split") if spec == trained_on.get("source") else None
@@ -158,7 +160,9 @@ def of_source(
     file = _file(given, source, mirrored)
     digest = _digest(encoder, mirrored)
     stamps = _stamps(source)
-    kept = _read(file, digest, is_ours=given.index.value is None)
+    # A data set without a fingerprint may change unnoticed, so its features are not kept.
+    keeps = hasattr(source, "paths") or source.fingerprint() is not None
+    kept = _read(file, digest, is_ours=given.index.value is None) if keeps else ([], None)
     known = {stamp: row for row, stamp in enumerate(kept[0])}
     if given.index.value is not None:
         _check_writable(file)
@@ -184,7 +188,7 @@ def of_source(
         if len(found) < len(rows)
         else f"{source.name}: {len(rows)} images, features computed"
     )
-    if len(found) or len(kept[0]) != len(rows):
+    if keeps and (len(found) or len(kept[0]) != len(rows)):
         _write(file, digest, [stamps[i] for i in rows], features, given.index.value is None)
     names = paths_of(source)
     return Images(source, np.array(rows), [names[i] for i in rows], features)
@@ -342,7 +346,7 @@ def _read(file: Any, digest: str, is_ours: bool) -> tuple[list[str], Any]:
             return archive["images"].tolist(), archive["features"]
     except FileNotFoundError:
         return [], None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         if is_ours:  # damaged: it is written again
             return [], None
         raise CheckpointError(

@@ -15,7 +15,6 @@ they are a first set, one of each of N clusters. --suggestions writes them as a 
 with an empty column label to fill in; rows without a label are left out there.
 """
 
-import csv
 import os
 from collections import Counter
 from pathlib import Path
@@ -25,7 +24,7 @@ from absl import flags
 from byol_jax.cli import app, image_features
 from byol_jax.errors import ConfigError, DataError
 
-COLUMNS = ["path", "label"]
+COLUMNS = ("path", "label")
 
 COMMON = image_features.define()
 FEW = flags.DEFINE_string("few", None, "A CSV file with the columns path and label.")
@@ -93,27 +92,20 @@ def _predict(images: image_features.Images, known, found, names) -> None:
 
 def _read(path: Path) -> dict[str, str]:
     """The labels of a table by path; rows without a label are left out."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            header = [name.strip() for name in reader.fieldnames or []]
-            if not set(COLUMNS) <= set(header):
-                raise DataError(
-                    f"--few={path} begins with {','.join(header)!r}: its first line must name the "
-                    "columns path,label."
-                )
-            reader.fieldnames = header
-            table: dict[str, str] = {}
-            for row in reader:
-                name, label = row["path"] or "", (row["label"] or "").strip()
-                if label and table.setdefault(name, label) != label:
-                    raise DataError(
-                        f"--few={path}:{reader.line_num}: {image_features.printable(name)} is "
-                        f"{table[name]!r} and {label!r}: give each image one label."
-                    )
-    except (OSError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"--few={path} cannot be read: {reason}.") from error
+    from byol_jax.data import lists, records
+
+    rows, _ = lists.read_table(path, COLUMNS, None)
+    rows = [(line, row) for line, row in rows if (row["label"] or "").strip()]
+    if rows:
+        records.labels_of(path, ((line, row["label"]) for line, row in rows))  # refuses odd ones
+    table: dict[str, str] = {}
+    for line, row in rows:
+        name, label = row["path"] or "", row["label"].strip()
+        if table.setdefault(name, label) != label:
+            raise DataError(
+                f"line {line} of {path}: {image_features.printable(name)} is {table[name]!r} and "
+                f"{label!r}: give each image one label."
+            )
     if not table:
         raise DataError(f"--few={path} holds no label: fill in some, or leave --few out.")
     if len({*table.values()}) < 2:

@@ -63,7 +63,7 @@ def main() -> None:
         baselines=tuple(BASELINES.value),
         log=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(f"written to {written}: {written.stat().st_size / 1e6:.1f} MB")
+    print(f"written to {written}")
 
 
 if __name__ == "__main__":

@@ -115,11 +115,15 @@ def _thumbnails(source: "ImageSource", rows: "np.ndarray") -> dict:
 
     from byol_jax import data
 
+    if not len(rows):
+        return {}
     some = data.subset(source, rows, source.name)
     batches = data.eval_batches(some, batch_size=64, image_size=SIDE - 4, crop_fraction=1.0)
     images = [image for batch, _ in batches for image in batch]
     return {
-        row: Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+        row: Image.fromarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0]).convert(
+            "RGB"
+        )
         for row, image in zip(rows.tolist(), images, strict=True)
     }
 

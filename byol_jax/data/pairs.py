@@ -35,6 +35,10 @@ class PairSource(RandomAccessSource):
     def names(self):  # noqa: D102 (see Source)
         return self._first.names()
 
+    def paths(self) -> list[str]:
+        """The path of the first image of each pair."""
+        return self._first.paths()
+
     def fingerprint(self):
         """SHA-256, in hex, of the fingerprints of both folders."""
         both = self._first.fingerprint() + self._second.fingerprint()

@@ -45,8 +45,9 @@ def _table(about: str, by_run: dict[int, evaluations.Table], names: list[str]) -
         own = TRAINED if TRAINED in found.rows else next(iter(found.rows))
         numbers[names[run], run] = _row(found, own) | {"step": f"{found.step:,}"}
     first = next(iter(by_run))
-    for name in by_run[first].rows:
-        if name not in (TRAINED, own):
+    rows = by_run[first].rows
+    for name in rows:
+        if name != (TRAINED if TRAINED in rows else next(iter(rows))):
             numbers[f"{name}, of {names[first]}", None] = _row(by_run[first], name)
     titles = {title for row in numbers.values() for title in row}
     return tables.table(about, numbers, higher=titles - NEITHER - LOWER, lower=LOWER)

@@ -53,7 +53,7 @@ def fill(template: str, *, drawn: dict[str, Any], library: bytes, **values: Any)
         version=byol_jax.__version__,
         **values,
     )
-    return page.encode()
+    return page.encode(errors="backslashreplace")  # names of files may be of another encoding
 
 
 def _text(name: str) -> str:

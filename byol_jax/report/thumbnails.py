@@ -43,8 +43,8 @@ def _sheet(part: np.ndarray) -> np.ndarray:
 
 
 def webp(image: np.ndarray, quality: int) -> bytes:
-    """An image, uint8 (height, width, 1 or 3), as a WebP file."""
+    """An image, uint8 (height, width, channels), as a WebP file: three channels, or the first."""
     written = io.BytesIO()
-    image = image[..., 0] if image.shape[-1] == 1 else image
+    image = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
     Image.fromarray(image).save(written, "webp", quality=quality)
     return written.getvalue()

@@ -1,6 +1,5 @@
 """What a run's config and metrics say: what was trained, whether it is healthy, whether to stop."""
 
-import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,8 +185,3 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.1f} hours"
-
-
-def today() -> str:
-    """The day, such as 2026-01-31."""
-    return datetime.date.today().isoformat()

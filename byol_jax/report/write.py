@@ -128,7 +128,7 @@ def _open(
     config = trained.run.config.copy_and_resolve_references()
     config.data.source = source or config.data.source
     config.data.dir = data_dir or config.data.dir
-    split = split or config.data.train_split
+    split = split or ("train" if source else config.data.train_split)
     shown = inputs.open_split(config, split)
     wanted = test_split
     if wanted is None:
@@ -138,7 +138,7 @@ def _open(
     try:
         test = inputs.open_split(config, wanted)
     except DataError:
-        if test_split is None and source:  # nobody said that there is one
+        if test_split is None:  # training needs none either, such as of images without labels
             return shown, None
         raise
     if shown.num_classes is None or test.num_classes is None:

@@ -72,6 +72,7 @@ class WandB:
     def __init__(self, about: Description):
         import wandb
 
+        wandb.setup(wandb.Settings(silent=True))  # else it asks for a missing key at the terminal
         self._run = wandb.init(
             id=about.id,
             resume="allow",
@@ -137,11 +138,13 @@ class MLflow:
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
-        metrics = [
-            Metric(key, value, now, step) for step, row in rows for key, value in row.items()
-        ]
-        for start in range(0, len(metrics), MLFLOW_METRICS):
-            self._client.log_batch(self._id, metrics[start : start + MLFLOW_METRICS])
+        batch: list[Metric] = []
+        for step, row in rows:  # whole rows: `last_step` tells them apart
+            if len(batch) + len(row) > MLFLOW_METRICS:
+                self._client.log_batch(self._id, batch)
+                batch = []
+            batch += [Metric(key, value, now, step) for key, value in row.items()]
+        self._client.log_batch(self._id, batch)
 
     def close(self, status: str) -> None:
         """Ends the run."""
@@ -191,7 +194,7 @@ class BackgroundTracker:
                 if rows:
                     tracker.write(rows)
             tracker.close(self._status)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             self._log(
                 f"warning: {self._kind.label} gets no more metrics ({describe(error)}). "
                 "metrics.jsonl has them, and the next start sends what is missing."

@@ -200,13 +200,13 @@ def test_label_takes_a_filled_in_table_of_suggestions(common, folder, tmp_path, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,class\n00.png,a\n", "begins with 'file,class': its first line must name the column"),
+        ("file,class\n00.png,a\n", "has no column 'path': its first line must name the columns"),
         ("path,label\nnowhere.png,a\n00.png,b\n", "names 'nowhere.png', which is no image of"),
         ("path,label\n00.png,a\n01.png,a\n", "has labels of one class only"),
         ("path,label\n00.png,a\n00.png,b\n", "00.png is 'a' and 'b': give each image one label"),
         ("path,label\n00.png,a\ntrain/00.png,b\n", "names 'train/00.png' twice, with two labels"),
         ("path,label\n00.png,\n", "holds no label: fill in some"),
-        ("", "begins with ''"),
+        ("", "has no column 'path'"),
     ],
 )
 def test_a_mistake_in_a_table_of_labels_is_one_line(common, tmp_path, text, message):
