@@ -26,6 +26,7 @@ Usage: ./run.sh [COMMAND [ARGUMENTS]]
                  other packages, which the export formats are compared with
   test-lowest    install the lowest supported version of each dependency in .venv-lowest, and test
                  the algorithm and the commands with them
+  docs           build the documentation as a site, into site/
   faults         kill, damage and starve runs; report which of them recovered
   lint           ruff alone
   help           this text
@@ -176,10 +177,17 @@ case $command in
         setup requirements-dev.txt
         exec "$python" -m tests.faults "$@"
         ;;
+    docs)
+        setup requirements-docs.txt
+        # The variable silences a notice about the next version of MkDocs.
+        NO_MKDOCS_2_WARNING=1 step "$python" -m mkdocs build --strict
+        echo "The site: $PWD/site/index.html (its search needs a server: python3 -m http.server -d site)"
+        ;;
     test)
         setup requirements-dev.txt
         setup requirements-interop.txt
         setup requirements-interop-no-deps.txt --no-deps
+        setup requirements-docs.txt
         lint
         # One process per core. The tests of a file share compiled programs and stay together; files
         # run in the order of tests/conftest.py, the longest first.

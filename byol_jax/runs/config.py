@@ -91,8 +91,9 @@ def default(kind: str = "images") -> ConfigDict:
     # 0: no predictor (an ablation). None: 2, or 0 if the objective reads no predictions.
     config.heads.predictor_layers = config_dict.placeholder(int)
 
-    config.objective = ConfigDict()  # a name of objectives.OBJECTIVES and its settings, or None for
-    config.objective.name = "byol"  # the objective's own default
+    # Settings that are None have the objective's own default.
+    config.objective = ConfigDict()
+    config.objective.name = "byol"  # a name of objectives.OBJECTIVES
     for name in objectives.OBJECTIVES:
         for key, value in objectives.settings(name).items():
             config.objective[key] = config_dict.placeholder(type(value))

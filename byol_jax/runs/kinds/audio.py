@@ -55,8 +55,9 @@ class Audio(IndexedKind):
         config.data.update(dataclasses.asdict(augment.Spectrogram()))
         view = dataclasses.asdict(augment.View())
         config.views = ConfigDict({"view1": view, "view2": view})
-        config.views.mean = config_dict.placeholder(float)  # of log-mel spectrograms; None: from
-        config.views.std = config_dict.placeholder(float)  # the data
+        # Of log-mel spectrograms; None: from the data.
+        config.views.mean = config_dict.placeholder(float)
+        config.views.std = config_dict.placeholder(float)
 
     def check(self, config, encoder):  # noqa: D102
         chosen = config.data

@@ -1,0 +1,1 @@
+"""What the documentation site has beside the files of docs/; see mkdocs.yml."""
