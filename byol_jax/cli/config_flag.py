@@ -56,7 +56,8 @@ def overrides() -> dict[str, Any]:
 
 def auto_by_default(argv: list[str]) -> None:
     """Adds --config=auto to a command line without --config."""
-    if not any(re.fullmatch(r"--?config(=.*)?", argument, re.DOTALL) for argument in argv):
+    given = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+    if not any(re.fullmatch(r"--?config(=.*)?", argument, re.DOTALL) for argument in given):
         argv.insert(1, f"--config={AUTO}")
 
 

@@ -123,7 +123,7 @@ def open_data(
 
     trained_on = (record["training"].get("config") or {}).get("data", {})
     spec = spec or trained_on.get("source")
-    is_known = spec is not None and spec.startswith(PREFIXES)
+    is_known = spec is not None and (spec == "embedded" or spec.startswith(PREFIXES))
     if not is_known and spec in (None, config_lib.UNKNOWN_SOURCE, trained_on.get("source")):
         raise ConfigError(f"{run} does not name its training data: name images with --data.")
     # The name of a split has no meaning for other data.

@@ -13,6 +13,7 @@ each; TPU pods, Slurm and Kubernetes are detected, elsewhere add
 """
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from absl import flags
 
 from byol_jax.cli import app, config_flag, import_flag, shared_flags
-from byol_jax.errors import ConfigError, UserError
+from byol_jax.errors import ConfigError, describe
 
 REPORTED = 2000  # images of the page at the end of a run: seconds
 
@@ -98,13 +99,18 @@ def main() -> int:
         import_flag.apply(IMPORT)
         workdir = paths.path(name)
         if EXTEND_EPOCHS.value:
+            if paths.is_local(workdir):
+                workdir = workdir.resolve()
             config = extend.longer(workdir, EXTEND_EPOCHS.value)
+            config = preset.changed(config, config_flag.overrides() | _given())
             workdir = workdir.with_name(f"{workdir.name}-extended")
         else:
             config = _config(workdir)
+        _check_workdir(workdir, config.data.source)
         if WRITE_CONFIG.value:
             preset.write(config, Path(WRITE_CONFIG.value))
             print(f"Written to {WRITE_CONFIG.value}: train with --config={WRITE_CONFIG.value}.")
+        if WRITE_CONFIG.value and not DRY_RUN.value:
             return 0
         if DRY_RUN.value:
             for line in dry_run.estimate(config, CPU_DEVICES.value):
@@ -130,24 +136,44 @@ def _report(workdir: Any, config: Any) -> None:
 
         page = report.write(workdir, images=REPORTED)
         print(f"A page about the run: {page} (byol-jax report {workdir} shows more images)")
-    except (UserError, ModuleNotFoundError) as error:
-        print(f"No page about the run: {error}")
+    except Exception as error:  # the run itself is complete
+        print(f"No page about the run: {describe(error)}")
 
 
 def _config(workdir: Any) -> Any:
     """The settings: those of a preset or of a plan, with what the flags change."""
-    from byol_jax.data import open as open_lib
     from byol_jax.train import plan, preset
+
+    settings = _given()
+    if config_flag.is_auto():
+        settings = config_flag.overrides() | settings
+        return plan.planned(None, workdir, settings, CPU_DEVICES.value)
+    return preset.changed(config_flag.value(CONFIG), settings)
+
+
+def _given() -> dict[str, Any]:
+    """The settings that short flags and FOLDER change, by dotted key."""
+    from byol_jax.data import open as open_lib
 
     short = {"data.image_size": IMAGE_SIZE.value, "encoder.name": ENCODER.value}
     short |= {"data.source": SOURCE.value and open_lib.spec(SOURCE.value)}
     settings = {key: value for key, value in short.items() if value is not None}
     if EPOCHS.value:
         settings |= {"epochs": EPOCHS.value, "steps": 0}
-    if config_flag.is_auto():
-        settings = config_flag.overrides() | settings
-        return plan.planned(None, workdir, settings, CPU_DEVICES.value)
-    return preset.changed(config_flag.value(CONFIG), settings)
+    return settings
+
+
+def _check_workdir(workdir: Any, source: str) -> None:
+    """Raises ConfigError for a run within its folder of images, whose pictures it would read."""
+    kind, _, folder = source.partition(":")
+    inside, root = os.path.realpath(workdir), os.path.realpath(os.path.expanduser(folder))
+    if kind != "folder" or not Path(inside).is_relative_to(root):
+        return
+    if not any(part.startswith(".") for part in Path(inside).relative_to(root).parts):
+        raise ConfigError(
+            f"--workdir={workdir} is within the folder of images, which would then hold pictures "
+            "of the run too: name another, such as --workdir=../run."
+        )
 
 
 def _workdir() -> str:
@@ -161,7 +187,11 @@ def _workdir() -> str:
         return WORKDIR.value
     if not is_auto or not SOURCE.value:
         raise ConfigError("--workdir is missing: name a folder for what the run writes.")
-    return f"runs/{Path(SOURCE.value).name or 'images'}"
+    if os.path.isdir(SOURCE.value):
+        return f"runs/{Path(SOURCE.value).resolve().name or 'images'}"
+    from byol_jax.runs import paths
+
+    return f"runs/{paths.file_name(SOURCE.value)}"
 
 
 if __name__ == "__main__":

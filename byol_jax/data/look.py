@@ -1,5 +1,6 @@
 """What the images of a source are like, from a sample of them."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -36,13 +37,14 @@ def look(source: ImageSource, seed: int = 0) -> Look:
     indices = np.random.default_rng(seed).choice(source.num_examples, count, replace=False)
     shapes, means, squares = [], [], []
     is_gray = source.channels == 3 and not isinstance(source, ArraySource)
-    for image in _decoded(source, np.sort(indices)):
-        shapes.append(image.shape[:2])
-        steps = [-(-size // PIXELS) for size in image.shape[:2]]
-        pixels = image[:: steps[0], :: steps[1]] / 255.0
-        means.append(pixels.mean((0, 1)))
-        squares.append((pixels**2).mean((0, 1)))
-        is_gray = is_gray and bool((image == image[..., :1]).all())
+    for images in _decoded(source, np.sort(indices)):
+        shapes.append(images[0].shape[:2])
+        for image in images:
+            steps = [-(-size // PIXELS) for size in image.shape[:2]]
+            pixels = image[:: steps[0], :: steps[1]] / 255.0
+            means.append(pixels.mean((0, 1)))
+            squares.append((pixels**2).mean((0, 1)))
+            is_gray = is_gray and bool((image == image[..., :1]).all())
     if not shapes:
         raise DataError(
             f"{source.name}: none of {count} images can be decoded; byol-jax check-data says why."
@@ -63,14 +65,19 @@ def look(source: ImageSource, seed: int = 0) -> Look:
     )
 
 
-def _decoded(source: ImageSource, indices: np.ndarray):
-    """The images at some indices, uint8 (height, width, channels), without damaged ones."""
+def _decoded(source: ImageSource, indices: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """The image at each index, or both images of a pair, without damaged ones.
+
+    They are uint8 (height, width, channels).
+    """
     if isinstance(source, ArraySource):
-        yield from source.images[indices]
+        yield from source.images[indices][:, None]
         return
     from byol_jax.data._tensorflow import tf
+    from byol_jax.data.pairs import PairSource
 
+    count = 2 if isinstance(source, PairSource) else 1
     decoded = source.get(tf.constant(indices, tf.int64)).map(
-        lambda *raw: source.decode(raw)[0], num_parallel_calls=tf.data.AUTOTUNE
+        lambda *raw: source.decode_views(raw, count)[0], num_parallel_calls=tf.data.AUTOTUNE
     )
     yield from decoded.ignore_errors().as_numpy_iterator()

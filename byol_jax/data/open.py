@@ -10,12 +10,12 @@ from byol_jax.errors import ConfigError
 
 # What the name of a source begins with, of images and of other kinds of data.
 FILES = ("folder:", "glob:", "list:", "pairs:")
-PREFIXES = (*FILES, "tfds:", "npz:", "csv:", "text:", "image_text:", "embedded")
+PREFIXES = (*FILES, "tfds:", "npz:", "csv:", "text:", "image_text:")
 
 
 def spec(name: str) -> str:
     """The name of a source; a path alone is that of a folder."""
-    return name if name.startswith(PREFIXES) else f"folder:{name}"
+    return name if name == "embedded" or name.startswith(PREFIXES) else f"folder:{name}"
 
 
 def open_source(

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_dict
 from byol_jax import models, objectives
 from byol_jax.errors import ConfigError, OwnEncoderError
 from byol_jax.runs import kinds, tree, user_code
+from byol_jax.runs.kinds import image_settings
 
 # For settings of the optimizer that a config leaves open. The learning rates differ in meaning:
 # under LARS the length of an update is rate * 1e-3 * |w|, for any gradient.
@@ -41,7 +42,7 @@ IMAGENET_RECIPES = {  # by epochs
     1000: Recipe(0.2, 1.5e-6, 0.996),
 }
 
-UNKNOWN_SOURCE = "unknown"  # data.source of an imported run, which does not name its data
+UNKNOWN_SOURCE = image_settings.UNKNOWN_SOURCE  # also of an imported run
 
 
 def default(kind: str = "images") -> ConfigDict:

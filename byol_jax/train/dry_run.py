@@ -11,8 +11,10 @@ import jax
 from ml_collections import ConfigDict
 
 from byol_jax import parallel
+from byol_jax.errors import ConfigError
+from byol_jax.runs import build, kinds, paths
 from byol_jax.runs import config as config_lib
-from byol_jax.runs import kinds, paths
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import loop
 from byol_jax.train.setup import run_context
 
@@ -29,13 +31,18 @@ def estimate(config: ConfigDict, cpu_devices: int | None = None) -> list[str]:
     Raises:
       UserError: as `loop.train`.
     """
+    if jax.process_count() > 1:
+        raise ConfigError("--dry_run is for one process: leave it out, or start one.")
+    config, _ = resolve(config)
     short = config.copy_and_resolve_references()
+    short.init.state = ""
     short.epochs, short.steps, short.optimizer.warmup_epochs = 0, STEPS + 1, 0.0
     short.log_every_steps, short.log_to = STEPS + 1, ""
     with tempfile.TemporaryDirectory() as folder:
         quiet = contextlib.redirect_stdout(io.StringIO())
         workdir = paths.path(folder)
         with quiet, run_context(short, workdir, None, None, cpu_devices) as ctx:
+            build.learning_rate(config, ctx.run.steps_per_epoch)  # checks the warm-up
             state = parallel.replicate(ctx.start.state)
             start, compiling = time.perf_counter(), ctx.compilations.seconds
             for _, evaluate in ctx.evaluators:

@@ -5,6 +5,7 @@ same images on the same machine always give the same settings. docs/small_data.m
 measurements that they rest on, and says what was not measured.
 """
 
+import contextlib
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +15,11 @@ from ml_collections import ConfigDict
 from byol_jax import backend, data
 from byol_jax.data.look import Look
 from byol_jax.data.look import look as look_at
-from byol_jax.errors import ConfigError
+from byol_jax.errors import ConfigError, DataError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs, paths, processes, tree
 from byol_jax.runs import run as run_lib
+from byol_jax.runs.resolve import resolve
 from byol_jax.train import preset
 
 FEWEST = 4  # images
@@ -58,7 +60,7 @@ class Plan(NamedTuple):
 
 def this_machine() -> Machine:
     """The devices that JAX finds; it starts JAX."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         return Machine("cpu", backend.processor(), backend.cores(), None)
     memory = (device.memory_stats() or {}).get("bytes_limit")
@@ -89,20 +91,35 @@ def planned(
         config = preset.changed(config_lib.default(), settings)
         if not config.data.source:
             raise ConfigError("name the images: byol-jax pretrain FOLDER.")
-        source = inputs.open_split(config, config.data.train_split)
+        source = _open(config, settings)
     else:
+        if not isinstance(source, data.ImageSource):
+            raise ConfigError(f"{source.name} is not of images: name a preset of its kind.")
         settings = {"data.channels": source.channels} | settings
     look = look_at(source)
     if not jax.distributed.is_initialized():  # else one device for each process
-        wanted = settings.get("batch_size", CPU_BATCH_SIZE)
-        batch_size = preset.largest_batch(wanted, look.num_examples)
-        most = backend.most_cpu_devices(batch_size // settings.get("accum_steps", 1))
+        chosen = preset.largest_batch(CPU_BATCH_SIZE, look.num_examples)
+        batch_size = settings.get("batch_size", chosen)
+        most = backend.most_cpu_devices(batch_size // max(1, settings.get("accum_steps", 1)))
         backend.use_cpu_devices(cpu_devices or most)
     machine = this_machine()
     plan = make_plan(look, machine, settings)
     if processes.is_first():
         print(*describe(plan, look, machine, source.name), sep="\n", flush=True)
     return plan.config
+
+
+def _open(config: ConfigDict, settings: dict[str, Any]) -> data.Source:
+    """The training images; gray arrays, which cannot be opened as colour, as they are."""
+    try:
+        return inputs.open_split(config, config.data.train_split)
+    except DataError:
+        if "data.channels" in settings:
+            raise
+        config.data.channels = 1
+        with contextlib.suppress(DataError):
+            return inputs.open_split(config, config.data.train_split)
+        raise
 
 
 def make_plan(look: Look, machine: Machine, settings: dict[str, Any]) -> Plan:
@@ -128,8 +145,15 @@ def make_plan(look: Look, machine: Machine, settings: dict[str, Any]) -> Plan:
     _fit_machine(config, look, machine)
     if "steps" in settings or "epochs" in settings:
         settings = {"steps": 0, "epochs": 0} | settings
+    for key in ("views.mean", "views.std"):  # empty: those of the images
+        if key in settings and not any(settings[key]):
+            settings = {k: value for k, value in settings.items() if k != key}
     config = preset.changed(config, settings)
+    _check(config)
     preset.fit_batch(config, look.num_examples, settings)
+    if "batch_size" not in settings and machine.platform != "cpu":
+        whole = config.batch_size // machine.devices * machine.devices
+        config.batch_size = max(whole, machine.devices)
     steps = config_lib.total_steps(config, max(1, look.num_examples // config.batch_size))
     if "target.tau_base" not in settings:
         tau, schedule = config.target.tau_base, config.target.tau_schedule
@@ -138,7 +162,7 @@ def make_plan(look: Look, machine: Machine, settings: dict[str, Any]) -> Plan:
     _fit_intervals(config, steps, settings)
     if "accum_steps" not in settings:
         config.accum_steps = _accum_steps(config, machine)
-    return Plan(config, _lines(config, why, look, steps))
+    return Plan(config, _lines(config, "" if "encoder.name" in settings else why, look, steps))
 
 
 def describe(plan: Plan, look: Look, machine: Machine, name: str) -> list[str]:
@@ -154,6 +178,13 @@ def describe(plan: Plan, look: Look, machine: Machine, name: str) -> list[str]:
         f"  {name:10} {value}" + (f" ({why})" if why else "") for name, value, why in plan.lines
     ]
     return [*lines, "Change a setting with --config.KEY=VALUE; --write_config=FILE.py writes all."]
+
+
+def _check(config: ConfigDict) -> None:
+    """Raises ConfigError for what no run could use, before anything is computed from it."""
+    known = config.copy_and_resolve_references()
+    known.data.source = known.data.source or config_lib.UNKNOWN_SOURCE
+    resolve(known)
 
 
 def fitting_decay(schedule: str, steps: int) -> float:
@@ -180,12 +211,14 @@ def fit_images(config: ConfigDict, look: Look, settings: dict[str, Any]) -> None
 
     Where `settings` start from given weights, mean and standard deviation stay as they are.
     """
-    channels = 1 if look.is_gray else len(look.mean)
-    config.data.channels = channels
-    if "init.encoder" not in settings:  # given weights know the colours of their own images
-        config.views.mean, config.views.std = look.mean[:channels], look.std[:channels]
+    if settings.get("init.encoder"):  # weights take the channels and colours of their own images
+        config.data.channels = len(config.views.mean)
+    else:
+        config.data.channels = 1 if look.is_gray else len(look.mean)
+        config.views.mean = look.mean[: config.data.channels]
+        config.views.std = look.std[: config.data.channels]
     is_small = look.side <= SMALL_SIDE
-    fitting = look.side if is_small else round(look.side / SIZE_STEP) * SIZE_STEP
+    fitting = look.side if is_small else look.side // SIZE_STEP * SIZE_STEP
     config.data.image_size = min(config.data.image_size, fitting)
 
 
@@ -236,7 +269,8 @@ def _lines(config: ConfigDict, why: str, look: Look, steps: int) -> list[tuple[s
     encoder = config.encoder.name + (f", {width:g} x the width" if width not in (None, 1) else "")
     few = "no more than there are images" if 2 * config.batch_size > look.num_examples else ""
     memory = "as many as fit into memory at a time" if parts else few
-    renewals = "the target network is replaced 200 times or more"
+    share = 1.0 if config.target.tau_schedule == "constant" else 0.5
+    renewals = share * steps * (1 - config.target.tau_base)
     return [
         ("encoder", encoder, why),
         ("image size", f"{config.data.image_size} pixels", f"the images have {look.side}"),
@@ -244,5 +278,9 @@ def _lines(config: ConfigDict, why: str, look: Look, steps: int) -> list[tuple[s
         ("batch", f"{config.batch_size} images{parts}", memory),
         ("length", f"{steps} steps, {epochs:.0f} epochs", ""),
         ("optimizer", f"{config.optimizer.name}, learning rate {rate:g} for 256 images", ""),
-        ("target", f"tau {config.target.tau_base:.4g}", renewals),
+        (
+            "target",
+            f"tau {config.target.tau_base:.4g}",
+            f"the run replaces the target network {renewals:.0f} times",
+        ),
     ]

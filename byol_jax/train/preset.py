@@ -64,7 +64,7 @@ def write(config: ConfigDict, path: Path) -> None:
         raise ConfigError(f"{path} exists or does not end in .py: name a new file that does.")
     kind = config.data.kind
     lines = [
-        f'"""Settings for {config.data.source}, to edit: byol-jax pretrain --config={path}."""',
+        f'"""Settings to edit, for byol-jax pretrain --config={path.name}."""',
         "",
         "from byol_jax.runs import config as config_lib",
         "",

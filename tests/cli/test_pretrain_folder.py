@@ -93,6 +93,28 @@ def test_a_written_config_trains_the_same_run(pretrain, folder, tmp_path):
     assert records[0]["config"] == records[1]["config"]
 
 
+@pytest.mark.parametrize("workdir", ["", "--workdir=run"])
+def test_a_run_within_its_images_is_refused(pretrain, folder, monkeypatch, workdir):
+    pretrain_here = pretrain
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match="within the folder of images"):
+        pretrain_here(".", "--encoder=convnet", *TINY, *filter(None, [workdir]))
+    assert not (folder / "runs").exists() and not (folder / "run").exists()
+
+
+def test_a_flag_file_may_name_the_preset(tmp_path):
+    (tmp_path / "flags").write_text("--config=quickstart\n")
+    argv = ["pretrain", f"--flagfile={tmp_path / 'flags'}", "--config.steps=3"]
+    config_flag.auto_by_default(argv)
+    assert argv[1].startswith("--flagfile=")
+
+
+def test_arrays_may_be_gray(pretrain, tmp_path, capsys):
+    written = tmp_path / "mine.py"
+    assert pretrain("embedded", f"--write_config={written}") == 0
+    assert "    config.data.channels = 1\n" in written.read_text()
+
+
 def test_a_dry_run_leaves_nothing(pretrain, folder, tmp_path, capsys):
     assert pretrain(folder, "--encoder=convnet", *TINY, "--epochs=3000", "--dry_run") == 0
     lines = capsys.readouterr().out.splitlines()[-2:]

@@ -39,6 +39,30 @@ def test_gray_files_are_gray_and_arrays_are_what_they_are(folder):
     assert not look_lib.look(data.from_arrays(np.zeros((5, 8, 8, 3), np.uint8))).is_gray
 
 
+def test_both_images_of_a_pair_are_seen(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in list(folder.glob("*.png")):
+        image = Image.open(path)
+        image.save(tmp_path / "other" / path.name)
+        Image.new("RGB", image.size, (255, 0, 0)).save(other / path.name)
+    first = tmp_path / "first"
+    first.mkdir()
+    for path in folder.glob("*.png"):
+        path.rename(first / path.name)
+    seen = look_lib.look(open_source(f"pairs:{first},{other}", "train"))
+    assert not seen.is_gray and seen.num_examples == 4
+    assert seen.mean[0] - seen.mean[1] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_any_number_of_channels():
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 5), dtype=np.uint8)
+    seen = look_lib.look(data.from_arrays(images))
+    pixels = images.reshape(-1, 5) / 255
+    np.testing.assert_allclose(seen.mean, pixels.mean(0), atol=6e-4)
+    np.testing.assert_allclose(seen.std, pixels.std(0), atol=6e-4)
+
+
 def test_large_images_are_measured_on_a_part_of_their_pixels(monkeypatch):
     monkeypatch.setattr(look_lib, "PIXELS", 4)
     monkeypatch.setattr(look_lib, "SAMPLE", 3)

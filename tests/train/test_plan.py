@@ -82,8 +82,11 @@ def test_colours_are_those_of_the_images():
     colour, gray = config_of(look(1000), CPU), config_of(look(1000, is_gray=True), CPU)
     assert (colour.data.channels, colour.views.mean) == (3, (0.4, 0.5, 0.6))
     assert (gray.data.channels, gray.views.mean, gray.views.std) == (1, (0.4,), (0.2,))
-    given = config_of(look(1000), CPU, **{"init.encoder": "weights.safetensors"})
-    assert given.views.mean == (0.485, 0.456, 0.406)  # ImageNet's
+    for seen in (look(1000), look(1000, is_gray=True)):
+        given = config_of(seen, CPU, **{"init.encoder": "weights.safetensors"})
+        assert (given.data.channels, given.views.mean) == (3, (0.485, 0.456, 0.406))  # ImageNet's
+    empty = config_of(look(1000), CPU, **{"views.mean": ("",)})
+    assert empty.views.mean == (0.4, 0.5, 0.6)
 
 
 def test_what_is_open_follows_what_the_user_decides():
@@ -135,6 +138,18 @@ def test_fitting_decay():
     # The sum of 1 - tau over a cosine from tau_base to 1 is half of steps times 1 - tau_base.
     taus = [1 - 0.4 * (math.cos(math.pi * k / 1000) + 1) / 2 for k in range(1000)]
     assert sum(1 - tau for tau in taus) == pytest.approx(200, rel=2e-3)
+
+
+def test_a_batch_is_divided_among_the_devices():
+    config = config_of(look(100_000), GPU._replace(devices=3))
+    assert config.batch_size == 255
+
+
+@pytest.mark.parametrize("key", ["batch_size", "steps", "accum_steps", "data.image_size"])
+def test_zero_is_refused_before_anything_is_divided_by_it(key):
+    for machine in (CPU, GPU):
+        with pytest.raises(ConfigError, match=f"config.{key}"):
+            plan_lib.make_plan(look(100), machine, {key: 0})
 
 
 def test_too_few_images_are_refused():

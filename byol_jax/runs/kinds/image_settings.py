@@ -17,6 +17,7 @@ from byol_jax.errors import ConfigError
 from byol_jax.runs import tree
 from byol_jax.runs.limits import MAX_FINITE, MIN_POSITIVE, limit
 
+UNKNOWN_SOURCE = "unknown"  # data.source of an encoder that does not name its data
 CHOICES = {
     "crop.fit": ("clip", "retry"),
     "views.*.pad_mode": tuple(geometry.PAD_MODES),
@@ -179,7 +180,7 @@ def _check_value_range(config: ConfigDict) -> None:
             "--config.data.value_range=0,4095."
         )
     source = config.data.source
-    if given and not source.startswith(FILES):
+    if given and not source.startswith((*FILES, UNKNOWN_SOURCE)):  # an export does not name it
         raise ConfigError(
             f"config.data.value_range={given} is for image files of more than 8 bits ("
             f"{', '.join(FILES)}), not for config.data.source={source}: leave it out."
