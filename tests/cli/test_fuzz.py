@@ -118,7 +118,7 @@ def test_any_command_line(arguments):
         patch.setattr(flags, "FLAGS", values)
         patch.setattr(sys, "stderr", io.StringIO())
         try:
-            app._parse(argv)
+            app._parse("", argv)
         except SystemExit as exit_:
             text = sys.stderr.getvalue()
             assert exit_.code == 2 and text.startswith("error: ") and text.count("\n") == 1

@@ -201,6 +201,8 @@ class Images(Kind):
 
     def config_of_record(self, record: dict[str, Any]) -> dict[str, Any]:  # noqa: D102
         run = record["training"].get("config")
+        if not (record["mean"] and record["std"]):
+            raise ConfigError("'mean' or 'std' is empty")
         return {
             "views": {"mean": record["mean"], "std": record["std"]},
             "crop": {"test_fraction": run["crop"]["test_fraction"]} if run else {},
