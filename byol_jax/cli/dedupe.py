@@ -14,7 +14,7 @@ in both leaks from training to test. The images of SPLIT are those to keep.
 
 Similarities are cosines of whitened features (byol_jax/evaluate/duplicates.py) of an image together
 with its mirror image. By default the threshold is chosen from the data: 95% of 500 of its images
-are as similar to themselves without 5% of their width and height.
+are as similar to themselves without 5% of their width and height; it is at least 0.8.
 """
 
 import os
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CROP = 0.95  # side of the part that an image is compared with, and
 FOUND = 0.95  # the share of images that are found by it,
 IMAGES = 500  # among so many
+LEAST = 0.8  # few images are whitened badly: below it, most pairs are of different photographs
 SHOWN = 20  # groups that are printed
 
 COMMON = image_features.define()
@@ -118,10 +119,10 @@ def _choose(encoder: Any, images: image_features.Images, rows: "np.ndarray", whi
     similarities = np.sum(whiten(cropped) * rows[chosen], axis=1)
     threshold = float(np.quantile(similarities, 1 - FOUND))
     print(
-        f"threshold {threshold:.4f}: {FOUND:.0%} of {count} images are as similar to themselves "
+        f"{FOUND:.0%} of {count} images have a similarity of {threshold:.4f} or more to themselves "
         f"cropped by {1 - CROP:.0%}"
     )
-    return threshold
+    return max(threshold, LEAST)
 
 
 def _in_order(
