@@ -118,16 +118,15 @@ def open_data(
       DataError: the source cannot be opened.
     """
     from byol_jax import data
-    from byol_jax.data.open import PREFIXES
-    from byol_jax.runs import config as config_lib
+    from byol_jax.data.open import is_spec
 
     trained_on = (record["training"].get("config") or {}).get("data", {})
-    spec = spec or trained_on.get("source")
-    is_known = spec is not None and (spec == "embedded" or spec.startswith(PREFIXES))
-    if not is_known and spec in (None, config_lib.UNKNOWN_SOURCE, trained_on.get("source")):
+    known = trained_on.get("source")
+    if spec is None and not (known and is_spec(known)):  # an array, or not recorded
         raise ConfigError(f"{run} does not name its training data: name images with --data.")
+    spec = spec or known
     # The name of a split has no meaning for other data.
-    default = trained_on.get("train_split") if spec == trained_on.get("source") else None
+    default = trained_on.get("train_split") if spec == known else None
     return data.open_source(
         spec,
         split or default or "train",

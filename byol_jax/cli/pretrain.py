@@ -110,11 +110,9 @@ def main() -> int:
         if WRITE_CONFIG.value:
             preset.write(config, Path(WRITE_CONFIG.value))
             print(f"Written to {WRITE_CONFIG.value}: train with --config={WRITE_CONFIG.value}.")
-        if WRITE_CONFIG.value and not DRY_RUN.value:
-            return 0
         if DRY_RUN.value:
-            for line in dry_run.estimate(config, CPU_DEVICES.value):
-                print(line)
+            print(*dry_run.estimate(config, CPU_DEVICES.value), sep="\n")
+        if WRITE_CONFIG.value or DRY_RUN.value:
             return 0
         is_complete = loop.train(config, workdir, cpu_devices=CPU_DEVICES.value)
         if is_complete and REPORT.value:

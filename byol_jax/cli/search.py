@@ -111,9 +111,8 @@ def _sheet(
 
 def _thumbnails(source: "ImageSource", rows: "np.ndarray") -> dict:
     """Central squares of some images, by their index; `rows` ascend."""
-    from PIL import Image
-
     from byol_jax import data
+    from byol_jax.train.plots import as_picture
 
     if not len(rows):
         return {}
@@ -121,9 +120,7 @@ def _thumbnails(source: "ImageSource", rows: "np.ndarray") -> dict:
     batches = data.eval_batches(some, batch_size=64, image_size=SIDE - 4, crop_fraction=1.0)
     images = [image for batch, _ in batches for image in batch]
     return {
-        row: Image.fromarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0]).convert(
-            "RGB"
-        )
+        row: as_picture(image).convert("RGB")
         for row, image in zip(rows.tolist(), images, strict=True)
     }
 

@@ -13,9 +13,14 @@ FILES = ("folder:", "glob:", "list:", "pairs:")
 PREFIXES = (*FILES, "tfds:", "npz:", "csv:", "text:", "image_text:")
 
 
+def is_spec(name: str) -> bool:
+    """Whether it is the name of a source, of images or of other kinds of data."""
+    return name == "embedded" or name.startswith(PREFIXES)
+
+
 def spec(name: str) -> str:
     """The name of a source; a path alone is that of a folder."""
-    return name if name == "embedded" or name.startswith(PREFIXES) else f"folder:{name}"
+    return name if is_spec(name) else f"folder:{name}"
 
 
 def open_source(

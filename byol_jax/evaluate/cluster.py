@@ -1,13 +1,11 @@
 """Whether classes can be found without labels: k-means on frozen features."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 
+from byol_jax.evaluate import kmeans
 from byol_jax.evaluate.features import check_splits, unit_rows
-
-MANY = 100_000  # training rows from which on k-means sees a part of them at a time
 
 
 def cluster(
@@ -45,19 +43,13 @@ def cluster(
     """
     # Late: their import takes a second.
     from scipy.optimize import linear_sum_assignment
-    from sklearn import cluster as sklearn_cluster
     from sklearn import metrics
-    from sklearn.exceptions import ConvergenceWarning
 
     train_features, _, test_features, test_labels = check_splits(
         train_features, train_labels, test_features, test_labels, num_classes
     )
     train, test = unit_rows(train_features), unit_rows(test_features)
-    kind = sklearn_cluster.KMeans if len(train) < MANY else sklearn_cluster.MiniBatchKMeans
-    model = kind(min(num_classes, len(train)), n_init=starts, random_state=seed)
-    with warnings.catch_warnings():  # fewer different rows than clusters: collapsed features
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(train)
+    model = kmeans.fit(train, min(num_classes, len(train)), starts=starts, seed=seed)
     found = model.predict(test)
     table = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(table, (test_labels, found), 1)

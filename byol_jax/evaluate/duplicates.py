@@ -14,6 +14,7 @@ import numpy as np
 
 from byol_jax.errors import DataError
 from byol_jax.evaluate.features import check_features, unit_rows
+from byol_jax.evaluate.neighbours import chunks
 
 SHRINKAGE = 0.1  # of the mean variance
 ROWS, COLUMNS = 1024, 2**15  # that are compared at a time: 128 MiB of similarities
@@ -67,11 +68,10 @@ def pairs(
     height, width = min(ROWS, len(rows)), min(COLUMNS, len(others))
     found = []
     total = 0
-    for left in range(0, len(others), width):
-        some = jax.device_put(_padded(others[left : left + width], width))
+    for left, some in chunks(others, width):
+        some = jax.device_put(some)
         last = min(len(rows), left + width) if against is None else len(rows)
-        for top in range(0, last, height):
-            asked = _padded(rows[top : top + height], height)
+        for top, asked in chunks(rows[:last], height):
             packed = np.asarray(_above(asked, some, threshold - ROUNDING))
             at = np.nonzero(packed)
             bits = np.unpackbits(packed[at][:, None], axis=1)
@@ -117,11 +117,6 @@ def groups(indices: np.ndarray, count: int) -> list[np.ndarray]:
     order = np.argsort(labels, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     return sorted((part for part in parts if len(part) > 1), key=lambda part: part[0])
-
-
-def _padded(rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` rows, of which the last may be zeros: another shape would compile again."""
-    return rows if len(rows) == count else np.pad(rows, ((0, count - len(rows)), (0, 0)))
 
 
 @jax.jit

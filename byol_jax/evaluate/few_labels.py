@@ -8,6 +8,7 @@ regression for 50 labels or fewer, and equal for 100 (docs/next_steps.md).
 import numpy as np
 
 from byol_jax.errors import ConfigError, DataError
+from byol_jax.evaluate import kmeans
 from byol_jax.evaluate.features import check_features, unit_rows
 
 INVERSE_STRENGTH = 0.1  # scikit-learn's C
@@ -15,7 +16,6 @@ FOLDS = 10
 TEMPERATURES = 2.0 ** np.arange(-1, 5, 0.25)
 PRIOR = 0.5  # standard deviation of a temperature's logarithm
 CANDIDATES = 10  # for each suggestion, the least certain images among which it is chosen
-MANY = 100_000  # rows from which on k-means sees a part of them at a time
 
 
 def probabilities(features: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -91,7 +91,8 @@ def suggest(
         candidates, margins = candidates[least], margins[least]
     if count >= len(candidates):
         return candidates
-    centres, sizes = _clusters(scaled[candidates], count, seed)
+    model = kmeans.fit(scaled[candidates], count, starts=1, seed=seed)
+    centres, sizes = model.cluster_centers_, np.bincount(model.labels_, minlength=count)
     chosen: list[int] = []
     for centre in centres[np.argsort(-sizes, kind="stable")]:
         distances = np.sum((scaled[candidates] - centre) ** 2, axis=1)
@@ -143,18 +144,3 @@ def _logits(model, features: np.ndarray) -> np.ndarray:
 def _softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def _clusters(features: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of clusters, and how many images each has."""
-    import warnings
-
-    from sklearn import cluster  # late, as above
-    from sklearn.exceptions import ConvergenceWarning
-
-    kind = cluster.KMeans if len(features) < MANY else cluster.MiniBatchKMeans
-    model = kind(count, n_init=1, random_state=seed)
-    with warnings.catch_warnings():  # fewer different rows than clusters
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels = model.fit_predict(features)
-    return model.cluster_centers_, np.bincount(labels, minlength=count)

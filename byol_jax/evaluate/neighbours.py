@@ -78,9 +78,9 @@ def _on_device(queries: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarra
     rows, columns = min(QUERIES, len(queries)), min(KEYS, len(keys))
     best: list[tuple[np.ndarray, np.ndarray] | None] = [None] * -(-len(queries) // rows)
     # Keys are the outer loop: they are many, and each chunk is scaled and sent once.
-    for first, chunk in _chunks(keys, columns):
+    for first, chunk in chunks(keys, columns):
         some, count = _unit_rows(chunk), min(columns, len(keys) - first)
-        for start, asked in _chunks(queries, rows):
+        for start, asked in chunks(queries, rows):
             indices, similarities = map(
                 np.asarray, _top(_unit_rows(asked), some, count, min(k, columns))
             )
@@ -90,8 +90,8 @@ def _on_device(queries: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarra
     return indices, similarities
 
 
-def _chunks(features: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The number of a first row, and as many rows from it on."""
+def chunks(features: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The number of a first row, and as many rows from it on; the last may be zeros."""
     for start in range(0, len(features), rows):
         chunk = features[start : start + rows]
         if len(chunk) < rows:  # the last one: another shape would compile again

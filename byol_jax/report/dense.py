@@ -7,6 +7,7 @@ import numpy as np
 
 from byol_jax import data
 from byol_jax.errors import UserError
+from byol_jax.report import principal
 from byol_jax.runs.encoder import Encoder
 
 PICTURES = 12
@@ -55,10 +56,7 @@ def components(maps: np.ndarray) -> np.ndarray:
     percentile. Where features have fewer than three dimensions, the other colours are 0.
     """
     cells = maps.reshape(-1, maps.shape[-1]).astype(np.float64)
-    centred = cells - cells.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred.T @ centred)
-    found = np.zeros((len(cells), 3))
-    found[:, : len(directions[:3])] = centred @ directions[:3].T
+    found = principal.components(cells, 3)
     low, high = np.percentile(found, [2, 98], axis=0)
     scaled = np.clip((found - low) / np.maximum(high - low, 1e-12), 0, 1)
     return np.rint(255 * scaled).astype(np.uint8).reshape(*maps.shape[:3], 3)

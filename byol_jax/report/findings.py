@@ -54,7 +54,10 @@ def compute(shown: Images, test: Images | None, log: Log) -> Findings:
         for name, rows in shown.features.items():
             among = across = None
             if name != PIXELS or (classes and not is_tested):
-                among = nearest(rows, rows, votes.NEIGHBOURS, exclude_same_row=True)
+                # One search serves the map too.
+                wanted = layout.neighbours(len(rows)) if name == TRAINED else 0
+                wide = nearest(rows, rows, max(wanted, votes.NEIGHBOURS), exclude_same_row=True)
+                among = tuple(x[:, : votes.NEIGHBOURS] for x in wide)
             if test is not None and (is_tested or name == TRAINED):
                 across = nearest(test.features[name], rows, votes.NEIGHBOURS)
             predicted = labels = None
@@ -65,7 +68,7 @@ def compute(shown: Images, test: Images | None, log: Log) -> Findings:
                 tested_on = test.source.name if is_tested else shown.source.name
             scores[name] = _scores(name, rows, among, shown.labels, predicted, labels)
             if name == TRAINED:
-                similarities = among[1]
+                for_map, similarities = wide, among[1]
                 duplicates = suspects.duplicates(*among, shown.pictures)
                 if across is not None:
                     leaks = suspects.leaks(*across, test.pictures, shown.pictures)
@@ -76,7 +79,7 @@ def compute(shown: Images, test: Images | None, log: Log) -> Findings:
     with timed(log, "clusters"):
         clusters, distances = groups.assign(of_trained, groups.number(len(of_trained), classes))
     with timed(log, "map"):
-        points = layout.plane(of_trained)
+        points = layout.plane(of_trained, for_map)
     return Findings(
         scores,
         tested_on,

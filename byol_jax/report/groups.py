@@ -1,10 +1,10 @@
 """Clusters of features: their most typical images and, with labels, how pure they are."""
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
+from byol_jax.evaluate import kmeans
 from byol_jax.evaluate.features import unit_rows
 from byol_jax.report import threads
 
@@ -37,17 +37,9 @@ def assign(features: np.ndarray, clusters: int, seed: int = 0) -> tuple[np.ndarr
     Returns:
       int32 (n,), the cluster of each image; and float32 (n,), its distance to the centre.
     """
-    # Late: its import takes a second.
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
     rows = unit_rows(features)
-    with (
-        threads.limited(len(rows)),
-        warnings.catch_warnings(),
-    ):  # fewer different rows than clusters: collapsed features
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = KMeans(clusters, n_init=3, random_state=seed).fit(rows)
+    with threads.limited(len(rows)):
+        model = kmeans.fit(rows, clusters, starts=3, seed=seed)
     order = np.argsort(-np.bincount(model.labels_, minlength=clusters), kind="stable")
     rank = np.empty(clusters, np.int32)
     rank[order] = np.arange(clusters)

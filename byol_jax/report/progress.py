@@ -6,6 +6,7 @@ import numpy as np
 
 from byol_jax.report import tables, training
 from byol_jax.runs import run as run_lib
+from byol_jax.train import timer
 
 METRICS = [name for names in training.CURVES.values() for name in names]  # that are drawn first
 BETTER = ["knn_test_top1", "probe_test_top1", "rankme"]  # the higher: as `metrics.score`
@@ -36,7 +37,7 @@ def states(names: list[str], runs: list[run_lib.Run], rows: list[Rows]) -> table
         found = {
             "steps": f"{step:,} of {run.total_steps:,}",
             "epochs": f"{step / run.steps_per_epoch:.1f}",
-            "time of updates": "" if taken is None else training.duration(taken),
+            "time of updates": "" if taken is None else timer.duration(taken),
             "examples/s": f"{np.median(rates):.3g}" if rates else "",
             "collapse": training.health_of(run.config, of_run).title,
             "progress": training.trend_of(of_run, run.total_steps).title,

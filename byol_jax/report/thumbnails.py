@@ -3,7 +3,8 @@
 import io
 
 import numpy as np
-from PIL import Image
+
+from byol_jax.train.plots import as_picture
 
 ACROSS = 32  # pictures in a row of a sheet, which has as many rows at most
 FEW, MANY = 2_000, 5_000  # up to which pictures may be larger
@@ -43,8 +44,7 @@ def _sheet(part: np.ndarray) -> np.ndarray:
 
 
 def webp(image: np.ndarray, quality: int) -> bytes:
-    """An image, uint8 (height, width, channels), as a WebP file: three channels, or the first."""
+    """An image, uint8 (height, width, channels), drawn as by `as_picture`, as a WebP file."""
     written = io.BytesIO()
-    image = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
-    Image.fromarray(image).save(written, "webp", quality=quality)
+    as_picture(image).save(written, "webp", quality=quality)
     return written.getvalue()

@@ -6,7 +6,7 @@ import numpy as np
 
 from byol_jax.runs import paths
 from byol_jax.runs import run as run_lib
-from byol_jax.train import health, metrics, plots
+from byol_jax.train import health, metrics, plots, timer
 
 CURVES = plots.CURVES | {"alpha-ReQ": ("alpha_req",), "Learning rate": ("learning_rate",)}
 DRAWN = 600  # points of a line at most: more cannot be told apart
@@ -151,7 +151,7 @@ def facts(
         "Seed": str(config.seed),
     }
     if taken := seconds(rows, config.batch_size, [step])[0]:
-        found["Time in training"] = f"about {duration(taken)}, from the logged images/s"
+        found["Time in training"] = f"about {timer.duration(taken)}, from the logged images/s"
     if isinstance(record.get("computed_by"), dict):
         found["Computed by"] = run_lib.describe(record["computed_by"])
     versions = record.get("versions")
@@ -176,12 +176,3 @@ def seconds(
         return [None] * len(steps)
     known = np.interp(steps, at, taken)
     return (known * np.maximum(np.array(steps) / at[-1], 1)).tolist()
-
-
-def duration(seconds: float) -> str:
-    """A time as text."""
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"

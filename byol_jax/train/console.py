@@ -14,10 +14,9 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs import kinds
 from byol_jax.runs import run as run_lib
 from byol_jax.runs.paths import AnyPath
-from byol_jax.train import plan
+from byol_jax.train import target_decay
 from byol_jax.train.timer import INPUT_BOUND, Timer
 
-FEW_RENEWALS = 50  # of the target network in a run: docs/ablations.md
 SHOWN = ("loss", "images_per_second", "knn_test_top1", "probe_test_top1", "probe_train_top1")
 
 
@@ -74,13 +73,13 @@ def warn_of_slow_target(
       renewals: sum of 1 - tau, which is how many times the run replaces the target's weights.
       total: steps.
     """
-    share = 1.0 if config.target.tau_schedule == "constant" else 0.5  # of 1 - tau_base, on average
-    better = plan.fitting_decay(config.target.tau_schedule, total)
-    if renewals < FEW_RENEWALS and better < config.target.tau_base:
+    schedule = config.target.tau_schedule
+    better = target_decay.fitting_decay(schedule, total)
+    if renewals < target_decay.FEW_RENEWALS and better < config.target.tau_base:
         log(
             f"warning: tau lets the target network follow too slowly for {total} steps, which "
             f"slows learning: the sum of 1 - tau is {renewals:.0f} (156 to 626 in the paper's "
-            f"runs), and {share * total * (1 - better):.0f} with "
+            f"runs), and {target_decay.renewals(better, schedule, total):.0f} with "
             f"--config.target.tau_base={better:.3g}."
         )
 

@@ -17,6 +17,7 @@ from byol_jax.runs import config as config_lib
 from byol_jax.runs.resolve import resolve
 from byol_jax.train import loop
 from byol_jax.train.setup import run_context
+from byol_jax.train.timer import duration
 
 STEPS = 10  # after the first, which is compiled
 
@@ -57,17 +58,10 @@ def estimate(config: ConfigDict, cpu_devices: int | None = None) -> list[str]:
     times = -(-total // every) if every else 0
     training = total * config.batch_size / rate
     return [
-        f"{rate:.4g} {kinds.of(config).unit}/s: {_duration(training)} for {total} steps, and "
-        f"{_duration(times * evaluation)} for {times} evaluations on the way",
-        f"{_memory()}",
+        f"{rate:.4g} {kinds.of(config).unit}/s: {duration(training)} for {total} steps, and "
+        f"{duration(times * evaluation)} for {times} evaluations on the way",
+        _memory(),
     ]
-
-
-def _duration(seconds: float) -> str:
-    for limit, unit, name in ((90, 1, "seconds"), (90 * 60, 60, "minutes")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 3600:.1f} hours"
 
 
 def _memory() -> str:

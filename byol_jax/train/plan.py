@@ -19,16 +19,14 @@ from byol_jax.errors import ConfigError, DataError
 from byol_jax.runs import config as config_lib
 from byol_jax.runs import inputs, paths, processes, tree
 from byol_jax.runs import run as run_lib
-from byol_jax.runs.resolve import resolve
-from byol_jax.train import preset
+from byol_jax.runs.resolve import MIN_BATCH_SIZE, resolve
+from byol_jax.train import preset, target_decay
 
-FEWEST = 4  # images
 SMALL_SIDE = 48  # pixels: up to here images are trained on at 32 pixels, as those of CIFAR-10
 MANY = 50_000  # images from which on an accelerator trains a ResNet-50
 # Of a run on an accelerator: images that it sees, repeated ones included, and limits of its length.
 SEEN, FEWEST_EPOCHS, MOST_EPOCHS, FEWEST_STEPS = 10_000_000, 100, 1000, 3000
 CPU_STEPS, CPU_BATCH_SIZE = 3000, 128  # minutes on two cores
-RENEWALS = 200  # of the target network in a run, at least: docs/ablations.md, "Short runs"
 SIZE_STEP = 32  # pixels: image sizes are multiples, as a ResNet halves them five times
 EVALUATIONS = 10  # of a run, at least
 # Bytes that an example takes in training, in bfloat16 at 224 pixels; they grow with the area.
@@ -88,10 +86,7 @@ def planned(
     if run_lib.has_checkpoint(workdir):
         return preset.changed(run_lib.read(workdir).config, settings)
     if source is None:
-        config = preset.changed(config_lib.default(), settings)
-        if not config.data.source:
-            raise ConfigError("name the images: byol-jax pretrain FOLDER.")
-        source = _open(config, settings)
+        source = _open(preset.changed(config_lib.default(), settings), settings)
     else:
         if not isinstance(source, data.ImageSource):
             raise ConfigError(f"{source.name} is not of images: name a preset of its kind.")
@@ -134,10 +129,10 @@ def make_plan(look: Look, machine: Machine, settings: dict[str, Any]) -> Plan:
     Raises:
       ConfigError: there are fewer than four images, or a setting cannot be used.
     """
-    if look.num_examples < FEWEST:
+    if look.num_examples < MIN_BATCH_SIZE:
         raise ConfigError(
-            f"{look.num_examples} image(s) are too few to train on: bring {FEWEST} or more, better "
-            "hundreds."
+            f"{look.num_examples} image(s) are too few to train on: bring {MIN_BATCH_SIZE} or "
+            "more, better hundreds."
         )
     name, why = _preset_name(look, machine)
     config = preset.changed(preset.get(name), {"data.source": "", "data.test_split": ""})
@@ -157,7 +152,7 @@ def make_plan(look: Look, machine: Machine, settings: dict[str, Any]) -> Plan:
     steps = config_lib.total_steps(config, max(1, look.num_examples // config.batch_size))
     if "target.tau_base" not in settings:
         tau, schedule = config.target.tau_base, config.target.tau_schedule
-        fitting = fitting_decay(schedule, steps)
+        fitting = target_decay.fitting_decay(schedule, steps)
         config.target.tau_base = fitting if schedule == "constant" else min(tau, fitting)
     _fit_intervals(config, steps, settings)
     if "accum_steps" not in settings:
@@ -185,12 +180,6 @@ def _check(config: ConfigDict) -> None:
     known = config.copy_and_resolve_references()
     known.data.source = known.data.source or config_lib.UNKNOWN_SOURCE
     resolve(known)
-
-
-def fitting_decay(schedule: str, steps: int) -> float:
-    """tau_base with which a run of so many steps replaces the target RENEWALS times."""
-    share = 1.0 if schedule == "constant" else 0.5  # of 1 - tau_base, on average
-    return max(0.5, 1 - RENEWALS / (share * steps))
 
 
 def _preset_name(look: Look, machine: Machine) -> tuple[str, str]:
@@ -249,7 +238,7 @@ def _accum_steps(config: ConfigDict, machine: Machine) -> int:
         return config.accum_steps
     size *= (config.data.image_size / 224) ** 2 * (2 if config.dtype == "float32" else 1)
     most = MEMORY_SHARE * machine.memory * machine.devices / size
-    smallest = max(FEWEST, machine.devices)
+    smallest = max(MIN_BATCH_SIZE, machine.devices)
     accum_steps = 1
     while config.batch_size / accum_steps > most and (
         config.batch_size % (2 * accum_steps * smallest) == 0
@@ -269,8 +258,8 @@ def _lines(config: ConfigDict, why: str, look: Look, steps: int) -> list[tuple[s
     encoder = config.encoder.name + (f", {width:g} x the width" if width not in (None, 1) else "")
     few = "no more than there are images" if 2 * config.batch_size > look.num_examples else ""
     memory = "as many as fit into memory at a time" if parts else few
-    share = 1.0 if config.target.tau_schedule == "constant" else 0.5
-    renewals = share * steps * (1 - config.target.tau_base)
+    target = config.target
+    renewals = target_decay.renewals(target.tau_base, target.tau_schedule, steps)
     return [
         ("encoder", encoder, why),
         ("image size", f"{config.data.image_size} pixels", f"the images have {look.side}"),
@@ -280,7 +269,7 @@ def _lines(config: ConfigDict, why: str, look: Look, steps: int) -> list[tuple[s
         ("optimizer", f"{config.optimizer.name}, learning rate {rate:g} for 256 images", ""),
         (
             "target",
-            f"tau {config.target.tau_base:.4g}",
+            f"tau {target.tau_base:.4g}",
             f"the run replaces the target network {renewals:.0f} times",
         ),
     ]

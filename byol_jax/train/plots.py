@@ -72,8 +72,8 @@ def draw_rows(path: AnyPath, rows: dict[str, np.ndarray]) -> None:
 
     Args:
       path: the PNG to write.
-      rows: by name, float (n, height, width, channels) in 0..1; the first of them the largest. Of
-        more than 3 channels the first 3 are drawn as red, green and blue, of 2 the first as gray.
+      rows: by name, float (n, height, width, channels) in 0..1, drawn as by `as_picture`; the first
+        of them the largest.
     """
     count, height, width, _ = next(iter(rows.values())).shape
     # Without interpolation, which would add blur that the networks do not see.
@@ -87,12 +87,16 @@ def draw_rows(path: AnyPath, rows: dict[str, np.ndarray]) -> None:
         top = TITLE + row * down
         draw.text((GAP, top + down / 2), name, "black", font, anchor="lm")
         for column, image in enumerate(np.clip(np.rint(255 * images), 0, 255).astype(np.uint8)):
-            image = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
-            image = Image.fromarray(image.repeat(scale, 0).repeat(scale, 1))
-            picture.paste(image, (LABEL + column * right, top))
+            drawn = as_picture(image.repeat(scale, 0).repeat(scale, 1))
+            picture.paste(drawn, (LABEL + column * right, top))
     png = io.BytesIO()
     picture.save(png, format="png", compress_level=1)
     write_atomically(path, png.getvalue())
+
+
+def as_picture(image: np.ndarray) -> Image.Image:
+    """An image, uint8 (height, width, channels): its first three channels, or one as gray."""
+    return Image.fromarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0])
 
 
 def curves(path: AnyPath, metrics: AnyPath) -> None:

@@ -110,6 +110,15 @@ def _rates(batch_size: int, steps: int, elapsed: float, waited: float) -> dict[s
     }
 
 
+def duration(seconds: float) -> str:
+    """A time as text, such as "12 minutes"."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
 class SaveTimer:
     """Is due when some minutes have passed since the last checkpoint; 0 minutes: never."""
 

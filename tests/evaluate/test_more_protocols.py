@@ -9,12 +9,11 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import average_precision_score
 
 from byol_jax.errors import ConfigError, DataError
-from byol_jax.evaluate import cluster, few_shot, knn, retrieval, table
+from byol_jax.evaluate import cluster, few_shot, kmeans, knn, retrieval, table
 from byol_jax.evaluate.few_shot import STRENGTHS
 from byol_jax.evaluate.scores import accuracies, label_ranks, wilson
 
 # By name: as attributes of the package, these names are the functions.
-cluster_module = importlib.import_module("byol_jax.evaluate.cluster")
 retrieval_module = importlib.import_module("byol_jax.evaluate.retrieval")
 
 
@@ -161,7 +160,7 @@ def test_retrieval_does_not_depend_on_the_chunks(problem, monkeypatch):
 
 def test_many_images_are_clustered_in_mini_batches(problem, monkeypatch):
     far = (50 * np.eye(4, 5, dtype=np.float32))[problem[1]] + normal(1, 80, 5)
-    monkeypatch.setattr(cluster_module, "MANY", 80)
+    monkeypatch.setattr(kmeans, "MANY", 80)
     found = cluster(far, problem[1], far, problem[1], num_classes=4)
     assert found["top1"] == 1.0
 

@@ -8,6 +8,7 @@ from byol_jax.data.look import Look
 from byol_jax.errors import ConfigError
 from byol_jax.runs.resolve import resolve
 from byol_jax.train import plan as plan_lib
+from byol_jax.train import target_decay
 
 CPU = plan_lib.Machine("cpu", "a processor", 2, None)
 GPU = plan_lib.Machine("gpu", "a GPU", 1, 80e9)
@@ -132,9 +133,9 @@ def test_a_plan_says_what_and_why():
 
 
 def test_fitting_decay():
-    assert plan_lib.fitting_decay("constant", 1000) == pytest.approx(0.8)
-    assert plan_lib.fitting_decay("cosine", 1000) == pytest.approx(0.6)
-    assert plan_lib.fitting_decay("constant", 10) == 0.5
+    assert target_decay.fitting_decay("constant", 1000) == pytest.approx(0.8)
+    assert target_decay.fitting_decay("cosine", 1000) == pytest.approx(0.6)
+    assert target_decay.fitting_decay("constant", 10) == 0.5
     # The sum of 1 - tau over a cosine from tau_base to 1 is half of steps times 1 - tau_base.
     taus = [1 - 0.4 * (math.cos(math.pi * k / 1000) + 1) / 2 for k in range(1000)]
     assert sum(1 - tau for tau in taus) == pytest.approx(200, rel=2e-3)
