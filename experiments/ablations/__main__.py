@@ -59,7 +59,7 @@ def result(table: Table, row: Row, seed: str, workdir: Path) -> dict[str, Any]:
     devices = ["--cpu_devices=1"] if JOBS.value > 1 else []
     row_flags = [flag.format(recipe=workdir.parent / f"recipe_{seed}") for flag in row.flags]
     config = [f"--config={table.preset}", *table.flags, *data, *row_flags, f"--config.seed={seed}"]
-    log = command("pretrain", *config, f"--workdir={workdir}", *devices)
+    log = command("pretrain", *config, f"--workdir={workdir}", "--noreport", *devices)
     # The encoder before training is the recipe's in all rows but those of other encoders.
     other = row.name == "recipe" or any("--config.encoder." in flag for flag in row.flags)
     baselines = "--baselines=random" if other else "--baselines="

@@ -15,6 +15,7 @@ def command(preset: str, changes: dict[str, object], workdir: str, cache: str = 
     """
     return [
         *(sys.executable, "-m", "byol_jax.cli", "pretrain", f"--config={preset}"),
+        "--noreport",
         *(f"--workdir={workdir}", f"--compilation_cache={cache}"),
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]

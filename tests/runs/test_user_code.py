@@ -121,7 +121,7 @@ def test_a_run_of_the_command_has_it(folder, in_folder, tmp_path):
     settings["augment.function"] = "own_views:half"
     command = [sys.executable, "-c", "from byol_jax.cli.__main__ import main; main()"]
     command += ["pretrain", f"--config={ROOT}/tests/faults/toy.py:convnet"]
-    command += [f"--workdir={tmp_path / 'run'}"]
+    command += [f"--workdir={tmp_path / 'run'}", "--noreport"]
     command += [f"--config.{key}={value}" for key, value in settings.items()]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
