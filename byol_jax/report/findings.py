@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax.errors import DataError
+from byol_jax.evaluate.duplicates import whitening
 from byol_jax.evaluate.label_free import spectrum
 from byol_jax.evaluate.neighbours import nearest
 from byol_jax.report import groups, layout, suspects, votes
@@ -49,7 +50,7 @@ def compute(shown: Images, test: Images | None, log: Log) -> Findings:
     of_trained = shown.features[TRAINED]
     classes = shown.source.num_classes if shown.labels is not None else None
     is_tested = test is not None and test.labels is not None and classes is not None
-    neighbours, scores, confusion, leaks, tested_on = {}, {}, None, None, None
+    neighbours, scores, confusion, tested_on = {}, {}, None, None
     with timed(log, "neighbours"):
         for name, rows in shown.features.items():
             among = across = None
@@ -58,7 +59,7 @@ def compute(shown: Images, test: Images | None, log: Log) -> Findings:
                 wanted = layout.neighbours(len(rows)) if name == TRAINED else 0
                 wide = nearest(rows, rows, max(wanted, votes.NEIGHBOURS), exclude_same_row=True)
                 among = tuple(x[:, : votes.NEIGHBOURS] for x in wide)
-            if test is not None and (is_tested or name == TRAINED):
+            if is_tested:
                 across = nearest(test.features[name], rows, votes.NEIGHBOURS)
             predicted = labels = None
             if classes:
@@ -69,13 +70,12 @@ def compute(shown: Images, test: Images | None, log: Log) -> Findings:
             scores[name] = _scores(name, rows, among, shown.labels, predicted, labels)
             if name == TRAINED:
                 for_map, similarities = wide, among[1]
-                duplicates = suspects.duplicates(*among, shown.pictures)
-                if across is not None:
-                    leaks = suspects.leaks(*across, test.pictures, shown.pictures)
                 if predicted is not None:
                     confusion = votes.confusion_matrix(predicted, labels, classes)
             if name in (TRAINED, UNTRAINED):
                 neighbours[name] = tuple(x[:, :SHOWN] for x in among)
+    with timed(log, "near-duplicates"):
+        duplicates, leaks = _near_duplicates(shown, test)
     with timed(log, "clusters"):
         clusters, distances = groups.assign(of_trained, groups.number(len(of_trained), classes))
     with timed(log, "map"):
@@ -92,6 +92,20 @@ def compute(shown: Images, test: Images | None, log: Log) -> Findings:
         groups.describe(clusters, distances, shown.labels),
         points,
     )
+
+
+def _near_duplicates(
+    shown: Images, test: Images | None
+) -> tuple[list[suspects.Pair], list[suspects.Pair] | None]:
+    """Pairs on the page, and across splits; none if the encoder has collapsed."""
+    of_trained = shown.features[TRAINED]
+    try:
+        whiten = whitening(of_trained)
+    except DataError:  # all rows are the same
+        return [], None
+    rows = whiten(of_trained)
+    leaks = None if test is None else suspects.leaks(whiten(test.features[TRAINED]), rows)
+    return suspects.duplicates(rows), leaks
 
 
 def _scores(

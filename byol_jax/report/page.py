@@ -109,7 +109,6 @@ def render(
             for number, pair in enumerate(found.leaks or [])
         ],
         alike=suspects.ALIKE,
-        same=suspects.SAME,
         neighbours=votes.NEIGHBOURS,
         pairs=PAIRS,
         most_pairs=suspects.MOST,

@@ -5,6 +5,7 @@ import pytest
 from tiny import tiny_config
 
 from byol_jax.evaluate import knn
+from byol_jax.evaluate.duplicates import whitening
 from byol_jax.evaluate.neighbours import nearest
 from byol_jax.report import (
     dense,
@@ -74,51 +75,25 @@ def test_the_map_keeps_groups_apart(rng):
     assert layout.plane(rng.normal(size=(2, 1))).shape == (2, 2)
 
 
-def test_duplicates_are_alike_to_the_encoder_and_to_the_eye(rng):
-    features = rng.normal(size=(9, 20))
-    pictures = rng.integers(0, 256, (9, 6, 6, 3), np.uint8)
-    features[4], pictures[4] = features[1], pictures[1]
-    features[8], pictures[8] = features[2] * 3, pictures[2, :, ::-1]  # mirrored
-    features[6] = features[5]  # to the encoder alone
-    found = suspects.duplicates(*nearest(features, features, 5, exclude_same_row=True), pictures)
-    assert [pair[:2] for pair in found] == [(1, 4), (2, 8), (5, 6)]
-    assert [pair.is_same for pair in found] == [True, True, False]
-    assert found[0].correlation == pytest.approx(1, abs=1e-5)
-
-    def edges(picture):
-        gray = picture.astype(float).mean(axis=2)
-        both = [np.diff(gray, axis=0).ravel(), np.diff(gray, axis=1).ravel()]
-        return np.concatenate([x - x.mean() for x in both])
-
-    wanted = [
-        np.corrcoef(edges(pictures[5]), edges(picture))[0, 1]
-        for picture in (pictures[6], pictures[6, :, ::-1])
-    ]
-    assert found[2].correlation == pytest.approx(max(wanted), abs=1e-5)
+def test_duplicates_are_pairs_of_equal_features(rng):
+    features = rng.normal(size=(90, 20)).astype(np.float32)
+    features[4], features[8], features[70] = features[1], features[2], features[2]
+    features[60] = features[50] + 0.1 * rng.normal(size=20)
+    rows = whitening(features)(features)
+    found = suspects.duplicates(rows)
+    assert [pair[:2] for pair in found] == [(1, 4), (2, 8), (2, 70), (8, 70), (50, 60)]
+    wanted = [rows[first] @ rows[second] for first, second, _ in found]
+    np.testing.assert_allclose([pair.similarity for pair in found], wanted, atol=1e-6)
 
 
-def correlation(one, other):
-    return (suspects.edges(one) * suspects.edges(other)).sum()
-
-
-def test_skies_are_no_copies_of_each_other_and_small_crops_are(rng):
-    blurred = rng.normal(size=(2, 12, 12)).repeat(4, 1).repeat(4, 2)
-    sky = np.linspace(200, 60, 48)[:, None] + rng.normal(size=(2, 48, 48)) * 2
-    skies = np.clip(sky, 0, 255).astype(np.uint8)[..., None]
-    assert correlation(skies[:1], skies[1:]) < suspects.SAME
-    photo = np.clip(120 + 40 * blurred[:1], 0, 255).astype(np.uint8)[..., None]
-    shifted = np.roll(photo, 1, axis=1)
-    assert correlation(photo, shifted) > suspects.SAME
-    assert correlation(photo, np.zeros_like(photo)) == 0
-
-
-def test_a_leak_is_the_near_duplicate_among_the_nearest(rng):
-    train, pictures = rng.normal(size=(6, 20)), rng.integers(0, 256, (6, 6, 6, 1), np.uint8)
-    test, shown = rng.normal(size=(3, 20)), rng.integers(0, 256, (3, 6, 6, 1), np.uint8)
-    train[3] = test[1] = train[2] * 2
-    shown[1] = pictures[3]
-    (found,) = suspects.leaks(*nearest(test, train, 4), shown, pictures)
-    assert found[:2] == (1, 3) and found.is_same
+def test_a_leak_is_the_nearest_of_the_other_set(rng):
+    features, test = (rng.normal(size=(n, 20)).astype(np.float32) for n in (60, 9))
+    features[30] = features[20] + 0.1 * rng.normal(size=20)
+    test[1], test[5] = features[30], features[3]
+    whiten = whitening(features)
+    found = suspects.leaks(whiten(test), whiten(features))
+    assert [pair[:2] for pair in found] == [(1, 30), (5, 3)]
+    assert [pair.similarity for pair in found] == pytest.approx([1, 1], abs=1e-6)
 
 
 def test_outliers_are_far_from_their_nearest_ten(rng):
