@@ -296,7 +296,8 @@ def _file(given: Flags, source: "ImageSource", mirrored: bool) -> Any:
     from byol_jax.runs import paths
 
     if given.index.value is not None:
-        return paths.path(given.index.value)
+        file = paths.path(given.index.value)
+        return file.with_name(f"{file.stem}-mirrored{file.suffix}") if mirrored else file
     # Names are cut and may be equal otherwise.
     digest = hashlib.sha256(source.name.encode(errors="surrogateescape")).hexdigest()[:8]
     name = f"{paths.file_name(source.name)}-{digest}{'-mirrored' * mirrored}.npz"

@@ -157,6 +157,8 @@ def _given() -> dict[str, Any]:
     short |= {"data.source": SOURCE.value and open_lib.spec(SOURCE.value)}
     settings = {key: value for key, value in short.items() if value is not None}
     if EPOCHS.value:
+        for key in {"epochs", "steps"} & config_flag.overrides().keys():
+            raise ConfigError(f"--epochs and --config.{key} are two lengths: give one of them.")
         settings |= {"epochs": EPOCHS.value, "steps": 0}
     return settings
 

@@ -127,6 +127,10 @@ def test_features_are_kept_and_only_changes_are_computed(common, folder, tmp_pat
     new = np.load(tmp_path / "kept.npz")
     np.testing.assert_array_equal(kept["images"], new["images"])
     np.testing.assert_allclose(kept["features"], new["features"], rtol=1e-4, atol=1e-5)
+    # Those with the mirror image, of the same flag, are in another file.
+    call("dedupe", *common)
+    assert (tmp_path / "kept-mirrored.npz").exists() and capsys.readouterr().out
+    assert "32 images, features of 32 from" in again()[0]
 
 
 def test_another_encoder_computes_all_again(common, folder, tmp_path, capsys):

@@ -78,6 +78,9 @@ def test_short_flags_change_the_plan(pretrain, folder, tmp_path):
     text = written.read_text()
     for line in ("epochs = 7", "data.image_size = 16", "encoder.name = 'resnet18'"):
         assert f"    config.{line}\n" in text
+    for other in ("epochs", "steps"):
+        with pytest.raises(ConfigError, match=rf"--epochs and --config\.{other} are two lengths"):
+            pretrain(folder, "--epochs=7", f"--config.{other}=7")
     with pytest.raises(ConfigError, match=r"exists or does not end in \.py"):
         pretrain(folder, f"--write_config={written}")
 
@@ -116,7 +119,7 @@ def test_arrays_may_be_gray(pretrain, tmp_path, capsys):
 
 
 def test_a_dry_run_leaves_nothing(pretrain, folder, tmp_path, capsys):
-    assert pretrain(folder, "--encoder=convnet", *TINY, "--epochs=3000", "--dry_run") == 0
+    assert pretrain(folder, "--encoder=convnet", *TINY, "--config.steps=3000", "--dry_run") == 0
     lines = capsys.readouterr().out.splitlines()[-2:]
     assert "images/s: " in lines[0] and "for 3000 steps" in lines[0]
     assert "for 10 evaluations" in lines[0] and "GB of memory" in lines[1]

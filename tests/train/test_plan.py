@@ -114,6 +114,14 @@ def test_a_batch_is_divided_until_it_fits(gigabytes, accum_steps):
     assert config_of(look(100_000), machine, accum_steps=4).accum_steps == 4
 
 
+def test_the_cifar_stem_needs_the_memory_of_images_of_four_times_the_side():
+    config = config_of(look(50_000, side=32), GPU._replace(memory=8e9))
+    assert (config.encoder.name, config.encoder.stem) == ("resnet18", "cifar")
+    micro_batch = config.batch_size // config.accum_steps
+    assert micro_batch * 60e6 * (128 / 224) ** 2 <= 0.6 * 8e9
+    assert config.accum_steps > 1
+
+
 def test_a_plan_says_what_and_why():
     seen = look(1000)._replace(unreadable=2)
     plan = plan_lib.make_plan(seen, CPU, {})
