@@ -1,7 +1,7 @@
 """Views of video: those of images, with the same random amounts for all frames of a clip.
 
 Feichtenhofer et al. 2021, "A large-scale study on unsupervised spatiotemporal representation
-learning" (arXiv 2104.14558): each view is of a clip of its own (rho = 2).
+learning" (arXiv 2104.14558): each view is of a clip of its own.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ CROPS = 2  # what the key of an example is folded with, after the two views of `
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What makes two views of a video.
+    """What makes two views of a video, or more.
 
     Attributes:
       image: the photometric half, and what else `image.Policy` does to the crops of an image.
@@ -35,10 +35,12 @@ class Policy:
 
         Args:
           key: a PRNG key for this example alone.
-          example: uint8 "clip1" and "clip2" (frames, height, width, 3), the clips of view 1 and
-            view 2; without "clip2" both are of "clip1".
+          example: uint8 "clip1", "clip2" and so on, (frames, height, width, 3): the clip of each
+            view; without "clip2" both are of "clip1". Those from the third on are augmented as
+            view 1 is.
         """
-        clips = (example["clip1"], example.get("clip2", example["clip1"]))
+        numbers = range(1, max(2, len(example)) + 1)
+        clips = [example.get(f"clip{i}", example["clip1"]) for i in numbers]
         key_of_crops = jax.random.fold_in(key, CROPS)
 
         def crop(key: jax.Array, frame: jax.Array) -> jax.Array:
@@ -49,7 +51,10 @@ class Policy:
             jax.vmap(partial(crop, jax.random.fold_in(key_of_crops, i)))(clip)
             for i, clip in enumerate(clips)
         ]
-        return jax.vmap(partial(self.image, key))(jnp.stack(views, axis=1))
+        frames = {"global": jnp.stack(views[:2], axis=1)}
+        if views[2:]:
+            frames["local"] = jnp.stack(views[2:], axis=1)
+        return jax.vmap(partial(self.image, key))({"local": [], **frames})
 
     def preprocess(self, clips: jax.Array | dict[str, jax.Array]) -> jax.Array:
         """Clips as an encoder takes them: see `preprocess`."""

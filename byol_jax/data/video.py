@@ -28,25 +28,27 @@ MISSING = 0.5  # seconds that a file may be shorter than it says
 class VideoSource(FileSource):
     """Clips of equal length of video files.
 
-    Examples are uint8 (frames, size, size, 3), called "clip1" and, in training alone, "clip2": two
-    clips of a file that begin at random times, independent of each other; else the one in the
+    Examples are uint8 (frames, size, size, 3). In training, "clip1", "clip2" and so on are clips of
+    a file that begin at random times, independent of each other; else, "clip1" is the one in the
     middle. The last frame of a file that is shorter than a clip is repeated. The shorter side of a
     frame, as a player shows it, is resized to `size`, and the central square is kept.
     """
 
-    def __init__(self, name: str, found: files.Files, frames: int, seconds: float, size: int):
+    def __init__(
+        self, name: str, found: files.Files, frames: int, seconds: float, size: int, clips: int
+    ):
         """Keeps the files; use `open_video`."""
         super().__init__(name, found)
-        self.frames, self.seconds, self.size = frames, seconds, size
+        self.frames, self.seconds, self.size, self.clips = frames, seconds, size, clips
 
     def load(self, indices):  # noqa: D102 (see IndexedSource)
         return {"clip1": np.stack([self._clips(index, [0.5])[0] for index in indices])}
 
     def load_random(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]):  # noqa: D102
-        draws = [np.random.default_rng(seed).random(2) for seed in seeds]
-        pairs = [self._clips(i, draw) for i, draw in zip(indices, draws, strict=True)]
-        first, second = map(np.stack, zip(*pairs, strict=True))
-        return {"clip1": first, "clip2": second}
+        draws = [np.random.default_rng(seed).random(self.clips) for seed in seeds]
+        of_files = [self._clips(i, draw) for i, draw in zip(indices, draws, strict=True)]
+        clips = map(np.stack, zip(*of_files, strict=True))
+        return {f"clip{number}": clip for number, clip in enumerate(clips, start=1)}
 
     def _clips(self, index: int, wheres: Sequence[float]) -> list[np.ndarray]:
         """Clips of a file, uint8 (frames, size, size, 3); 0 is its beginning and 1 its end.
@@ -156,7 +158,9 @@ def _squares(frames: list, size: int, pixel_aspect: Fraction | int) -> np.ndarra
     return np.stack([arrays[id(frame)] for frame in frames])
 
 
-def open_video(path: str, split: str, frames: int, seconds: float, size: int) -> VideoSource:
+def open_video(
+    path: str, split: str, frames: int, seconds: float, size: int, clips: int = 2
+) -> VideoSource:
     """A source of the video files below `path`.
 
     Args:
@@ -165,6 +169,7 @@ def open_video(path: str, split: str, frames: int, seconds: float, size: int) ->
       frames: of a clip.
       seconds: from the first frame of a clip to the one that would follow its last.
       size: height and width of the frames.
+      clips: of a file in training, at least 2.
 
     Raises:
       DataError: if the folder or the split does not exist, cannot be read or holds no video files.
@@ -172,7 +177,7 @@ def open_video(path: str, split: str, frames: int, seconds: float, size: int) ->
     """
     _package()
     found = files.find(path, split, EXTENSIONS, "video files")
-    return VideoSource(f"folder:{path}/{split}", found, frames, seconds, size)
+    return VideoSource(f"folder:{path}/{split}", found, frames, seconds, size, clips)
 
 
 def _package() -> Any:

@@ -32,6 +32,18 @@ def test_every_frame_of_a_view_is_an_image_with_that_key():
             np.testing.assert_allclose(view[frame], want, atol=2e-6)
 
 
+def test_a_third_clip_is_changed_as_view_1_is_with_a_key_of_its_own():
+    third = np.random.default_rng(3).integers(0, 256, (3, 12, 10, 3), np.uint8)
+    views = jax.jit(POLICY)(KEY, {**CLIPS, "clip3": third})
+    for view, want in zip(views[:2], VIEWS_OF(KEY, CLIPS), strict=True):
+        np.testing.assert_array_equal(view, want)
+    key = jax.random.fold_in(jax.random.fold_in(KEY, video.CROPS), 2)
+    crop = crops.random_views(third[1], 8, POLICY.crop, key, count=1)[0]
+    frames = {"global": jnp.zeros((2, 8, 8, 3), jnp.uint8), "local": crop[None]}
+    want = jax.jit(POLICY.image)(KEY, frames)[2]
+    np.testing.assert_allclose(views[2][1], want, atol=2e-6)
+
+
 def test_equal_frames_stay_equal_and_views_differ():
     still = np.repeat(CLIPS["clip1"][:1], 3, axis=0)
     first, second = VIEWS_OF(KEY, {"clip1": still, "clip2": still})

@@ -16,18 +16,19 @@ from byol_jax.data.video import open_video
 from byol_jax.errors import DataError
 
 
-def open_one(path, frames=3, seconds=0.3, size=24):
-    return open_video(str(path), "train", frames, seconds, size)
+def open_one(path, frames=3, seconds=0.3, size=24, clips=2):
+    return open_video(str(path), "train", frames, seconds, size, clips)
 
 
 def check_random_clips(folder, name, scale):
     """Clips of a file of 40 frames, which are `scale` tenths of a second each, at random times."""
     frames, times = read(folder / name)
     seeds = [(0, 0, i) for i in range(12)]
-    source = open_one(folder, seconds=0.3 * scale)
+    source = open_one(folder, seconds=0.3 * scale, clips=3)
     clips = source.load_random(np.zeros(12, int), seeds)
-    for seed, first, second in zip(seeds, clips["clip1"], clips["clip2"], strict=True):
-        for where, clip in zip(np.random.default_rng(seed).random(2), (first, second), strict=True):
+    assert [*clips] == ["clip1", "clip2", "clip3"]
+    for seed, *of_file in zip(seeds, *clips.values(), strict=True):
+        for where, clip in zip(np.random.default_rng(seed).random(3), of_file, strict=True):
             at = scale * (where * (4 - 0.3) + np.array([0, 0.1, 0.2]))
             np.testing.assert_array_equal(clip, frames[shown(times, at)][:, :, 4:28])
 

@@ -143,7 +143,7 @@ def test_pictures_show_the_frames(folder):
     np.testing.assert_allclose(rows["2: view 1"], views[0, 1] * 0.225 + 0.45)
 
 
-def test_broken_files_are_counted_and_replaced(folder, tmp_path):
+def test_broken_files_are_counted_and_replaced_also_with_three_clips(folder, tmp_path):
     config = config_for(folder)
     shutil.copytree(folder, tmp_path / "data")
     (tmp_path / "data" / "train" / "red" / "0.mp4").write_bytes(b"")
@@ -151,7 +151,7 @@ def test_broken_files_are_counted_and_replaced(folder, tmp_path):
     config.evaluation.every_steps = 0
     with pytest.raises(DataError, match=r"red/0\.mp4 cannot be read"):
         loop.train(config, tmp_path / "error")
-    config.data.on_decode_error = "skip"
+    config.data.on_decode_error, config.data.clips = "skip", 3
     assert loop.train(config, tmp_path / "skip")
     rows = (tmp_path / "skip" / "decode_errors.jsonl").read_text().splitlines()
     assert rows and all("red/0.mp4" in json.loads(row)["image"] for row in rows)
@@ -164,6 +164,7 @@ def test_broken_files_are_counted_and_replaced(folder, tmp_path):
         ({"data.source": "folder:/missing"}, "the folder /missing does not exist"),
         ({"data.decode_size": 8}, "decode_size=8 must be at least config.data.image_size=12"),
         ({"data.frames": 1}, "config.data.frames=1 must be at least 2"),
+        ({"data.clips": 1}, "config.data.clips=1 must be at least 2"),
         ({"views.std": (0.2,)}, r"config.views.std=\(0.2,\): give 3 number"),
         ({"views.view1.mask_share": 0.001}, "view1.mask_share=0.001 masks 0 of the"),
         ({"encoder.name": "conv1d"}, "name='conv1d' takes signals, not images"),

@@ -35,13 +35,14 @@ class Video(IndexedKind):
     choices = image_settings.CHOICES
     at_least = (
         image_settings.AT_LEAST
-        | limit(2, "data.frames")
+        | limit(2, "data.frames data.clips")
         | limit(1, "data.decode_size")
         | limit(MIN_POSITIVE, "data.seconds")
     )
     at_most = (
         image_settings.AT_MOST
         | limit(1000, "data.frames")
+        | limit(16, "data.clips")  # each takes time to compile
         | limit(2**16, "data.decode_size")
         | limit(3600, "data.seconds")
     )
@@ -49,6 +50,9 @@ class Video(IndexedKind):
     def add_settings(self, config):  # noqa: D102 (see Kind, here and below)
         config.data.frames = 8  # of a clip
         config.data.seconds = 2.0  # that a clip lasts
+        # Clips of a video in each step: rho of the paper. Those from the third on are seen by the
+        # online network alone, and predict the target's projections of the first two.
+        config.data.clips = 2
         # Frames are decoded to this height and width: the shorter side is resized, and the middle
         # of the longer one is kept. Crops are taken from that.
         config.data.decode_size = 256
@@ -69,11 +73,12 @@ class Video(IndexedKind):
     def check_source(self, config, source):
         """Raises DataError unless the clips of a source are such as the run's."""
         super().check_source(config, source)
-        has = (source.frames, source.seconds, source.size)
-        wanted = (config.data.frames, config.data.seconds, config.data.decode_size)
+        names = ("frames", "seconds", "size", "clips")
+        has = [getattr(source, name) for name in names]
+        wanted = [config.data["decode_size" if name == "size" else name] for name in names]
         if has != wanted:
             raise DataError(
-                f"{source.name} was opened with (frames, seconds, size) = {has}, and the run has "
+                f"{source.name} was opened with {', '.join(names)} = {has}, and the run has "
                 f"{wanted}."
             )
 
@@ -83,6 +88,9 @@ class Video(IndexedKind):
 
     def adapt(self, encoder: nn.Module) -> nn.Module:  # noqa: D102
         return encoder if _takes_clips(encoder) else models.FrameMean(encoder)
+
+    def num_local_views(self, config):  # noqa: D102
+        return config.data.clips - 2
 
     def view_shapes(self, config):  # noqa: D102
         size = config.data.image_size
@@ -99,7 +107,8 @@ class Video(IndexedKind):
                 f"config.data.source={spec} must be folder:PATH: a preset of video reads files."
             )
         path = spec.removeprefix(PREFIX)
-        return open_video(path, split, chosen.frames, chosen.seconds, chosen.decode_size)
+        shape = chosen.frames, chosen.seconds, chosen.decode_size
+        return open_video(path, split, *shape, chosen.clips)
 
     def input_bound_hint(self, config, source):  # noqa: D102
         return (
@@ -119,7 +128,8 @@ class Video(IndexedKind):
     def example_batch(self, config: ConfigDict) -> byol.Batch:  # noqa: D102
         size = config.data.decode_size
         clip = np.zeros((2, config.data.frames, size, size, 3), np.uint8)
-        return byol.Batch({"clip1": clip, "clip2": clip}, None, np.arange(2, dtype=np.int32))
+        clips = {f"clip{i}": clip for i in range(1, config.data.clips + 1)}
+        return byol.Batch(clips, None, np.arange(2, dtype=np.int32))
 
     def policy(self, config: ConfigDict) -> augment.Policy:  # noqa: D102
         of_frames = image_augment.Policy(
