@@ -64,7 +64,10 @@ def define() -> Flags:
         data_dir=flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data."),
         split=flags.DEFINE_string("split", None, "The split; the training's by default, or train."),
         index=flags.DEFINE_string(
-            "index", None, "The .npz file that keeps the features; in RUN/embeddings by default."
+            "index",
+            None,
+            "FILE.npz, which keeps the features (of dedupe: FILE-mirrored.npz); in RUN/embeddings "
+            "by default.",
         ),
         on_decode_error=flags.DEFINE_enum(
             "on_decode_error",
@@ -292,7 +295,7 @@ def _report(given: Flags, left_out: list[str]) -> Any:
 
 
 def _file(given: Flags, source: "ImageSource", mirrored: bool) -> Any:
-    """Where features are kept."""
+    """Where features are kept. Those with mirror images are others, so they have another file."""
     from byol_jax.runs import paths
 
     if given.index.value is not None:

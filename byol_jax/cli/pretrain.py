@@ -81,6 +81,9 @@ IMPORT = import_flag.define()
 def main() -> int:
     """Trains; returns the exit code."""
     name = _workdir()
+    for key in ("epochs", "steps"):
+        if EPOCHS.value and config_flag.overrides().get(key):
+            raise ConfigError(f"--epochs and --config.{key} are two lengths: give one of them.")
     # Imported here, so that wrong flags are answered at once.
     from byol_jax import backend
     from byol_jax.backend import compile_cache
@@ -157,8 +160,6 @@ def _given() -> dict[str, Any]:
     short |= {"data.source": SOURCE.value and open_lib.spec(SOURCE.value)}
     settings = {key: value for key, value in short.items() if value is not None}
     if EPOCHS.value:
-        for key in {"epochs", "steps"} & config_flag.overrides().keys():
-            raise ConfigError(f"--epochs and --config.{key} are two lengths: give one of them.")
         settings |= {"epochs": EPOCHS.value, "steps": 0}
     return settings
 

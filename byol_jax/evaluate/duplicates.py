@@ -3,7 +3,8 @@
 Cosine similarities of raw features are crowded near 1: a few directions have most of the variance,
 and they tell kinds of images apart, not images. So features are whitened first: centred, turned
 into the principal directions, and divided by the standard deviation in each, to which a part of
-the mean variance is added, for directions that a small set has hardly seen.
+the mean variance is added, for directions that the set has hardly seen. The fewer the images, the
+larger that part, as with fewer images than directions whitening alone would separate any two.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from byol_jax.errors import DataError
 from byol_jax.evaluate.features import check_features, unit_rows
 from byol_jax.evaluate.neighbours import chunks
 
-SHRINKAGE = 0.1  # of the mean variance
+SHRINKAGE = 0.1  # of the mean variance, with as many images for each direction as
+ENOUGH = 10
 ROWS, COLUMNS = 1024, 2**15  # that are compared at a time: 128 MiB of similarities
 MAX_PAIRS = 10_000_000
 ROUNDING = 1e-5  # of a similarity; equal images must have one of 1
@@ -41,7 +43,8 @@ def whitening(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
             "or the encoder has collapsed."
         )
     variances, directions = np.linalg.eigh(covariance)
-    floor = SHRINKAGE * variances.mean()
+    images, size = features.shape
+    floor = SHRINKAGE * max(1, ENOUGH * size / images) * variances.mean()
     matrix = np.float32(directions / np.sqrt(np.maximum(variances, 0) + floor))
     return lambda rows: unit_rows((rows - mean.astype(np.float32)) @ matrix)
 

@@ -11,7 +11,7 @@ on each of 8 machines; and that half of the clips are blurred, with a sigma from
 Unlike theirs:
 
 - With more than two clips (--config.data.clips), those from the third on are for the online
-  network alone: they predict the first two, and nothing predicts them.
+  network alone: they predict the target's projections of the first two, and nothing predicts them.
 - The shorter side of a frame is always 256 pixels (theirs: 256 to 320), and crops are taken from
   the central square, not from the whole frame.
 - Colours change as in BYOL, and not as torchvision's ColorJitter does it with the same strengths.

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax.errors import DataError
-from byol_jax.evaluate.duplicates import whitening
 from byol_jax.evaluate.label_free import spectrum
 from byol_jax.evaluate.neighbours import nearest
 from byol_jax.report import groups, layout, suspects, votes
@@ -26,8 +25,8 @@ class Findings(NamedTuple):
     tested_on: str | None  # what the vote was tested on; None without labels
     confusion: np.ndarray | None  # of the trained encoder: see `votes.confusion_matrix`
     neighbours: dict[str, tuple[np.ndarray, np.ndarray]]  # of TRAINED and UNTRAINED, (n, <= SHOWN)
-    duplicates: list[suspects.Pair]
-    leaks: list[suspects.Pair] | None  # None without test images
+    duplicates: list[suspects.Pair] | None  # None if the encoder has collapsed
+    leaks: list[suspects.Pair] | None  # likewise, and without test images
     outliers: list[tuple[int, float]]
     clusters: np.ndarray  # int32 (n,)
     groups: list[groups.Group]
@@ -97,15 +96,13 @@ def compute(shown: Images, test: Images | None, log: Log) -> Findings:
 def _near_duplicates(
     shown: Images, test: Images | None
 ) -> tuple[list[suspects.Pair], list[suspects.Pair] | None]:
-    """Pairs on the page, and across splits; none if the encoder has collapsed."""
-    of_trained = shown.features[TRAINED]
+    """Pairs on the page, and across splits; see `Findings`."""
+    features = shown.features[TRAINED]
     try:
-        whiten = whitening(of_trained)
-    except DataError:  # all rows are the same
-        return [], None
-    rows = whiten(of_trained)
-    leaks = None if test is None else suspects.leaks(whiten(test.features[TRAINED]), rows)
-    return suspects.duplicates(rows), leaks
+        leaks = None if test is None else suspects.leaks(test.features[TRAINED], features)
+        return suspects.near_duplicates(features), leaks
+    except DataError:  # all images are the same to it
+        return None, None
 
 
 def _scores(

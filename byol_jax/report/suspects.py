@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.evaluate.neighbours import nearest
+from byol_jax.evaluate import duplicates
 
 ALIKE = 0.85  # least cosine of whitened features: few pairs of different photographs reach it
-OF_EACH = 10  # nearest neighbours that are compared
 MOST = 200  # pairs in a list
 OUTLIERS, OF_NEAREST = 48, 10
 
@@ -20,37 +19,41 @@ class Pair(NamedTuple):
     similarity: float  # cosine of their whitened features
 
 
-def duplicates(rows: np.ndarray) -> list[Pair]:
+def near_duplicates(features: np.ndarray) -> list[Pair]:
     """Pairs of images of one set that are nearly the same.
 
     Args:
-      rows: float32 (n, d), of `byol_jax.evaluate.duplicates.whitening`.
+      features: float32 (n, d).
 
     Returns:
-      At most MOST pairs, each once, the lower index first; the most similar pair first.
+      At most MOST pairs, the lower index first; the most similar pair first.
+
+    Raises:
+      DataError: all features are the same, or nearly all pairs are.
     """
-    found, similarities = nearest(rows, rows, OF_EACH, exclude_same_row=True)
-    first, place = np.nonzero(similarities >= ALIKE)
-    second, similarities = found[first, place], similarities[first, place]
-    ends = np.stack([np.minimum(first, second), np.maximum(first, second)])
-    ends, once = np.unique(ends, axis=1, return_index=True)
-    return _sorted(*ends, similarities[once])
+    rows = duplicates.whitening(features)(features)
+    return _sorted(*duplicates.pairs(rows, ALIKE))
 
 
-def leaks(test_rows: np.ndarray, rows: np.ndarray) -> list[Pair]:
+def leaks(test_features: np.ndarray, features: np.ndarray) -> list[Pair]:
     """Test images that are nearly the same as an image of another set.
 
     Args:
-      test_rows: float32 (m, d), whitened as the others are.
-      rows: float32 (n, d).
+      test_features: float32 (m, d).
+      features: float32 (n, d), of the other set.
 
     Returns:
-      At most MOST pairs of a test image and the other image that is nearest to it; the most similar
-      pair first.
+      At most MOST pairs of a test image and the other image that is most similar to it; the most
+      similar pair first.
+
+    Raises:
+      DataError: as `near_duplicates`.
     """
-    found, similarities = (x[:, 0] for x in nearest(test_rows, rows, 1))
-    first = np.flatnonzero(similarities >= ALIKE)
-    return _sorted(first, found[first], similarities[first])
+    whiten = duplicates.whitening(features)
+    pairs, similarities = duplicates.pairs(whiten(test_features), ALIKE, whiten(features))
+    order = np.lexsort((-similarities, pairs[:, 0]))
+    _, nearest = np.unique(pairs[order, 0], return_index=True)
+    return _sorted(pairs[order[nearest]], similarities[order[nearest]])
 
 
 def outliers(similarities: np.ndarray) -> list[tuple[int, float]]:
@@ -64,7 +67,7 @@ def outliers(similarities: np.ndarray) -> list[tuple[int, float]]:
     return [(int(index), float(means[index])) for index in order]
 
 
-def _sorted(first: np.ndarray, second: np.ndarray, similarities: np.ndarray) -> list[Pair]:
-    order = np.lexsort((second, first, -similarities))[:MOST]
-    columns = (x[order].tolist() for x in (first, second, similarities))
-    return [Pair(*pair) for pair in zip(*columns, strict=True)]
+def _sorted(pairs: np.ndarray, similarities: np.ndarray) -> list[Pair]:
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], -similarities))[:MOST]
+    rows = zip(pairs[order].tolist(), similarities[order].tolist(), strict=True)
+    return [Pair(first, second, similarity) for (first, second), similarity in rows]

@@ -30,7 +30,7 @@ CPU_STEPS, CPU_BATCH_SIZE = 3000, 128  # minutes on two cores
 SIZE_STEP = 32  # pixels: image sizes are multiples, as a ResNet halves them five times
 EVALUATIONS = 10  # of a run, at least
 # Bytes that an example takes in training, in bfloat16 at 224 pixels; they grow with the area of the
-# maps, which the CIFAR stem does not divide by 16.
+# maps, which the stem of ImageNet divides by 16, "strided" by 4 and "cifar" by 1.
 BYTES_PER_EXAMPLE = {"resnet18": 60e6, "resnet50": 250e6}
 MEMORY_SHARE = 0.6  # of a device, for examples
 
@@ -237,7 +237,7 @@ def _accum_steps(config: ConfigDict, machine: Machine) -> int:
     size = BYTES_PER_EXAMPLE.get(config.encoder.name)
     if machine.memory is None or size is None:
         return config.accum_steps
-    side = config.data.image_size * (4 if config.encoder.get("stem") == "cifar" else 1)
+    side = config.data.image_size * {"cifar": 4, "strided": 2}.get(config.encoder.get("stem"), 1)
     size *= (side / 224) ** 2 * (2 if config.dtype == "float32" else 1)
     most = MEMORY_SHARE * machine.memory * machine.devices / size
     smallest = max(MIN_BATCH_SIZE, machine.devices)

@@ -86,6 +86,15 @@ def test_whitening_separates_copies_from_what_is_only_alike():
     np.testing.assert_array_equal(indices, np.repeat(np.arange(20)[:, None], 2, axis=1))
 
 
+def test_copies_among_few_images_are_found_too():
+    rng = np.random.default_rng(0)
+    for count in (4, 12, 40):
+        features = np.float32(rng.normal(size=(count, 128)))
+        features[1] = features[0] + np.float32(0.1 * rng.normal(size=128))
+        indices, _ = duplicates.pairs(duplicates.whitening(features)(features), 0.85)
+        np.testing.assert_array_equal(indices, [[0, 1]])
+
+
 def test_equal_features_are_refused():
     with pytest.raises(DataError, match="all images are the same"):
         duplicates.whitening(np.full((10, 4), 3.3, np.float32))

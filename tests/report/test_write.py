@@ -13,6 +13,7 @@ from html_page import Page
 import byol_jax
 from byol_jax import data
 from byol_jax.errors import CheckpointError, ConfigError, DataError
+from byol_jax.evaluate.duplicates import whitening
 from byol_jax.report import write
 from byol_jax.runs import run as run_lib
 
@@ -67,12 +68,15 @@ def test_text_of_the_data_is_no_markup(page):
     assert page.drawn["classes"] == CLASSES
 
 
+def features_of(run, folder, split):
+    source = data.open_source(f"npz:{folder}", split, channels=1)
+    seen, _ = next(data.eval_batches(source, batch_size=60, image_size=16))
+    return byol_jax.load(run).embed(seen)
+
+
 def test_neighbours_and_labels_are_those_of_numpy(page, run, folder):
-    images = np.load(folder / "train.npz")["images"]
-    drawn, encoder = page.drawn, byol_jax.load(run)
-    source = data.open_source(f"npz:{folder}", "train", channels=1)
-    seen, _ = next(data.eval_batches(source, batch_size=len(images), image_size=16))
-    features = encoder.embed(seen)
+    images, drawn = np.load(folder / "train.npz")["images"], page.drawn
+    features = features_of(run, folder, "train")
     units = features / np.linalg.norm(features, axis=1, keepdims=True)
     similarities = units @ units.T
     np.fill_diagonal(similarities, -np.inf)
@@ -88,9 +92,14 @@ def test_neighbours_and_labels_are_those_of_numpy(page, run, folder):
     assert drawn["count"] == 60 and len(drawn["points"]) > 0
 
 
-def test_planted_duplicates_and_leaks_are_listed_first(page):
-    assert re.search(r"<p>\d+.* pairs of 60 images.</p>", page.words)
-    assert re.search(r"\d+ of 24 images of npz:\S+/test ha\w+ a near-duplicate", page.words)
+def test_planted_duplicates_and_leaks_are_listed_first(page, run, folder):
+    features, test = (features_of(run, folder, split) for split in ("train", "test"))
+    rows, test_rows = map(whitening(features), (features, test))
+    pairs = np.triu(rows @ rows.T >= 0.85, 1).sum()
+    number = "200 or more" if pairs >= 200 else str(pairs)
+    assert f"<p>{number} pairs of 60 images.</p>" in page.words
+    leaking = (test_rows @ rows.T >= 0.85).any(axis=1).sum()
+    assert re.search(rf"{leaking} of 24 images of npz:\S+/test have a near-duplicate", page.words)
     first, second = (
         re.search(r'(?s)<ol class="pairs">\s*<li>(.*?)</li>', part)[1]
         for part in page.words.split("Test images that may")[:2]

@@ -120,6 +120,11 @@ def test_the_cifar_stem_needs_the_memory_of_images_of_four_times_the_side():
     micro_batch = config.batch_size // config.accum_steps
     assert micro_batch * 60e6 * (128 / 224) ** 2 <= 0.6 * 8e9
     assert config.accum_steps > 1
+    steps = [
+        config_of(look(9_000), GPU._replace(memory=8e9), **{"encoder.stem": stem}).accum_steps
+        for stem in ("imagenet", "strided", "cifar")
+    ]
+    assert steps[0] < steps[1] < steps[2]
 
 
 def test_a_plan_says_what_and_why():

@@ -51,7 +51,8 @@ class Video(IndexedKind):
         config.data.frames = 8  # of a clip
         config.data.seconds = 2.0  # that a clip lasts
         # Clips of a video in each step: rho of the paper. Those from the third on are seen by the
-        # online network alone, and predict the target's projections of the first two.
+        # online network alone, and predict the target's projections of the first two (without a
+        # target network, each of them and each of the first two predict each other).
         config.data.clips = 2
         # Frames are decoded to this height and width: the shorter side is resized, and the middle
         # of the longer one is kept. Crops are taken from that.
@@ -69,17 +70,21 @@ class Video(IndexedKind):
 
     def fit_to(self, config, source):  # noqa: D102
         self.check_source(config, source)
+        if source.clips != config.data.clips:
+            raise DataError(
+                f"{source.name} has {source.clips} clips of a video in training, and "
+                f"config.data.clips={config.data.clips}: open it with as many."
+            )
 
     def check_source(self, config, source):
         """Raises DataError unless the clips of a source are such as the run's."""
         super().check_source(config, source)
-        names = ("frames", "seconds", "size", "clips")
-        has = [getattr(source, name) for name in names]
-        wanted = [config.data["decode_size" if name == "size" else name] for name in names]
+        has = (source.frames, source.seconds, source.size)
+        wanted = (config.data.frames, config.data.seconds, config.data.decode_size)
         if has != wanted:
             raise DataError(
-                f"{source.name} was opened with {', '.join(names)} = {has}, and the run has "
-                f"{wanted}."
+                f"{source.name} was opened with (frames, seconds, size) = {has}, and config.data's "
+                f"frames, seconds and decode_size are {wanted}: open it with these."
             )
 
     def check_encoder(self, config, encoder):  # noqa: D102
