@@ -6,7 +6,7 @@ import numpy as np
 
 from byol_jax.evaluate import duplicates
 
-ALIKE = 0.85  # least cosine of whitened features: few pairs of different photographs reach it
+ALIKE = 0.9  # least cosine of whitened features: few pairs of different photographs reach it
 MOST = 200  # pairs in a list
 OUTLIERS, OF_NEAREST = 48, 10
 

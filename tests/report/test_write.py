@@ -95,10 +95,10 @@ def test_neighbours_and_labels_are_those_of_numpy(page, run, folder):
 def test_planted_duplicates_and_leaks_are_listed_first(page, run, folder):
     features, test = (features_of(run, folder, split) for split in ("train", "test"))
     rows, test_rows = map(whitening(features), (features, test))
-    pairs = np.triu(rows @ rows.T >= 0.85, 1).sum()
+    pairs = np.triu(rows @ rows.T >= 0.9, 1).sum()
     number = "200 or more" if pairs >= 200 else str(pairs)
     assert f"<p>{number} pairs of 60 images.</p>" in page.words
-    leaking = (test_rows @ rows.T >= 0.85).any(axis=1).sum()
+    leaking = (test_rows @ rows.T >= 0.9).any(axis=1).sum()
     assert re.search(rf"{leaking} of 24 images of npz:\S+/test have a near-duplicate", page.words)
     first, second = (
         re.search(r'(?s)<ol class="pairs">\s*<li>(.*?)</li>', part)[1]
