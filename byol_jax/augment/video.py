@@ -51,10 +51,9 @@ class Policy:
             jax.vmap(partial(crop, jax.random.fold_in(key_of_crops, i)))(clip)
             for i, clip in enumerate(clips)
         ]
-        frames = {"global": jnp.stack(views[:2], axis=1)}
-        if views[2:]:
-            frames["local"] = jnp.stack(views[2:], axis=1)
-        return jax.vmap(partial(self.image, key))({"local": [], **frames})
+        more = jnp.stack(views[2:], axis=1) if views[2:] else []
+        frames = {"global": jnp.stack(views[:2], axis=1), "local": more}
+        return jax.vmap(partial(self.image, key))(frames)
 
     def preprocess(self, clips: jax.Array | dict[str, jax.Array]) -> jax.Array:
         """Clips as an encoder takes them: see `preprocess`."""

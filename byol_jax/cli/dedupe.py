@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CROP = 0.95  # side of the part that an image is compared with, and
 FOUND = 0.95  # the share of images that are found by it,
 IMAGES = 500  # among so many
-LEAST = 0.8  # few images are whitened badly: below it, most pairs are of different photographs
+LEAST = 0.8  # below it, most pairs are of different photographs
 SHOWN = 20  # groups that are printed
 
 COMMON = image_features.define()

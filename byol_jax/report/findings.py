@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax.errors import DataError
+from byol_jax.evaluate.duplicates import whitening
 from byol_jax.evaluate.label_free import spectrum
 from byol_jax.evaluate.neighbours import nearest
 from byol_jax.report import groups, layout, suspects, votes
@@ -99,8 +100,10 @@ def _near_duplicates(
     """Pairs on the page, and across splits; see `Findings`."""
     features = shown.features[TRAINED]
     try:
-        leaks = None if test is None else suspects.leaks(test.features[TRAINED], features)
-        return suspects.near_duplicates(features), leaks
+        whiten = whitening(features)
+        rows = whiten(features)
+        leaks = None if test is None else suspects.leaks(whiten(test.features[TRAINED]), rows)
+        return suspects.near_duplicates(rows), leaks
     except DataError:  # all images are the same to it
         return None, None
 

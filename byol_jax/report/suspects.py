@@ -19,28 +19,27 @@ class Pair(NamedTuple):
     similarity: float  # cosine of their whitened features
 
 
-def near_duplicates(features: np.ndarray) -> list[Pair]:
+def near_duplicates(rows: np.ndarray) -> list[Pair]:
     """Pairs of images of one set that are nearly the same.
 
     Args:
-      features: float32 (n, d).
+      rows: float32 (n, d), of `duplicates.whitening`.
 
     Returns:
       At most MOST pairs, the lower index first; the most similar pair first.
 
     Raises:
-      DataError: all features are the same, or nearly all pairs are.
+      DataError: nearly all images are.
     """
-    rows = duplicates.whitening(features)(features)
     return _sorted(*duplicates.pairs(rows, ALIKE))
 
 
-def leaks(test_features: np.ndarray, features: np.ndarray) -> list[Pair]:
+def leaks(test_rows: np.ndarray, rows: np.ndarray) -> list[Pair]:
     """Test images that are nearly the same as an image of another set.
 
     Args:
-      test_features: float32 (m, d).
-      features: float32 (n, d), of the other set.
+      test_rows: float32 (m, d), whitened as the others are.
+      rows: float32 (n, d), of the other set.
 
     Returns:
       At most MOST pairs of a test image and the other image that is most similar to it; the most
@@ -49,8 +48,7 @@ def leaks(test_features: np.ndarray, features: np.ndarray) -> list[Pair]:
     Raises:
       DataError: as `near_duplicates`.
     """
-    whiten = duplicates.whitening(features)
-    pairs, similarities = duplicates.pairs(whiten(test_features), ALIKE, whiten(features))
+    pairs, similarities = duplicates.pairs(test_rows, ALIKE, rows)
     order = np.lexsort((-similarities, pairs[:, 0]))
     _, nearest = np.unique(pairs[order, 0], return_index=True)
     return _sorted(pairs[order[nearest]], similarities[order[nearest]])
