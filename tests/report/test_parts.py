@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
+from byol_jax import data
 from byol_jax.evaluate import knn
 from byol_jax.evaluate.duplicates import whitening
 from byol_jax.evaluate.neighbours import nearest
 from byol_jax.report import (
     dense,
     evaluations,
+    findings,
     groups,
     layout,
     suspects,
@@ -17,6 +19,7 @@ from byol_jax.report import (
     training,
     votes,
 )
+from byol_jax.report.features import PIXELS, TRAINED, UNTRAINED, Images
 from byol_jax.runs.resolve import resolve
 
 
@@ -203,3 +206,14 @@ def test_results_of_transfer_are_tables(tmp_path):
 def test_numbers_of_clusters():
     assert [groups.number(1000, n) for n in (None, 10, 1000)] == [12, 10, 30]
     assert groups.number(3, None) == 1
+
+
+def test_a_collapsed_encoder_has_no_near_duplicates():
+    rows = np.ones((12, 4), np.float32)
+    pictures = np.zeros((12, 6, 6, 3), np.uint8)
+    source = data.from_arrays(pictures)
+    features = dict.fromkeys((TRAINED, UNTRAINED, PIXELS), rows)
+    names = [*map(str, range(12))]
+    shown = Images(source, 12, np.arange(12), names, features, pictures, None, [])
+    found = findings.compute(shown, shown, lambda line: None)
+    assert found.duplicates is None and found.leaks is None

@@ -143,6 +143,14 @@ def test_pictures_show_the_frames(folder):
     np.testing.assert_allclose(rows["2: view 1"], views[0, 1] * 0.225 + 0.45)
 
 
+def test_a_source_has_as_many_clips_as_the_run(folder):
+    config, kind = config_for(folder), kinds.get("video")
+    three = open_video(str(folder), "train", 3, 0.3, 16, clips=3)
+    with pytest.raises(DataError, match=r"has 3 clips .* config\.data\.clips=2: open it"):
+        kind.fit_to(config, three)
+    kind.check_source(config, three)  # enough for evaluation, where a video has one clip
+
+
 def test_broken_files_are_counted_and_replaced_also_with_three_clips(folder, tmp_path):
     config = config_for(folder)
     shutil.copytree(folder, tmp_path / "data")
